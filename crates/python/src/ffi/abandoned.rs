@@ -1,0 +1,144 @@
+//! Frames that will never run again: a suspended coroutine's after its thread has ended.
+//!
+//! CPython has no way to leave a frame without running it. What a frame holds is let go of here instead, field by
+//! field, as `_PyFrame_Clear` does (`Python/frame.c`); a frame whose frame object somebody holds is handed over
+//! to that object, as CPython's `take_ownership` does. Values on the frame's evaluation stack are not touched: how many there
+//! are is known only to the interpreter loop, whose C stack is lost. They leak.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr;
+
+use pyo3::ffi::{self, PyObject};
+
+use super::{field, layout};
+
+/// Bytes of a frame's header and its first `locals` variables.
+fn frame_size(locals: usize) -> usize {
+    layout::FRAME_LOCALSPLUS + locals * size_of::<*mut PyObject>()
+}
+
+/// How many variables the frame's code has.
+///
+/// # Safety
+///
+/// `frame` is a frame of Python code.
+unsafe fn local_count(frame: *mut c_void) -> usize {
+    // SAFETY: laid out as the headers said; such a frame's code is a code object.
+    unsafe {
+        let code = field::<*mut c_void>(frame, layout::FRAME_CODE).read();
+        usize::try_from(field::<c_int>(code, layout::CODE_NLOCALSPLUS).read()).unwrap_or(0)
+    }
+}
+
+/// Gives a frame to its frame object, which then holds what the frame held.
+///
+/// # Safety
+///
+/// `object` is the frame's frame object; the frame is not used again.
+unsafe fn hand_over(frame: *mut c_void, object: *mut PyObject, back: *mut PyObject) {
+    // SAFETY: a frame object has room for its code's frame. The evaluation stack is left out, so the copy
+    // holds exactly what it says it holds.
+    unsafe {
+        let locals = local_count(frame);
+        let data: *mut c_void = field(object.cast(), layout::FRAMEOBJECT_DATA);
+        ptr::copy_nonoverlapping(frame.cast::<u8>(), data.cast::<u8>(), frame_size(locals));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "small enumeration")]
+        field::<c_char>(data, layout::FRAME_OWNER).write(layout::OWNED_BY_FRAME_OBJECT as c_char);
+        field::<c_int>(data, layout::FRAME_STACKTOP).write(c_int::try_from(locals).unwrap_or(0));
+        field::<*mut c_void>(data, layout::FRAME_PREVIOUS).write(ptr::null_mut());
+        field::<*mut PyObject>(data, layout::FRAME_OBJECT).write(ptr::null_mut());
+        field::<*mut c_void>(object.cast(), layout::FRAMEOBJECT_FRAME).write(data);
+        let place: *mut *mut PyObject = field(object.cast(), layout::FRAMEOBJECT_BACK);
+        if place.read().is_null() && !back.is_null() {
+            ffi::Py_INCREF(back);
+            place.write(back);
+        }
+        if ffi::PyObject_GC_IsTracked(object) == 0 {
+            ffi::PyObject_GC_Track(object.cast());
+        }
+        // The frame's own reference to the object.
+        ffi::Py_DECREF(object);
+    }
+}
+
+/// The frame object of the next Python frame outwards, if one was made; borrowed.
+unsafe fn next_frame_object(mut frame: *mut c_void) -> *mut PyObject {
+    // SAFETY: a valid chain.
+    unsafe {
+        while !frame.is_null() {
+            if is_thread_owned(frame) {
+                return field::<*mut PyObject>(frame, layout::FRAME_OBJECT).read();
+            }
+            frame = field::<*mut c_void>(frame, layout::FRAME_PREVIOUS).read();
+        }
+        ptr::null_mut()
+    }
+}
+
+unsafe fn is_thread_owned(frame: *mut c_void) -> bool {
+    // SAFETY: laid out as the headers said.
+    unsafe {
+        let owner = field::<c_char>(frame, layout::FRAME_OWNER).read();
+        usize::try_from(owner).is_ok_and(|owner| owner == layout::OWNED_BY_THREAD)
+    }
+}
+
+/// Lets go of all frames from `frame` outwards.
+///
+/// # Safety
+///
+/// The GIL is held. The chain is that of a suspended coroutine that is never resumed; all of it can be read. May run Python
+/// code, after the chain has been taken apart.
+pub(super) unsafe fn release(mut frame: *mut c_void) {
+    let mut garbage: Vec<*mut PyObject> = Vec::new();
+    // SAFETY: every frame is read before it is taken apart, and visited once. Variables of a frame in the chain are set
+    // or null: CPython links a frame in after it has initialised them.
+    unsafe {
+        while !frame.is_null() {
+            let previous = field::<*mut c_void>(frame, layout::FRAME_PREVIOUS).read();
+            let thread_owned = is_thread_owned(frame);
+            let on_c_stack = !thread_owned && is_entry_frame(frame);
+            if !on_c_stack {
+                // Nobody may walk from here into memory that is about to go.
+                field::<*mut c_void>(frame, layout::FRAME_PREVIOUS).write(ptr::null_mut());
+            }
+            if thread_owned {
+                let object = field::<*mut PyObject>(frame, layout::FRAME_OBJECT).read();
+                if !object.is_null() && ffi::Py_REFCNT(object) > 1 {
+                    hand_over(frame, object, next_frame_object(previous));
+                } else {
+                    let single = [
+                        layout::FRAME_OBJECT,
+                        layout::FRAME_LOCALS,
+                        layout::FRAME_FUNCTION,
+                        layout::FRAME_CODE,
+                    ];
+                    let locals = local_count(frame);
+                    let variables =
+                        (0..locals).map(|index| layout::FRAME_LOCALSPLUS + index * size_of::<*mut PyObject>());
+                    // A frame object looks at its frame when it is freed, so it goes first and the memory last.
+                    for offset in single.into_iter().chain(variables) {
+                        let place: *mut *mut PyObject = field(frame, offset);
+                        if offset != layout::FRAME_CODE {
+                            garbage.push(place.replace(ptr::null_mut()));
+                        } else {
+                            garbage.push(place.read());
+                        }
+                    }
+                }
+            }
+            frame = previous;
+        }
+        for object in garbage {
+            ffi::Py_XDECREF(object);
+        }
+    }
+}
+
+/// Whether it is one of the frames that the interpreter loop keeps on the C stack; there are none before 3.12.
+unsafe fn is_entry_frame(frame: *mut c_void) -> bool {
+    /// `FRAME_OWNED_BY_CSTACK`, the same in 3.12 and 3.13.
+    const OWNED_BY_C_STACK: c_char = 3;
+    // SAFETY: laid out as the headers said.
+    unsafe { field::<c_char>(frame, layout::FRAME_OWNER).read() == OWNED_BY_C_STACK }
+}

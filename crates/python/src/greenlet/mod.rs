@@ -1,0 +1,24 @@
+//! The `greenlet` type: stackful coroutines as Python objects, with the C API of the greenlet package.
+//!
+//! * [`object`]: the object's layout and what hangs on it.
+//! * [`thread`]: what each thread keeps (its main and current greenlet, its stacks) and the thread's end.
+//! * [`switch`]: the switch, the first and the last moments of a greenlet.
+//! * [`lifetime`]: creation, garbage collection, deallocation of suspended greenlets.
+//! * [`attributes`]: `run`, `parent`, `dead`, `gr_frame`, `gr_context`, `repr()`.
+//! * [`types`]: the type objects; [`methods`]: `switch` and `throw`.
+//! * [`tracing`]: `settrace`; [`capi`]: the capsule; [`module`]: the module and its functions.
+//!
+//! Semantics follow the greenlet package's documentation and its test suite, version 3.5.
+
+mod attributes;
+mod capi;
+mod lifetime;
+mod methods;
+mod module;
+mod object;
+mod switch;
+mod thread;
+mod tracing;
+mod types;
+
+pub(crate) use module::init;

@@ -1,0 +1,752 @@
+//! The switch between greenlets, and a greenlet's first and last moments.
+//!
+//! # Algorithm
+//!
+//! What a switch brings (arguments, or an exception that is set in the thread state) travels in the thread's
+//! [`Parcel`]: it is put there when nothing more can run Python code before the stacks change, and taken out first
+//! thing afterwards. Everything in between is memory moves. So a switch that happens while another one is being
+//! prepared (looking up `run` may run Python code that switches) cannot mix up their parcels.
+//!
+//! The greenlet that is left is handed over as the switch's transfer value, with a reference. The greenlet that is
+//! entered drops that reference, after it has taken its parcel: dropping it may be the end of the other one, which is
+//! then unwound by a further switch.
+//!
+//! A dead greenlet stands for its parent. The real target is the first in the chain of parents that is not dead;
+//! if that was not started, it is started.
+//!
+//! # What may lie on a stack across a switch
+//!
+//! Nothing that needs dropping: a suspended greenlet may never continue, and a finished one never does. All functions here
+//! keep raw pointers only.
+
+use std::ffi::{CStr, c_char};
+use std::ptr;
+
+use pyo3::ffi::{self, PyObject, PyThreadState};
+use weft_coroutine::arch::Entry;
+use weft_coroutine::slotted::{Slots, SwitchError};
+
+use super::object::{Life, PyGreenlet, SavedError, body, clear, owned, owned_or_null};
+use super::thread::{Thread, current_thread, delete_dropped_elsewhere, main_thread_cell};
+use super::tracing;
+use super::types::{self, errors};
+use crate::error::set_switch_error;
+
+/// What a switch carries over. All pointers are owned references.
+#[derive(Debug)]
+#[must_use]
+pub(crate) enum Parcel {
+    /// Nothing is under way.
+    Empty,
+    /// What `switch()` is to return.
+    Value(*mut PyObject),
+    /// A tuple and a dictionary or null: what to call `run` with, or to make a value of.
+    Arguments(*mut PyObject, *mut PyObject),
+    /// The exception that is set in the thread state.
+    Exception,
+}
+
+impl Parcel {
+    pub(crate) const EMPTY: Self = Self::Empty;
+
+    /// Drops what it carries.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held. May run Python code.
+    pub(crate) unsafe fn discard(self) {
+        // SAFETY: owned references.
+        unsafe {
+            match self {
+                Self::Empty | Self::Exception => {}
+                Self::Value(value) => ffi::Py_DECREF(value),
+                Self::Arguments(arguments, keywords) => {
+                    ffi::Py_DECREF(arguments);
+                    ffi::Py_XDECREF(keywords);
+                }
+            }
+        }
+    }
+
+    /// What `switch()` returns for it: one positional argument itself, several as a tuple, keywords as a dictionary,
+    /// both as a pair. Null if an exception is set.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held. May run Python code.
+    pub(crate) unsafe fn into_value(self) -> *mut PyObject {
+        // SAFETY: owned references; a dictionary or null is what `Arguments` holds.
+        unsafe {
+            match self {
+                Self::Value(value) => value,
+                Self::Arguments(arguments, keywords) => {
+                    if keywords.is_null() || ffi::PyDict_Size(keywords) == 0 {
+                        ffi::Py_XDECREF(keywords);
+                        single_result(arguments)
+                    } else if ffi::PyTuple_Size(arguments) == 0 {
+                        ffi::Py_DECREF(arguments);
+                        keywords
+                    } else {
+                        let pair = ffi::PyTuple_Pack(2, arguments, keywords);
+                        ffi::Py_DECREF(arguments);
+                        ffi::Py_DECREF(keywords);
+                        pair
+                    }
+                }
+                Self::Empty | Self::Exception => ptr::null_mut(),
+            }
+        }
+    }
+}
+
+/// The only element of a tuple of one, anything else as it is; takes and gives a reference.
+unsafe fn single_result(result: *mut PyObject) -> *mut PyObject {
+    // SAFETY: an owned, live object.
+    unsafe {
+        if ffi::PyTuple_Check(result) == 0 || ffi::PyTuple_GET_SIZE(result) != 1 {
+            return result;
+        }
+        let only = owned(ffi::PyTuple_GET_ITEM(result, 0));
+        ffi::Py_DECREF(result);
+        only
+    }
+}
+
+/// What a greenlet ends with: `GreenletExit` counts as a return of that exception.
+///
+/// # Safety
+///
+/// The GIL is held; `result` is owned, or null with an exception set.
+pub(crate) unsafe fn handle_exit(result: *mut PyObject) -> Parcel {
+    // SAFETY: the exception is fetched whole, and what is not passed on is dropped.
+    unsafe {
+        if !result.is_null() {
+            return Parcel::Value(result);
+        }
+        if ffi::PyErr_ExceptionMatches(errors().greenlet_exit) == 0 {
+            return Parcel::Exception;
+        }
+        let (mut kind, mut value, mut traceback) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        #[allow(deprecated, reason = "the one pair of functions that all supported versions have")]
+        ffi::PyErr_Fetch(&raw mut kind, &raw mut value, &raw mut traceback);
+        ffi::Py_XDECREF(kind);
+        ffi::Py_XDECREF(traceback);
+        if value.is_null() { Parcel::Value(owned(ffi::Py_None())) } else { Parcel::Value(value) }
+    }
+}
+
+/// Whether a switch from the calling thread may go to `target`; if not, the exception is set.
+unsafe fn check_allowed(thread: *mut Thread, target: *mut PyGreenlet) -> bool {
+    // SAFETY: the GIL is held; the chain of parents consists of live greenlets.
+    unsafe {
+        let mut greenlet = target;
+        let main = loop {
+            let main = (*body(greenlet)).main;
+            if !main.is_null() {
+                break main;
+            }
+            greenlet = (*body(greenlet)).parent;
+            if greenlet.is_null() {
+                set_error(GARBAGE.as_ptr());
+                return false;
+            }
+        };
+        if main == (*thread).main {
+            return true;
+        }
+        if main_thread_cell(main).load(std::sync::atomic::Ordering::Acquire).is_null() {
+            set_error(c"cannot switch to a different thread (which happens to have exited)".as_ptr());
+        } else {
+            ffi::PyErr_Format(
+                errors().greenlet_error,
+                c"Cannot switch to a different thread\n\tCurrent:  %R\n\tExpected: %R".as_ptr(),
+                (*thread).main,
+                main,
+            );
+        }
+        false
+    }
+}
+
+/// The error for a greenlet whose parents the collector has taken apart.
+const GARBAGE: &CStr = c"cannot switch to a garbage collected greenlet";
+
+unsafe fn set_error(message: *const c_char) {
+    // SAFETY: the GIL is held.
+    unsafe { ffi::PyErr_SetString(errors().greenlet_error, message) };
+}
+
+/// Why [`swap`] did not happen; nothing has changed then.
+enum Failure {
+    Engine(SwitchError),
+    Pretended,
+}
+
+/// Changes the stacks. Returns, when somebody switches back, who that was, with a reference.
+///
+/// # Safety
+///
+/// The parcel is packed, `target` is active and not current (or about to start, with `entry`), nothing can go wrong
+/// any more but the engine.
+#[inline(always)]
+unsafe fn swap(
+    thread: *mut Thread,
+    thread_state: *mut PyThreadState,
+    target: *mut PyGreenlet,
+    entry: bool,
+) -> Result<*mut PyGreenlet, Failure> {
+    // SAFETY: both greenlets are this thread's and kept alive: the target by the caller, the origin by the reference
+    // that was `current`'s. After the engine returns on this stack, only locals from before and fresh loads are used.
+    unsafe {
+        let origin = (*thread).current;
+        let from = &raw mut (*body(origin)).coroutine;
+        let to = &raw mut (*body(target)).coroutine;
+        let slots = &raw mut (*thread).slots;
+        if (*body(target)).broken.switch {
+            return Err(Failure::Pretended);
+        }
+        if (*body(target)).broken.stack_switch {
+            ffi::Py_FatalError(
+                c"greenlet: Failed low-level slp_switch(). The stack is probably corrupt.".as_ptr(),
+            );
+        }
+        (*thread).current = owned(target);
+        let transfer = origin.expose_provenance();
+        let outcome = if (*body(origin)).life != Life::Dead {
+            if entry {
+                Slots::start(slots, thread_state, from, to, ENTRY, transfer)
+            } else {
+                Slots::switch(slots, thread_state, from, to, transfer)
+            }
+        } else if entry {
+            Err(Slots::finish_into(slots, thread_state, from, to, ENTRY, transfer))
+        } else {
+            Err(Slots::finish(slots, thread_state, from, to, transfer))
+        };
+        match outcome {
+            Ok(origin) => Ok(ptr::with_exposed_provenance_mut(origin)),
+            Err(error) => {
+                (*thread).current = origin;
+                ffi::Py_DECREF(target.cast());
+                Err(Failure::Engine(error))
+            }
+        }
+    }
+}
+
+/// What the greenlet that was entered does first: takes the parcel, tells the tracer, lets go of the origin.
+///
+/// Returns what `switch()` returns.
+#[inline(always)]
+unsafe fn arrive(thread: *mut Thread, origin: *mut PyGreenlet) -> *mut PyObject {
+    // SAFETY: runs on the entered greenlet's stack, as `thread`'s current greenlet, with the GIL.
+    unsafe {
+        let parcel = std::mem::replace(&mut (*thread).parcel, Parcel::Empty);
+        if let Parcel::Value(value) = parcel
+            && (*thread).tracefunc.is_null()
+            && ffi::Py_REFCNT(origin.cast()) > 1
+            && (*body(origin)).life != Life::Dead
+        {
+            // Nobody watches, and nothing dies.
+            ffi::Py_DECREF(origin.cast());
+            return value;
+        }
+        arrive_slowly(thread, origin, parcel)
+    }
+}
+
+#[inline(never)]
+unsafe fn arrive_slowly(thread: *mut Thread, origin: *mut PyGreenlet, parcel: Parcel) -> *mut PyObject {
+    // SAFETY: as for `arrive`.
+    unsafe {
+        let mut result = parcel.into_value();
+        if !(*thread).tracefunc.is_null() {
+            result = trace_arrival(thread, origin, result);
+        }
+        drop_origin(origin);
+        result
+    }
+}
+
+/// Calls the tracer; an exception that it raises takes the place of what the switch brought.
+unsafe fn trace_arrival(
+    thread: *mut Thread,
+    origin: *mut PyGreenlet,
+    result: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: as for `arrive`; the current greenlet stays alive while it runs.
+    unsafe {
+        let event = if result.is_null() { tracing::Event::Throw } else { tracing::Event::Switch };
+        if tracing::call(thread, event, origin, (*thread).current) {
+            result
+        } else {
+            ffi::Py_XDECREF(result);
+            ptr::null_mut()
+        }
+    }
+}
+
+/// Lets go of the greenlet that was left; if it is finished, of its data stack too.
+///
+/// An exception that is set stays set.
+unsafe fn drop_origin(origin: *mut PyGreenlet) {
+    // SAFETY: the reference is ours, and a finished greenlet's data stack is not used by anybody.
+    unsafe {
+        if (*body(origin)).life == Life::Dead {
+            (*body(origin)).coroutine.host.free_datastack();
+        }
+        ffi::Py_DECREF(origin.cast());
+    }
+}
+
+/// Switches to `greenlet`, or to whom it stands for, with `parcel`.
+///
+/// Returns what the switch back brings, or null with an exception set. From a finished greenlet it returns
+/// only if the switch fails.
+///
+/// # Safety
+///
+/// The GIL is held, `greenlet` is a live greenlet that the caller keeps alive.
+pub(crate) unsafe fn switch(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut PyObject {
+    // SAFETY: every greenlet in the chain is held by the one before it, the first by the caller; whatever runs Python
+    // code is followed by a fresh look at the state.
+    unsafe {
+        let thread_state = ffi::PyThreadState_Get();
+        let thread = current_thread(thread_state);
+        if thread.is_null() {
+            parcel.discard();
+            return ptr::null_mut();
+        }
+        if !(&(*thread).delete_later).is_empty() && (*body((*thread).current)).life != Life::Dead {
+            delete_dropped_elsewhere(thread);
+        }
+        if !check_allowed(thread, greenlet) {
+            discard_keeping_error(parcel);
+            return ptr::null_mut();
+        }
+        let mut parcel = parcel;
+        let mut target = greenlet;
+        loop {
+            match (*body(target)).life {
+                Life::Active => {
+                    return switch_to_active(thread, thread_state, target, target == greenlet, parcel);
+                }
+                Life::Pending => match start(thread, thread_state, target, target == greenlet, parcel) {
+                    Start::Returned(result) => return result,
+                    Start::StartedMeanwhile(unused) => parcel = unused,
+                },
+                Life::Dead => {
+                    target = (*body(target)).parent;
+                    if target.is_null() {
+                        discard_keeping_error(parcel);
+                        set_error(GARBAGE.as_ptr());
+                        return ptr::null_mut();
+                    }
+                }
+            }
+        }
+    }
+}
+
+unsafe fn discard_keeping_error(parcel: Parcel) {
+    // SAFETY: the GIL is held.
+    unsafe {
+        let saved = SavedError::take();
+        parcel.discard();
+        saved.restore();
+    }
+}
+
+unsafe fn switch_to_active(
+    thread: *mut Thread,
+    thread_state: *mut PyThreadState,
+    target: *mut PyGreenlet,
+    is_direct: bool,
+    parcel: Parcel,
+) -> *mut PyObject {
+    // SAFETY: as for `switch`.
+    unsafe {
+        if (*thread).current == target {
+            // Nobody to switch to: what was sent comes straight back.
+            let result = parcel.into_value();
+            if (*thread).tracefunc.is_null() { result } else { trace_arrival(thread, target, result) }
+        } else {
+            (*thread).parcel = parcel;
+            match swap(thread, thread_state, target, false) {
+                Ok(origin) => arrive(thread, origin),
+                Err(failure) => fail(thread, target, is_direct, false, &failure),
+            }
+        }
+    }
+}
+
+/// The switch did not happen: drops the parcel and sets the exception.
+#[cold]
+unsafe fn fail(
+    thread: *mut Thread,
+    target: *mut PyGreenlet,
+    is_direct: bool,
+    was_start: bool,
+    failure: &Failure,
+) -> *mut PyObject {
+    // SAFETY: as for `switch`; nothing has changed since the parcel was packed.
+    unsafe {
+        let parcel = std::mem::replace(&mut (*thread).parcel, Parcel::Empty);
+        match failure {
+            Failure::Engine(error) => {
+                discard_keeping_error(parcel);
+                ffi::PyErr_Clear();
+                set_switch_error(error);
+            }
+            Failure::Pretended => {
+                discard_keeping_error(parcel);
+                if ffi::PyErr_Occurred().is_null() {
+                    let message = if was_start {
+                        c"Failed to switch stacks into a greenlet for the first time."
+                    } else {
+                        c"Failed to switch stacks into a running greenlet."
+                    };
+                    ffi::PyErr_SetString(ffi::PyExc_SystemError, message.as_ptr());
+                }
+                if !is_direct {
+                    super::lifetime::make_dead(target);
+                }
+            }
+        }
+        ptr::null_mut()
+    }
+}
+
+/// How starting a greenlet ended.
+enum Start {
+    /// The switch happened and came back, or failed.
+    Returned(*mut PyObject),
+    /// Python code that ran meanwhile has started it; the parcel is still to be delivered.
+    StartedMeanwhile(Parcel),
+}
+
+unsafe fn start(
+    thread: *mut Thread,
+    thread_state: *mut PyThreadState,
+    target: *mut PyGreenlet,
+    is_direct: bool,
+    parcel: Parcel,
+) -> Start {
+    // SAFETY: as for `switch`. The target is held over the lookup of `run`, which may run Python code; after it, the
+    // state is looked at again.
+    unsafe {
+        let exact = ffi::Py_TYPE(target.cast()) == types::greenlet_type();
+        let run = if exact && !(*body(target)).run.is_null() {
+            owned((*body(target)).run)
+        } else {
+            let saved = SavedError::take();
+            owned(target);
+            let run = ffi::PyObject_GetAttr(target.cast(), errors().run);
+            if ffi::Py_REFCNT(target.cast()) == 1 && !run.is_null() {
+                set_error(GARBAGE.as_ptr());
+            }
+            if run.is_null() || !ffi::PyErr_Occurred().is_null() || !check_allowed(thread, target) {
+                saved.discard();
+                let failure = SavedError::take();
+                ffi::Py_XDECREF(run);
+                parcel.discard();
+                ffi::Py_DECREF(target.cast());
+                failure.restore();
+                return Start::Returned(ptr::null_mut());
+            }
+            ffi::Py_DECREF(target.cast());
+            saved.restore();
+            run
+        };
+        let target_body = body(target);
+        if (*target_body).life != Life::Pending {
+            let saved = SavedError::take();
+            ffi::Py_DECREF(run);
+            saved.restore();
+            return Start::StartedMeanwhile(parcel);
+        }
+        if !(*target_body).coroutine.host.start(thread_state) {
+            ffi::Py_DECREF(run);
+            discard_keeping_error(parcel);
+            return Start::Returned(ffi::PyErr_NoMemory());
+        }
+        (*target_body).life = Life::Active;
+        (*target_body).main = owned((*thread).main);
+        // The old reference is dropped in the new greenlet: that may switch. Until then the new one stands aside.
+        let old_run = (*target_body).run;
+        (*target_body).run = run;
+        (*thread).parcel = parcel;
+        (*thread).replaced_run = old_run;
+        match swap(thread, thread_state, target, true) {
+            Ok(origin) => Start::Returned(arrive(thread, origin)),
+            Err(failure) => {
+                (*target_body).life = Life::Pending;
+                (*target_body).run = (*thread).replaced_run;
+                (*thread).replaced_run = ptr::null_mut();
+                (*target_body).coroutine.host.free_datastack();
+                let result = fail(thread, target, is_direct, true, &failure);
+                let saved = SavedError::take();
+                clear(&raw mut (*target_body).main);
+                ffi::Py_DECREF(run);
+                saved.restore();
+                Start::Returned(result)
+            }
+        }
+    }
+}
+
+/// [`first_moments`] as the engine takes it.
+const ENTRY: Entry = {
+    // SAFETY: the two types differ only in what the compiler may assume about unwinding. A C++ exception that leaves an
+    // extension's function must find the end of the stack above this function, so that the C++ runtime
+    // reports it, and no frame of ours that aborts before.
+    unsafe { std::mem::transmute::<unsafe extern "C-unwind" fn(usize) -> !, Entry>(first_moments) }
+};
+
+/// The first function on a greenlet's stack.
+unsafe extern "C-unwind" fn first_moments(transfer: usize) -> ! {
+    // SAFETY: entered by `swap` with the origin and its reference, under the GIL, as the current greenlet.
+    unsafe {
+        let origin: *mut PyGreenlet = ptr::with_exposed_provenance_mut(transfer);
+        let thread = current_thread(ffi::PyThreadState_Get());
+        let result = run_to_end(thread, origin);
+        last_moments(thread, result)
+    }
+}
+
+/// Calls `run`; returns its result, or null with an exception set.
+///
+/// Few locals, because they stay on the stack for as long as the greenlet lives.
+#[inline(never)]
+unsafe fn run_to_end(thread: *mut Thread, origin: *mut PyGreenlet) -> *mut PyObject {
+    // SAFETY: as for `first_moments`.
+    unsafe {
+        let parcel = begin(thread, origin);
+        match parcel {
+            Parcel::Arguments(arguments, keywords) => {
+                let run = (*body((*thread).current)).run;
+                let result = call(run, arguments, keywords);
+                release_arguments(arguments, keywords);
+                result
+            }
+            _ => ptr::null_mut(),
+        }
+    }
+}
+
+/// Takes the parcel, tells the tracer, and lets go of what was only needed to get here.
+#[inline(never)]
+unsafe fn begin(thread: *mut Thread, origin: *mut PyGreenlet) -> Parcel {
+    // SAFETY: as for `first_moments`.
+    unsafe {
+        let mut parcel = std::mem::replace(&mut (*thread).parcel, Parcel::Empty);
+        let mut old_run = std::mem::replace(&mut (*thread).replaced_run, ptr::null_mut());
+        if !(*thread).tracefunc.is_null() {
+            let event = match parcel {
+                Parcel::Arguments(..) | Parcel::Value(_) => tracing::Event::Switch,
+                _ => tracing::Event::Throw,
+            };
+            if !tracing::call(thread, event, origin, (*thread).current) {
+                discard_keeping_error(std::mem::replace(&mut parcel, Parcel::Exception));
+            }
+        }
+        if let Parcel::Value(value) = parcel {
+            // A finished greenlet's result for a parent that was not started: its one argument.
+            let arguments = ffi::PyTuple_Pack(1, value);
+            ffi::Py_DECREF(value);
+            parcel = if arguments.is_null() {
+                Parcel::Exception
+            } else {
+                Parcel::Arguments(arguments, ptr::null_mut())
+            };
+        }
+        drop_origin(origin);
+        if !old_run.is_null() {
+            let saved = SavedError::take();
+            clear(&raw mut old_run);
+            saved.restore();
+        }
+        parcel
+    }
+}
+
+#[inline(always)]
+unsafe fn call(run: *mut PyObject, arguments: *mut PyObject, keywords: *mut PyObject) -> *mut PyObject {
+    // SAFETY: live objects; the greenlet's body holds `run` while it runs.
+    unsafe {
+        if keywords.is_null() && ffi::PyTuple_GET_SIZE(arguments) == 0 {
+            ffi::PyObject_CallNoArgs(run)
+        } else {
+            ffi::PyObject_Call(run, arguments, keywords)
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn release_arguments(arguments: *mut PyObject, keywords: *mut PyObject) {
+    // SAFETY: owned references; an exception that is set stays set.
+    unsafe {
+        let saved = SavedError::take();
+        ffi::Py_DECREF(arguments);
+        ffi::Py_XDECREF(keywords);
+        saved.restore();
+    }
+}
+
+/// Ends the current greenlet and passes its result on to the first parent that takes it.
+unsafe fn last_moments(thread: *mut Thread, result: *mut PyObject) -> ! {
+    // SAFETY: as for `first_moments`; after the last switch nothing of this stack is used again.
+    unsafe {
+        let greenlet = (*thread).current;
+        let this = body(greenlet);
+        let saved = SavedError::take();
+        clear(&raw mut (*this).run);
+        saved.restore();
+        let mut parcel = handle_exit(result);
+        (*this).life = Life::Dead;
+        let mut parent = (*this).parent;
+        while !parent.is_null() {
+            let failed = switch(parent, parcel);
+            debug_assert!(failed.is_null());
+            // The switch failed: its exception goes to the next parent.
+            parcel = Parcel::Exception;
+            parent = next_parent(parent);
+        }
+        ffi::PyErr_WriteUnraisable(greenlet.cast());
+        ffi::Py_FatalError(
+            c"greenlet: ran out of parent greenlets while propagating exception; cannot continue".as_ptr(),
+        );
+    }
+}
+
+unsafe fn next_parent(greenlet: *mut PyGreenlet) -> *mut PyGreenlet {
+    // SAFETY: a live greenlet. A main greenlet keeps something else in that field.
+    unsafe { if (*body(greenlet)).is_main { ptr::null_mut() } else { (*body(greenlet)).parent } }
+}
+
+/// Throws into `greenlet` the exception that is set.
+///
+/// # Safety
+///
+/// As for [`switch`]; an exception is set.
+pub(crate) unsafe fn throw(greenlet: *mut PyGreenlet) -> *mut PyObject {
+    // SAFETY: passed on.
+    unsafe {
+        let parcel = if (*body(greenlet)).life == Life::Dead {
+            // A dead greenlet takes `GreenletExit` as its return value.
+            handle_exit(ptr::null_mut())
+        } else {
+            Parcel::Exception
+        };
+        switch(greenlet, parcel)
+    }
+}
+
+/// The way of `switch()` without keywords between greenlets that both run: no lookups, no tuples.
+///
+/// Gives `None` if anything is out of the ordinary; then nothing has changed.
+///
+/// # Safety
+///
+/// As for [`switch`]; `arguments` has `count` live objects.
+#[inline(always)]
+pub(crate) unsafe fn switch_quickly(
+    greenlet: *mut PyGreenlet,
+    arguments: *const *mut PyObject,
+    count: isize,
+) -> Option<*mut PyObject> {
+    // SAFETY: as for `switch`.
+    unsafe {
+        let thread_state = ffi::PyThreadState_Get();
+        let thread = current_thread(thread_state);
+        if thread.is_null() {
+            return Some(ptr::null_mut());
+        }
+        let target = body(greenlet);
+        let ordinary = (*target).life == Life::Active
+            && (*target).main == (*thread).main
+            && (*thread).current != greenlet
+            && (&(*thread).delete_later).is_empty()
+            && count <= 1;
+        if !ordinary {
+            return None;
+        }
+        let value = owned(if count == 1 { arguments.read() } else { errors().empty_tuple });
+        (*thread).parcel = Parcel::Value(value);
+        match swap(thread, thread_state, greenlet, false) {
+            Ok(origin) => Some(arrive(thread, origin)),
+            Err(failure) => Some(fail(thread, greenlet, true, false, &failure)),
+        }
+    }
+}
+
+/// Packs what `switch()` was called with for a target that is not simply resumed.
+///
+/// # Safety
+///
+/// The GIL is held; vectorcall's conventions hold.
+pub(crate) unsafe fn pack(
+    arguments: *const *mut PyObject,
+    count: isize,
+    keyword_names: *mut PyObject,
+) -> Option<Parcel> {
+    // SAFETY: vectorcall's conventions: `count` positional ones, then one for each name.
+    unsafe {
+        let positional = if count == 0 {
+            owned(errors().empty_tuple)
+        } else {
+            let tuple = ffi::PyTuple_New(count);
+            if tuple.is_null() {
+                return None;
+            }
+            for index in 0..count {
+                ffi::PyTuple_SET_ITEM(tuple, index, owned(arguments.offset(index).read()));
+            }
+            tuple
+        };
+        let mut keywords = ptr::null_mut();
+        if !keyword_names.is_null() {
+            keywords = ffi::PyDict_New();
+            let mut complete = !keywords.is_null();
+            let mut index = 0;
+            while complete && index < ffi::PyTuple_GET_SIZE(keyword_names) {
+                let name = ffi::PyTuple_GET_ITEM(keyword_names, index);
+                let value = arguments.offset(count + index).read();
+                complete = ffi::PyDict_SetItem(keywords, name, value) == 0;
+                index += 1;
+            }
+            if !complete {
+                ffi::Py_DECREF(positional);
+                ffi::Py_XDECREF(keywords);
+                return None;
+            }
+        }
+        Some(Parcel::Arguments(positional, keywords))
+    }
+}
+
+/// A reference to the current greenlet; null with an exception set if there cannot be one.
+///
+/// # Safety
+///
+/// The GIL is held.
+pub(crate) unsafe fn current() -> *mut PyGreenlet {
+    if crate::ffi::is_finalizing() {
+        // SAFETY: the GIL is held.
+        unsafe {
+            ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"greenlet is being finalized".as_ptr());
+        }
+        return ptr::null_mut();
+    }
+    // SAFETY: passed on.
+    unsafe {
+        let thread = current_thread(ffi::PyThreadState_Get());
+        if thread.is_null() {
+            return ptr::null_mut();
+        }
+        if !(&(*thread).delete_later).is_empty() {
+            delete_dropped_elsewhere(thread);
+        }
+        owned_or_null((*thread).current)
+    }
+}

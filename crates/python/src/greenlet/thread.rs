@@ -1,0 +1,465 @@
+//! What each thread keeps, and what happens when it ends.
+//!
+//! # The end of a thread
+//!
+//! A greenlet belongs to the thread that started it. When a thread ends, its thread-local handle is dropped
+//! *without the GIL*, after Python's own thread state is gone. All that happens there is atomic: the main greenlet's
+//! body is cut off from the thread, which makes every greenlet of the thread unable to run, and the [`Thread`] is
+//! put on a list. A pending call, which the interpreter runs later under the GIL in some thread, empties the list
+//! ([`destroy`]): the stacks of greenlets that are still referenced move to the heap, because frames
+//! may still be looked at; then the slots go.
+//!
+//! A greenlet whose last reference is dropped in another thread than its own is put on its thread's list and is
+//! unwound there the next time that thread switches or asks for the current greenlet.
+//!
+//! # Fork
+//!
+//! In the child only the forking thread exists. The other threads' handles are never dropped there, so a fork handler
+//! cuts their main greenlets off as well: dropping one of their greenlets in the child then frees it instead
+//! of waiting for a thread that does not exist.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
+
+use pyo3::ffi::{self, PyObject, PyThreadState};
+use weft_coroutine::slotted::{Config, Coroutine, Slots};
+
+use super::object::{self, Life, PyGreenlet, SavedError, body, clear};
+use super::types;
+use crate::ffi::{State, is_finalizing, thread_id};
+use crate::gil::GilCell;
+
+/// What a thread keeps. Only the thread itself touches it, under the GIL; after its end, [`destroy`].
+#[derive(Debug)]
+pub(crate) struct Thread {
+    /// Owned.
+    pub(crate) main: *mut PyGreenlet,
+    /// Owned.
+    pub(crate) current: *mut PyGreenlet,
+    /// What a switch carries over; set last thing before the stacks change, taken first thing after.
+    pub(crate) parcel: super::switch::Parcel,
+    /// The reference that a starting greenlet had to `run` before the lookup; the new greenlet drops it.
+    pub(crate) replaced_run: *mut PyObject,
+    /// Owned; null if nobody traces.
+    pub(crate) tracefunc: *mut PyObject,
+    /// Greenlets of this thread whose last reference was dropped elsewhere; owned.
+    pub(crate) delete_later: Vec<*mut PyGreenlet>,
+    pub(crate) slots: Slots<State>,
+    /// Which entry of [`alive`] stands for it.
+    serial: usize,
+    next_ended: *mut Thread,
+}
+
+/// Main greenlets that exist.
+pub(crate) static MAIN_GREENLETS: AtomicIsize = AtomicIsize::new(0);
+
+/// Threads that ended and wait for [`destroy`], linked by [`Thread::next_ended`]. Threads push without the GIL
+/// and without a lock, which the child of a fork could find taken; whoever swaps in null owns the whole list.
+static ENDED: AtomicPtr<Thread> = AtomicPtr::new(ptr::null_mut());
+
+/// How many are on the list or being destroyed.
+static ENDED_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a pending call is under way that will empty the list.
+static CLEANUP_SCHEDULED: AtomicBool = AtomicBool::new(false);
+
+/// Processor time spent looking for greenlets that a thread leaked, in `clock()` ticks; -1 if switched off.
+pub(crate) static CLEANUP_CLOCKS: AtomicIsize = AtomicIsize::new(0);
+
+/// The thread found last, by thread state; serves as long as the same thread asks.
+struct Cache {
+    thread_state: *mut PyThreadState,
+    id: u64,
+    thread: *mut Thread,
+}
+
+static CACHE: GilCell<Cache> =
+    GilCell::new(Cache { thread_state: ptr::null_mut(), id: 0, thread: ptr::null_mut() });
+
+/// The operating-system thread's own handle; dropped when it ends.
+struct Handle(Cell<*mut Thread>);
+
+thread_local! {
+    static HANDLE: Handle = const { Handle(Cell::new(ptr::null_mut())) };
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let thread = self.0.get();
+        if !thread.is_null() {
+            // SAFETY: the thread that owns it is ending and does not use it any more.
+            unsafe { thread_ended(thread) };
+        }
+    }
+}
+
+/// Which threads exist, for the fork handler: atomics only, because the child of a fork may not wait for locks.
+mod alive {
+    use super::{AtomicPtr, AtomicUsize, Ordering, PyGreenlet, Thread, ptr};
+
+    /// Blocks of slots, linked and never freed, so that the child can walk them at any instant.
+    struct Block {
+        threads: [AtomicPtr<Thread>; 62],
+        next: AtomicPtr<Block>,
+    }
+
+    static FIRST: Block =
+        Block { threads: [const { AtomicPtr::new(ptr::null_mut()) }; 62], next: AtomicPtr::new(ptr::null_mut()) };
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+    fn slot(mut index: usize) -> &'static AtomicPtr<Thread> {
+        let mut block = &FIRST;
+        while index >= block.threads.len() {
+            index -= block.threads.len();
+            let mut next = block.next.load(Ordering::Acquire);
+            if next.is_null() {
+                next = Box::into_raw(Box::new(Block {
+                    threads: [const { AtomicPtr::new(ptr::null_mut()) }; 62],
+                    next: AtomicPtr::new(ptr::null_mut()),
+                }));
+                // Only called under the GIL when the list grows, so nobody else links a block here.
+                block.next.store(next, Ordering::Release);
+            }
+            // SAFETY: blocks are never freed.
+            block = unsafe { &*next };
+        }
+        &block.threads[index]
+    }
+
+    /// Notes a thread; returns where. Called under the GIL.
+    pub(super) fn enter(thread: *mut Thread) -> usize {
+        let count = COUNT.load(Ordering::Relaxed);
+        let index = (0..count).find(|&index| slot(index).load(Ordering::Relaxed).is_null()).unwrap_or(count);
+        slot(index).store(thread, Ordering::Release);
+        COUNT.fetch_max(index + 1, Ordering::Release);
+        index
+    }
+
+    pub(super) fn leave(index: usize) {
+        slot(index).store(ptr::null_mut(), Ordering::Release);
+    }
+
+    /// In the child of a fork: every thread but `survivor` is gone.
+    pub(super) unsafe fn cut_off_all_but(survivor: *mut Thread) {
+        for index in 0..COUNT.load(Ordering::Acquire) {
+            let thread = slot(index).load(Ordering::Acquire);
+            if !thread.is_null() && thread != survivor {
+                // SAFETY: entries are removed before their thread is freed; the store is atomic.
+                unsafe { super::main_thread_cell((*thread).main).store(ptr::null_mut(), Ordering::Release) };
+                leave(index);
+            }
+        }
+    }
+
+    const _: () = assert!(size_of::<*mut PyGreenlet>() == size_of::<AtomicPtr<Thread>>());
+}
+
+/// The place in a main greenlet that leads to its thread; null once that has ended.
+///
+/// A main greenlet needs no `parent`, so its body keeps this there.
+///
+/// # Safety
+///
+/// `main` is a live main greenlet.
+pub(crate) unsafe fn main_thread_cell<'a>(main: *mut PyGreenlet) -> &'a AtomicPtr<Thread> {
+    // SAFETY: a field of pointer size and alignment that for main greenlets is accessed through this only.
+    unsafe { AtomicPtr::from_ptr((&raw mut (*body(main)).parent).cast()) }
+}
+
+/// The thread that a greenlet belongs to; null if it was not started or its thread has ended.
+///
+/// # Safety
+///
+/// `greenlet` is a live greenlet, and the GIL is held.
+pub(crate) unsafe fn thread_of(greenlet: *mut PyGreenlet) -> *mut Thread {
+    // SAFETY: a greenlet keeps its main greenlet alive.
+    unsafe {
+        let main = (*body(greenlet)).main;
+        if main.is_null() { ptr::null_mut() } else { main_thread_cell(main).load(Ordering::Acquire) }
+    }
+}
+
+/// Whether a greenlet was started in a thread that has ended.
+///
+/// # Safety
+///
+/// `greenlet` is a live greenlet, and the GIL is held.
+pub(crate) unsafe fn belongs_to_ended_thread(greenlet: *mut PyGreenlet) -> bool {
+    // SAFETY: passed on.
+    unsafe { !(*body(greenlet)).main.is_null() && thread_of(greenlet).is_null() }
+}
+
+/// The calling thread's data, made at the first call; null with an exception set if that fails.
+///
+/// # Safety
+///
+/// The GIL is held, and `thread_state` is the current thread state.
+#[inline(always)]
+pub(crate) unsafe fn current_thread(thread_state: *mut PyThreadState) -> *mut Thread {
+    // SAFETY: the cache is read under the GIL. A thread state's number is never used twice in a process, so
+    // an entry that fits is the running thread's.
+    unsafe {
+        let cache = CACHE.get();
+        if (*cache).thread_state == thread_state && (*cache).id == thread_id(thread_state) {
+            return (*cache).thread;
+        }
+        find_thread(thread_state)
+    }
+}
+
+#[cold]
+#[inline(never)]
+unsafe fn find_thread(thread_state: *mut PyThreadState) -> *mut Thread {
+    // SAFETY: the GIL is held, says the caller of `current_thread`.
+    unsafe {
+        let mut thread = HANDLE.with(|handle| handle.0.get());
+        if thread.is_null() {
+            thread = create();
+            if thread.is_null() {
+                return thread;
+            }
+            HANDLE.with(|handle| handle.0.set(thread));
+        }
+        *CACHE.get() = Cache { thread_state, id: thread_id(thread_state), thread };
+        thread
+    }
+}
+
+unsafe fn create() -> *mut Thread {
+    // SAFETY: the GIL is held; the greenlet is new and known to nobody else.
+    unsafe {
+        let main = object::allocate(types::greenlet_type(), true);
+        if main.is_null() {
+            return ptr::null_mut();
+        }
+        MAIN_GREENLETS.fetch_add(1, Ordering::Relaxed);
+        let thread = Box::into_raw(Box::new(Thread {
+            main,
+            current: object::owned(main),
+            parcel: super::switch::Parcel::EMPTY,
+            replaced_run: ptr::null_mut(),
+            tracefunc: ptr::null_mut(),
+            delete_later: Vec::new(),
+            slots: Slots::new(config()),
+            serial: 0,
+            next_ended: ptr::null_mut(),
+        }));
+        (*body(main)).main = main;
+        main_thread_cell(main).store(thread, Ordering::Release);
+        (*thread).serial = alive::enter(thread);
+        if !ENDED.load(Ordering::Relaxed).is_null() {
+            schedule_cleanup();
+        }
+        thread
+    }
+}
+
+/// The sizes of slots: the defaults, or what the environment says.
+///
+/// `WEFT_STACK_SLOTS` is the most slots a thread reserves, `WEFT_STACK_SIZE` the bytes of one.
+fn config() -> Config {
+    let default = Config::default();
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.trim().parse::<usize>().ok());
+    Config {
+        slot_size: number("WEFT_STACK_SIZE").map_or(default.slot_size, |size| size.max(64 << 10)),
+        max_slots: number("WEFT_STACK_SLOTS")
+            .map_or(default.max_slots, |count| u32::try_from(count.clamp(1, 4096)).unwrap_or(default.max_slots)),
+    }
+}
+
+/// Runs in the ending thread, without the GIL.
+unsafe fn thread_ended(thread: *mut Thread) {
+    // SAFETY: the main greenlet is kept alive by `thread`; the store is atomic. The pending call is
+    // only asked for while there is an interpreter to run it.
+    unsafe {
+        main_thread_cell((*thread).main).store(ptr::null_mut(), Ordering::Release);
+        alive::leave((*thread).serial);
+        if ffi::PyInterpreterState_Head().is_null() {
+            return;
+        }
+        ENDED_COUNT.fetch_add(1, Ordering::Relaxed);
+        let mut head = ENDED.load(Ordering::Relaxed);
+        loop {
+            (*thread).next_ended = head;
+            match ENDED.compare_exchange_weak(head, thread, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => head = now,
+            }
+        }
+        schedule_cleanup();
+    }
+}
+
+/// Asks the interpreter to call [`destroy_ended`] soon, unless that is under way.
+///
+/// Its queue of pending calls is short; if it is full, the next thread that begins or ends asks again.
+fn schedule_cleanup() {
+    if is_finalizing() || CLEANUP_SCHEDULED.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    // SAFETY: may be called without the GIL; the function is never unloaded.
+    if unsafe { ffi::Py_AddPendingCall(Some(destroy_ended), ptr::null_mut()) } < 0 {
+        CLEANUP_SCHEDULED.store(false, Ordering::Release);
+    }
+}
+
+/// How many ended threads wait to be destroyed.
+pub(crate) fn pending_cleanups() -> usize {
+    ENDED_COUNT.load(Ordering::Relaxed)
+}
+
+extern "C" fn destroy_ended(_argument: *mut c_void) -> c_int {
+    // Cleared first: a thread that ends from here on asks for another call.
+    CLEANUP_SCHEDULED.store(false, Ordering::Release);
+    let mut next = ENDED.swap(ptr::null_mut(), Ordering::AcqRel);
+    while !next.is_null() {
+        // SAFETY: taken off the list, so ours alone; pending calls run under the GIL.
+        unsafe {
+            let thread = next;
+            next = (*thread).next_ended;
+            destroy(thread);
+        }
+        ENDED_COUNT.fetch_sub(1, Ordering::Relaxed);
+    }
+    0
+}
+
+/// Drops everything an ended thread kept.
+unsafe fn destroy(thread: *mut Thread) {
+    // SAFETY: under the GIL, in another thread or later than the one that ended. References are cleared
+    // field by field because dropping them runs Python code.
+    unsafe {
+        // Frames of suspended greenlets may still be looked at, so their stacks outlive the slots.
+        if Slots::evict_all(&raw mut (*thread).slots).is_err() {
+            // No memory to keep them: leave the slots mapped rather than let frames point nowhere.
+            std::mem::forget(std::mem::replace(&mut (*thread).slots, Slots::new(Config::default())));
+        }
+        clear(&raw mut (*thread).tracefunc);
+        while let Some(greenlet) = (&mut (*thread).delete_later).pop() {
+            super::lifetime::make_dead(greenlet);
+            ffi::Py_DECREF(greenlet.cast());
+            report_unraisable();
+        }
+        if (*thread).current == (*thread).main {
+            clear(&raw mut (*thread).current);
+            let main = (*thread).main;
+            let references = ffi::Py_REFCNT(main.cast());
+            if references == 2 && CLEANUP_CLOCKS.load(Ordering::Relaxed) >= 0 {
+                (*thread).main = ptr::null_mut();
+                ffi::Py_DECREF(main.cast());
+                drop_leaked_main(main.cast());
+            }
+        } else {
+            super::lifetime::make_dead((*thread).current);
+            clear(&raw mut (*thread).current);
+        }
+        clear(&raw mut (*thread).main);
+        report_unraisable();
+        drop(Box::from_raw(thread));
+    }
+}
+
+unsafe fn report_unraisable() {
+    // SAFETY: the GIL is held.
+    unsafe {
+        if !ffi::PyErr_Occurred().is_null() {
+            ffi::PyErr_WriteUnraisable(ptr::null_mut());
+        }
+    }
+}
+
+/// Drops the one reference that is left to a main greenlet if nobody can be found who holds it.
+///
+/// A greenlet that was suspended for good by calling `parent.switch` holds its main greenlet on its stack, as the
+/// receiver of that call, where the collector never looks.
+unsafe fn drop_leaked_main(main: *mut PyObject) {
+    // SAFETY: the GIL is held; the object is alive because somebody holds the last reference.
+    unsafe {
+        let begin = clock_ticks();
+        let collector = ffi::PyImport_ImportModule(c"gc".as_ptr());
+        if !collector.is_null() {
+            let referrers = ffi::PyObject_CallMethod(
+                collector,
+                c"get_referrers".as_ptr(),
+                c"O".as_ptr(),
+                main,
+            );
+            if !referrers.is_null() && ffi::PyList_Check(referrers) != 0 && ffi::PyList_Size(referrers) == 0 {
+                ffi::Py_DECREF(main);
+            }
+            ffi::Py_XDECREF(referrers);
+            ffi::Py_DECREF(collector);
+        }
+        CLEANUP_CLOCKS.fetch_add(clock_ticks() - begin, Ordering::Relaxed);
+    }
+}
+
+fn clock_ticks() -> isize {
+    isize::try_from(clock()).unwrap_or(0)
+}
+
+unsafe extern "C" {
+    /// C's `clock()`: processor time of the process.
+    safe fn clock() -> std::ffi::c_long;
+}
+
+/// Unwinds the greenlets that other threads dropped; keeps the exception that is set.
+///
+/// # Safety
+///
+/// The GIL is held and `thread` is the calling thread's.
+#[cold]
+#[inline(never)]
+pub(crate) unsafe fn delete_dropped_elsewhere(thread: *mut Thread) {
+    if is_finalizing() {
+        return;
+    }
+    // SAFETY: the list is taken first, because dropping a greenlet runs Python code that may add to it.
+    unsafe {
+        let dropped = std::mem::take(&mut (*thread).delete_later);
+        let saved = SavedError::take();
+        for greenlet in dropped {
+            ffi::Py_DECREF(greenlet.cast());
+            report_unraisable();
+        }
+        saved.restore();
+    }
+}
+
+/// Bytes of C stack that a suspended greenlet keeps; for a main greenlet what lies on its native stack.
+///
+/// # Safety
+///
+/// The GIL is held and `greenlet` is a live greenlet.
+pub(crate) unsafe fn suspended_size(greenlet: *mut PyGreenlet) -> usize {
+    // SAFETY: a suspended greenlet's coroutine is valid; its own thread is the one that asks, or has ended.
+    unsafe {
+        let thread = thread_of(greenlet);
+        let coroutine: *const Coroutine<State> = &raw const (*body(greenlet)).coroutine;
+        if thread.is_null() || (*body(greenlet)).life != Life::Active || (*thread).current == greenlet {
+            return 0;
+        }
+        if (*body(greenlet)).is_main {
+            return weft_sys::mapping::native_stack_above((*coroutine).stack_pointer().addr());
+        }
+        Slots::suspended_size(&raw const (*thread).slots, coroutine)
+    }
+}
+
+extern "C" fn after_fork_in_child() {
+    let survivor = HANDLE.try_with(|handle| handle.0.get()).unwrap_or(ptr::null_mut());
+    // SAFETY: only atomics; the thread that forked is the only one there is.
+    unsafe { alive::cut_off_all_but(survivor) };
+}
+
+/// Registers the fork handler, once in a process.
+pub(crate) fn install_fork_handler() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the handler touches atomics only.
+        // It fails only without memory, and then greenlets of other threads leak in children.
+        let _ = unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
+    });
+}

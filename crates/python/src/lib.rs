@@ -1,0 +1,45 @@
+//! The Python faces of weft: the only crate that knows PyO3 and CPython.
+//!
+//! * [`ffi`]: the interpreter's state that a coroutine switch saves, one file per version of CPython.
+//! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
+
+mod error;
+mod ffi;
+mod gil;
+mod greenlet;
+
+use pyo3::exceptions::PyImportError;
+use pyo3::prelude::*;
+
+/// Refuses interpreters that the switch does not know how to serve.
+fn check_interpreter(py: Python<'_>) -> PyResult<()> {
+    let version = py.version_info();
+    let built_for = ((ffi::layout::HEADER_VERSION >> 24) as u8, (ffi::layout::HEADER_VERSION >> 16) as u8);
+    if (version.major, version.minor) != built_for {
+        return Err(PyImportError::new_err(format!(
+            "this build of weft is for CPython {}.{}, but the interpreter is {}.{}; install weft for it",
+            built_for.0, built_for.1, version.major, version.minor
+        )));
+    }
+    if ffi::layout::GIL_DISABLED != 0 {
+        return Err(PyImportError::new_err(
+            "weft does not support free-threaded CPython yet; use the build with the GIL",
+        ));
+    }
+    // SAFETY: both may be called with the GIL held.
+    let in_main = unsafe { pyo3::ffi::PyInterpreterState_Get() == pyo3::ffi::PyInterpreterState_Main() };
+    if !in_main {
+        return Err(PyImportError::new_err(
+            "weft does not support sub-interpreters: import it in the main interpreter only",
+        ));
+    }
+    Ok(())
+}
+
+/// The native half of weft.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    check_interpreter(module.py())?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    greenlet::init(module)
+}

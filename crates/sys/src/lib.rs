@@ -1,0 +1,5 @@
+//! Raw kernel resources, each behind a small typed wrapper.
+//!
+//! This crate is the bottom of weft: it knows the kernel and nothing above it.
+
+pub mod mapping;

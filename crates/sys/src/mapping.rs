@@ -1,0 +1,218 @@
+//! Guarded stack mappings.
+//!
+//! A [`StackMapping`] is a private anonymous mapping that grows down towards an inaccessible guard
+//! region, so that running off the end is a fault and never a write into a neighbour. Nothing is
+//! charged until a page is touched (`MAP_NORESERVE`).
+
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::ptr::{self, NonNull};
+
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+
+/// Why a stack could not be mapped.
+#[derive(Debug, thiserror::Error)]
+pub enum MappingError {
+    /// The kernel refused the mapping: address space, the mapping count (`vm.max_map_count`) or
+    /// an address-space limit (`RLIMIT_AS`) is used up.
+    #[error(
+        "cannot map a coroutine stack of {size} bytes: {source}; \
+         raise the address-space limit (ulimit -v) or vm.max_map_count, or use fewer stacks"
+    )]
+    Map {
+        /// The size that was asked for, guard included, in bytes.
+        size: usize,
+        /// The kernel's answer.
+        source: rustix::io::Errno,
+    },
+    /// The size is zero, or so large that page rounding overflows.
+    #[error("a coroutine stack of {size} bytes is not possible")]
+    Size {
+        /// The size that was asked for, in bytes.
+        size: usize,
+    },
+}
+
+/// The size of a page, in bytes.
+pub fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+/// The soft limit on the main thread's stack, in bytes; `None` if it is unlimited.
+pub fn stack_limit() -> Option<usize> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Stack);
+    limit.current.and_then(|bytes| usize::try_from(bytes).ok())
+}
+
+/// How many bytes of the calling thread's native stack lie above `address`; 0 if it is elsewhere.
+pub fn native_stack_above(address: usize) -> usize {
+    // SAFETY: an attribute object is plain data that `pthread_getattr_np` fills in for the calling
+    // thread; it is read only after the calls succeeded and destroyed once.
+    unsafe {
+        let mut attributes = std::mem::zeroed::<libc::pthread_attr_t>();
+        if libc::pthread_getattr_np(libc::pthread_self(), &raw mut attributes) != 0 {
+            return 0;
+        }
+        let mut base = ptr::null_mut::<c_void>();
+        let mut size = 0;
+        let status = libc::pthread_attr_getstack(&raw const attributes, &raw mut base, &raw mut size);
+        libc::pthread_attr_destroy(&raw mut attributes);
+        let top = base.addr() + size;
+        if status == 0 && (base.addr()..top).contains(&address) { top - address } else { 0 }
+    }
+}
+
+/// One stack: `usable` bytes, below them a guard of one page that faults when touched.
+#[derive(Debug)]
+pub struct StackMapping {
+    base: NonNull<u8>,
+    guard: NonZeroUsize,
+    len: NonZeroUsize,
+}
+
+// SAFETY: the mapping is plain memory that this value owns; nothing in it is tied to a thread.
+unsafe impl Send for StackMapping {}
+// SAFETY: `&StackMapping` gives out addresses only; every access goes through the caller's unsafe.
+unsafe impl Sync for StackMapping {}
+
+impl StackMapping {
+    /// Maps a stack with at least `usable` bytes above its guard page.
+    ///
+    /// # Errors
+    ///
+    /// [`MappingError::Size`] for an impossible size, [`MappingError::Map`] if the kernel refuses.
+    pub fn new(usable: usize) -> Result<Self, MappingError> {
+        let page = page_size();
+        let len = usable
+            .checked_next_multiple_of(page)
+            .and_then(|rounded| rounded.checked_add(page))
+            .filter(|_| usable > 0)
+            .and_then(NonZeroUsize::new)
+            .ok_or(MappingError::Size { size: usable })?;
+        // SAFETY: a fresh private anonymous mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                len.get(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::STACK,
+            )
+        }
+        .map_err(|source| MappingError::Map { size: len.get(), source })?;
+        let mapping = Self {
+            base: NonNull::new(base.cast()).expect("mmap never returns the null page"),
+            guard: NonZeroUsize::new(page).expect("pages are not empty"),
+            len,
+        };
+        // SAFETY: the first page lies inside the mapping made above, which nobody else knows yet.
+        unsafe { rustix::mm::mprotect(base, page, MprotectFlags::empty()) }
+            .map_err(|source| MappingError::Map { size: len.get(), source })?;
+        Ok(mapping)
+    }
+
+    /// The highest address, one past the end; page aligned. A stack starts here and grows down.
+    #[inline]
+    pub fn top(&self) -> *mut u8 {
+        self.base.as_ptr().wrapping_add(self.len.get())
+    }
+
+    /// The lowest address that may be touched.
+    #[inline]
+    pub fn limit(&self) -> *mut u8 {
+        self.base.as_ptr().wrapping_add(self.guard.get())
+    }
+
+    /// How many bytes may be used.
+    #[inline]
+    pub fn usable(&self) -> usize {
+        self.len.get() - self.guard.get()
+    }
+
+    /// Gives every whole page below `keep` bytes from the top back to the kernel.
+    ///
+    /// # Safety
+    ///
+    /// Nothing below `top() - keep` is in use: the pages read as zeroes afterwards.
+    pub unsafe fn discard_below(&self, keep: usize) {
+        let keep = keep.next_multiple_of(page_size()).min(self.usable());
+        let len = self.usable() - keep;
+        if len == 0 {
+            return;
+        }
+        // SAFETY: the range lies inside this mapping, and the caller says that it is unused.
+        // An error leaves the pages as they were, which costs memory and nothing else.
+        let _ = unsafe {
+            rustix::mm::madvise(self.limit().cast::<c_void>(), len, Advice::LinuxDontNeed)
+        };
+    }
+}
+
+impl StackMapping {
+    /// How many bytes of the whole pages below `keep` bytes from the top are in memory.
+    pub fn resident_below(&self, keep: usize) -> usize {
+        let page = page_size();
+        let keep = keep.next_multiple_of(page).min(self.usable());
+        let len = self.usable() - keep;
+        let mut pages = vec![0u8; len / page];
+        if pages.is_empty() {
+            return 0;
+        }
+        // SAFETY: the range is page aligned and inside this mapping, and the vector has a byte for
+        // each of its pages.
+        let status = unsafe { libc::mincore(self.limit().cast(), len, pages.as_mut_ptr()) };
+        if status != 0 {
+            return 0;
+        }
+        pages.iter().filter(|&&flags| flags & 1 != 0).count() * page
+    }
+}
+
+impl Drop for StackMapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, whole, and by ownership nobody runs on it any more.
+        // munmap of a valid range fails only when it would need to split a mapping at the
+        // mapping limit, which removing a whole mapping does not.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len.get()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_rounded_up_and_writable_to_its_limit() {
+        let stack = StackMapping::new(10_000).unwrap();
+        assert_eq!(stack.usable() % page_size(), 0);
+        assert!(stack.usable() >= 10_000);
+        // SAFETY: both ends lie in the usable part of a mapping that this test owns.
+        unsafe {
+            stack.limit().write(1);
+            stack.top().sub(1).write(2);
+            assert_eq!(stack.limit().read(), 1);
+        }
+    }
+
+    #[test]
+    fn discarded_pages_read_as_zero_and_kept_ones_stay() {
+        let stack = StackMapping::new(16 * page_size()).unwrap();
+        // SAFETY: all addresses lie in the usable part, and nothing runs on this stack.
+        unsafe {
+            stack.limit().write(7);
+            stack.top().sub(8).write(9);
+            assert_eq!(stack.resident_below(page_size()), page_size());
+            stack.discard_below(page_size());
+            assert_eq!(stack.resident_below(page_size()), 0);
+            assert_eq!(stack.limit().read(), 0);
+            assert_eq!(stack.top().sub(8).read(), 9);
+        }
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        assert!(matches!(StackMapping::new(0), Err(MappingError::Size { .. })));
+        assert!(matches!(StackMapping::new(usize::MAX - 5), Err(MappingError::Size { .. })));
+        let error = StackMapping::new(1 << 60).unwrap_err();
+        assert!(error.to_string().contains("cannot map a coroutine stack"));
+    }
+}

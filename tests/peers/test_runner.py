@@ -1,0 +1,128 @@
+"""The runner's own tests: python -m unittest discover -s tests/peers"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+import launch
+import suites
+import verdict
+from suites import ModuleRun, Result
+from verdict import Expectation, Verdict
+
+
+def judged(outcome: str | None, line: str | None, in_baseline: bool, impl: str = "weft") -> Verdict:
+    """The verdict on one test with this outcome (None: it did not run) and expectation."""
+    results = {} if outcome is None else {"m::T.t": Result("m::T.t", outcome)}
+    lines = {} if line is None else {"m::T.t": Expectation("m::T.t", line, "a reason")}
+    baseline = {"m::T.t"} if in_baseline else set()
+    return verdict.judge(results, baseline, lines, impl, lambda test: True)
+
+
+class Judge(unittest.TestCase):
+    def counts(self, v: Verdict) -> tuple[int, int, int, int]:
+        return v.passed, v.skipped, v.expected, len(v.problems)
+
+    def test_without_a_line(self) -> None:
+        self.assertEqual(self.counts(judged("pass", None, True)), (1, 0, 0, 0))
+        self.assertEqual(self.counts(judged("skip", None, False)), (0, 1, 0, 0))
+        for outcome in ("fail", "error", "crash", "timeout", "skip", None):
+            with self.subTest(outcome):
+                self.assertEqual(self.counts(judged(outcome, None, True)), (0, 0, 0, 1))
+        self.assertEqual(self.counts(judged("fail", None, False)), (0, 0, 0, 1))
+
+    def test_with_a_line(self) -> None:
+        for outcome, line in (
+            ("fail", "fail"),
+            ("error", "fail"),
+            ("skip", "skip"),
+            ("timeout", "flaky"),
+            (None, "missing"),
+        ):
+            with self.subTest(outcome):
+                self.assertEqual(self.counts(judged(outcome, line, True)), (0, 0, 1, 0))
+        self.assertEqual(self.counts(judged("pass", "flaky", True)), (1, 0, 0, 0))
+
+    def test_a_line_that_does_not_hold(self) -> None:
+        for outcome, line in (
+            ("pass", "fail"),
+            ("crash", "fail"),
+            ("crash", "flaky"),
+            ("fail", "skip"),
+        ):
+            with self.subTest(outcome):
+                self.assertEqual(self.counts(judged(outcome, line, True)), (0, 0, 0, 1))
+        self.assertEqual(self.counts(judged(None, "timeout", False)), (0, 0, 0, 1))
+
+    def test_stock_may_fail_where_its_baseline_did(self) -> None:
+        self.assertEqual(self.counts(judged("fail", None, False, "stock")), (0, 0, 1, 0))
+        self.assertEqual(self.counts(judged("fail", None, True, "stock")), (0, 0, 0, 1))
+
+
+class Files(unittest.TestCase):
+    def test_expectations_are_well_formed_and_about_known_modules(self) -> None:
+        for suite in suites.SUITES:
+            for version in ("3.11", "3.12", "3.13"):
+                with self.subTest(suite=suite, version=version):
+                    lines = verdict.read_expectations(suite, version, "weft")
+                    passes = verdict.read_baseline(suite, version)
+                    self.assertTrue(passes)
+                    for line in lines.values():
+                        stock_too = line.reason.startswith(verdict.STOCK_TOO)
+                        if line.outcome != "flaky" and stock_too:
+                            self.assertNotIn(line.test, passes)
+
+
+class Journal(unittest.TestCase):
+    def read(self, events: list[dict[str, Any]], ended: launch.Ended) -> dict[str, str]:
+        run = ModuleRun("m")
+        suites._read_journal(run, [{"event": "guard", "problem": None}, *events], ended)
+        return {test: result.outcome for test, result in run.results.items()}
+
+    def test_death_inside_a_test(self) -> None:
+        events: list[dict[str, Any]] = [{"event": "begin"}, {"event": "start", "test": "T.t"}]
+        self.assertEqual(self.read(events, launch.Ended(-11, False, 1.0, "")), {"m::T.t": "crash"})
+        self.assertEqual(self.read(events, launch.Ended(-6, True, 1.0, "")), {"m::T.t": "timeout"})
+
+    def test_death_after_the_tests(self) -> None:
+        passed = {"event": "result", "test": "T.t", "outcome": "pass", "seconds": 0, "message": ""}
+        events: list[dict[str, Any]] = [{"event": "begin"}, passed, {"event": "end"}]
+        self.assertEqual(self.read(events, launch.Ended(0, False, 1.0, "")), {"m::T.t": "pass"})
+        crashed = self.read(events, launch.Ended(-11, False, 1.0, ""))
+        self.assertEqual(crashed, {"m::T.t": "pass", "m": "crash"})
+
+    def test_a_script(self) -> None:
+        self.assertEqual(self.read([], launch.Ended(0, False, 1.0, "")), {"m": "pass"})
+        self.assertEqual(self.read([], launch.Ended(1, False, 1.0, "")), {"m": "error"})
+
+
+class Launch(unittest.TestCase):
+    def run_code(self, code: str, timeout: float) -> launch.Ended:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-X", "faulthandler", "-c", code]
+            return launch.run(command, dict(os.environ), Path(folder), timeout)
+
+    def test_leaves_nothing_behind(self) -> None:
+        ended = self.run_code(
+            "import subprocess, sys\n"
+            "for apart in (False, True):\n"
+            "    subprocess.Popen(['sleep', '1000'], start_new_session=apart)\n"
+            "sys.exit(3)",
+            60,
+        )
+        self.assertEqual((ended.returncode, ended.timed_out), (3, False))
+        self.assertEqual(ended.leftovers, ["sleep 1000"] * 2)
+
+    def test_the_watchdog_shows_where_it_hangs(self) -> None:
+        ended = self.run_code("import signal\ndef stuck():\n    signal.pause()\nstuck()", 0.5)
+        self.assertTrue(ended.timed_out)
+        self.assertIn("in stuck", ended.output)
+
+
+if __name__ == "__main__":
+    unittest.main()
