@@ -8,8 +8,10 @@ front of `sys.meta_path` and imports nothing itself. From then on, for every ins
 * BORROWED parts of the displaced package, its tests, are found where it is installed, without
   importing the package itself.
 
-Locks: loading a face under its own name waits for the load under the installed name, never the
-other way round. `_lock` serialises `install`; no import of a face takes it.
+Locks: importing `weft.greenlet` waits for the import of `greenlet`, never the other way round,
+and each name enters `sys.modules` under its own import lock only: a name that turns up there
+while its spec is being looked for would be loaded twice. `_lock` serialises `install`; no import
+takes it.
 
 Children learn of it by the environment variable WEFT_INSTALL (names, separated by commas),
 which `weft_install.pth` reads when an interpreter starts.
@@ -76,8 +78,8 @@ def install(only: str | Iterable[str] | None = None) -> None:
             sys.meta_path.insert(0, _finder)
         for name in names:
             if name not in _installed:
-                _installed.add(name)
                 _adopt(name)
+                _installed.add(name)
         known = os.environ.get(VARIABLE, "").split(",")
         os.environ[VARIABLE] = ",".join(dict.fromkeys(n for n in (*known, *names) if n))
 
@@ -161,15 +163,6 @@ def _adopt(name: str) -> None:
         sys.modules[own] = module
 
 
-def _share(name: str) -> None:
-    """Register a loaded face, and what it loaded below itself, under the names in weft."""
-    face = FACES[name]
-    for known in _family(name):
-        sys.modules[face + known.removeprefix(name)] = sys.modules[known]
-    parent, _, tail = face.rpartition(".")
-    setattr(sys.modules[parent], tail, sys.modules[name])
-
-
 def _family(name: str) -> list[str]:
     return [known for known in list(sys.modules) if f"{known}.".startswith(f"{name}.")]
 
@@ -235,11 +228,7 @@ def _borrowed_spec(fullname: str) -> ModuleSpec | None:
 
 
 class _FaceLoader(SourceFileLoader):
-    """Loads a face under the installed name."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        super().exec_module(module)
-        _share(module.__name__)
+    """Loads a face under the installed name; tells it apart from the stock."""
 
 
 class _AliasLoader(Loader):
@@ -250,8 +239,12 @@ class _AliasLoader(Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = import_module(self._target)
-        self._spec = module.__spec__
+        self._own = {name: getattr(module, name, None) for name in _SET_BY_IMPORT}
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # the import system has put the alias's there
+        vars(module).update(self._own)
+
+
+# What the import system writes into the module a loader hands out.
+_SET_BY_IMPORT = ("__spec__", "__loader__", "__package__")

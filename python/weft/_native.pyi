@@ -2,4 +2,6 @@
 
 from weft.greenlet import _greenlet as _greenlet
 
+__all__ = ["__version__", "_greenlet"]
+
 __version__: str

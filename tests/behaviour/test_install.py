@@ -21,7 +21,7 @@ needs_greenlet = pytest.mark.skipif(
 )
 
 # How a child says whether its greenlet is weft's.
-ASK = "import greenlet, sys; print('weft' if sys.modules.get('weft.greenlet') is greenlet else 'stock')"
+ASK = "import greenlet, weft.greenlet as ours; print('weft' if ours is greenlet else 'stock')"
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ assert (greenlet.__name__, greenlet.__package__, greenlet.__spec__.name) == ("gr
 assert greenlet.__spec__.loader is greenlet.__loader__
 assert greenlet.__file__ == greenlet.__spec__.origin
 assert greenlet.__path__ == [os.path.dirname(greenlet.__file__)]
+assert native.__file__ == native.__spec__.origin == weft._native.__file__
 assert greenlet.greenlet(lambda x: x + 1).switch(1) == 2
 print("one")
 """
@@ -59,7 +60,7 @@ print("one")
             "weft.install(); from weft.greenlet import getcurrent",
             "weft.install(); import weft.greenlet._greenlet",
             "weft.install(); weft.greenlet",
-            "weft.install(); import greenlet; del sys.modules['weft.greenlet']",
+            "weft.install(); import weft.greenlet; del sys.modules['weft.greenlet']",
             "import weft.greenlet; weft.install()",
             "weft.greenlet; weft.install(); weft.install()",
         ],
@@ -82,7 +83,7 @@ print("one")
     def test_reload(self, first):
         code = f"""import importlib, sys, weft; {first}
 before = greenlet.greenlet, greenlet._greenlet
-assert importlib.reload(greenlet) is greenlet is sys.modules["weft.greenlet"]
+assert importlib.reload(greenlet) is greenlet is weft.greenlet
 print((greenlet.greenlet, greenlet._greenlet) == before)"""
         assert prints("-c", code) == ["True"]
 
@@ -159,10 +160,13 @@ def work(number):
     gate.wait()
     weft.install()
     gate.wait()
-    if number % 2:
+    if number % 3 == 0:
         import greenlet
-    else:
+    elif number % 3 == 1:
         import weft.greenlet as greenlet
+    else:
+        from weft.greenlet._greenlet import getcurrent
+        from weft import greenlet
     found.append(greenlet.getcurrent and greenlet)
 threads = [threading.Thread(target=work, args=[n]) for n in range(16)]
 for t in threads: t.start()

@@ -4,12 +4,17 @@
 //!
 //! A thread reserves up to [`Config::max_slots`] large stacks, one at a time, as they are needed. A
 //! coroutine is bound to one slot when it first runs and stays bound to it for life, because its
-//! frames hold absolute addresses. As long as nobody else runs on that slot, a switch to it is an
-//! exchange of stack pointers. When two coroutines *collide* on a slot, the live part of the one that
-//! occupies it (its *image*: some hundred bytes when it is flat) is copied to the heap, and the
-//! other's image is copied back. If the coroutine that is being left is itself the one in the way, the
-//! copy is made by a helper on a small stack of its own, because nobody can move the ground that
-//! he stands on.
+//! frames hold absolute addresses. As long as there are slots, each has one to itself, and a switch is an
+//! exchange of stack pointers. The coroutines beyond that share the last few slots: when two of them
+//! *collide* on a slot, the live part of the one that occupies it (its *image*: some hundred bytes when it is
+//! flat) goes to the heap, and the other's image comes back. Those slots are few on purpose: their
+//! memory stays in the processor's first cache. If the coroutine that is being left is itself the one in
+//! the way, the exchange is made on a small helper stack, because nobody can move the ground that he
+//! stands on.
+//!
+//! An image lies at the end of its buffer, so that for every slot address there is one place, whoever's
+//! image it is. So the one that goes out and the one that comes in can trade places in the same buffer:
+//! one pass over memory that is not in the cache instead of two.
 //!
 //! Compared with one stack each, a suspended coroutine costs its image instead of whole pages and page
 //! tables; compared with copying at every switch (as the greenlet package does), nothing is copied as
@@ -44,6 +49,7 @@
 use std::alloc::{self, Layout};
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use weft_sys::mapping::{MappingError, StackMapping};
 
@@ -86,16 +92,23 @@ pub unsafe trait Host {
 pub struct Config {
     /// Usable bytes of one slot.
     pub slot_size: usize,
-    /// The most slots a thread reserves. More slots mean fewer copies and more page tables.
+    /// The most slots a thread reserves. More slots mean fewer copies; each costs two to three pages.
     pub max_slots: u32,
+    /// The most slots that all threads reserve together, beyond one each.
+    pub process_budget: usize,
 }
 
 impl Default for Config {
-    /// As deep as the main thread's stack (8 MiB where it is unlimited), 64 slots.
+    /// As deep as the main thread's stack (8 MiB where it is unlimited), 1,032 slots, and as many in the
+    /// process as [`weft_sys::mapping::stack_budget`] says.
     fn default() -> Self {
         const MIB: usize = 1 << 20;
         let slot_size = weft_sys::mapping::stack_limit().unwrap_or(8 * MIB).clamp(MIB, 64 * MIB);
-        Self { slot_size, max_slots: 64 }
+        Self {
+            slot_size,
+            max_slots: 1024 + SHARED_SLOTS,
+            process_budget: weft_sys::mapping::stack_budget(slot_size),
+        }
     }
 }
 
@@ -126,7 +139,13 @@ enum State {
 /// Marks a coroutine that has no slot: a thread's native stack, or one that never ran.
 const NO_SLOT: u32 = u32::MAX;
 
-/// A buffer on the heap for a stack's live part.
+/// How many of a thread's slots are shared, if there are enough of them.
+const SHARED_SLOTS: u32 = 8;
+
+/// How many slots all threads have reserved.
+static RESERVED: AtomicUsize = AtomicUsize::new(0);
+
+/// A buffer on the heap; the last `len` bytes of it are a stack's live part.
 #[derive(Debug)]
 struct Image {
     data: *mut u8,
@@ -141,13 +160,23 @@ impl Image {
         Layout::from_size_align(capacity as usize, 16).expect("a u32 size never overflows a layout")
     }
 
+    /// Whether the buffer holds `size` bytes without wasting much.
+    const fn fits(&self, size: usize) -> bool {
+        let capacity = self.capacity as usize;
+        capacity >= size && capacity / 2 <= size && !self.data.is_null()
+    }
+
+    /// Where an image of `len` bytes begins.
+    const fn start(&self, len: usize) -> *mut u8 {
+        self.data.wrapping_add(self.capacity as usize - len)
+    }
+
     /// Makes room for `size` bytes; keeps a buffer that already fits well.
     fn reserve(&mut self, size: usize) -> Result<(), SwitchError> {
-        let wanted = u32::try_from(size).map_err(|_| SwitchError::Image { size })?;
-        let fits = self.capacity >= wanted && self.capacity / 2 <= wanted;
-        if fits && !self.data.is_null() {
+        if self.fits(size) {
             return Ok(());
         }
+        let wanted = u32::try_from(size).map_err(|_| SwitchError::Image { size })?;
         let capacity = wanted.next_multiple_of(16).max(16);
         // SAFETY: the layout is not empty.
         let data = unsafe { alloc::alloc(Self::layout(capacity)) };
@@ -245,7 +274,8 @@ pub struct Slots<H: Host> {
     free: Vec<u32>,
     helper: Option<StackMapping>,
     config: Config,
-    next_victim: u32,
+    /// The shared slot that the next coroutine without one of its own is bound to.
+    next_shared: u32,
     deaths: u32,
 }
 
@@ -256,6 +286,16 @@ struct Exchange<H: Host> {
     evict: *mut Coroutine<H>,
     target: *mut Coroutine<H>,
     entry: Option<Entry>,
+    /// Whether the one that goes out takes the buffer of the one that comes in.
+    trade: bool,
+}
+
+/// What [`Slots::enter`] has done.
+enum Entered {
+    /// The switch, and somebody has switched back with this.
+    AndBack(usize),
+    /// All but the switch: the target's stack is in its place.
+    NotYet,
 }
 
 /// How the running coroutine leaves.
@@ -268,7 +308,7 @@ enum Leave {
 impl<H: Host> Slots<H> {
     /// No slots yet; they are reserved as coroutines need them.
     pub const fn new(config: Config) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), helper: None, config, next_victim: 0, deaths: 0 }
+        Self { slots: Vec::new(), free: Vec::new(), helper: None, config, next_shared: 0, deaths: 0 }
     }
 
     /// How many slots are reserved.
@@ -303,12 +343,17 @@ impl<H: Host> Slots<H> {
         // SAFETY: the caller's promise covers every pointer; a resident target's context and stack are
         // intact because only its slot's occupant changes the slot's memory.
         unsafe {
-            if (*to).state == State::Resident {
-                (*from).host.suspend(thread);
-                (*to).host.resume(thread);
-                return Ok(arch::switch(&raw mut (*from).sp, (*to).sp, transfer));
+            if (*to).state != State::Resident {
+                let moved = Self::enter(slots, thread, from, to, None, transfer, Leave::Suspend)?;
+                if let Entered::AndBack(transfer) = moved {
+                    return Ok(transfer);
+                }
             }
-            Self::enter(slots, thread, from, to, None, transfer, Leave::Suspend)
+            // The one place where switches meet: processors predict a return by the call that it belongs to, and after
+            // a switch it is another one's. If all went out from here, they predict it right.
+            (*from).host.suspend(thread);
+            (*to).host.resume(thread);
+            Ok(arch::switch(&raw mut (*from).sp, (*to).sp, transfer))
         }
     }
 
@@ -330,8 +375,13 @@ impl<H: Host> Slots<H> {
         entry: Entry,
         transfer: usize,
     ) -> Result<usize, SwitchError> {
-        // SAFETY: passed on.
-        unsafe { Self::enter(slots, thread, from, to, Some(entry), transfer, Leave::Suspend) }
+        // SAFETY: passed on; with an entry, `enter` makes the switch itself.
+        unsafe {
+            match Self::enter(slots, thread, from, to, Some(entry), transfer, Leave::Suspend)? {
+                Entered::AndBack(transfer) => Ok(transfer),
+                Entered::NotYet => unreachable!("a start was left to the caller"),
+            }
+        }
     }
 
     /// Ends `from`, which runs, and resumes `to`. Returns only if that fails; `from` then still runs.
@@ -402,7 +452,7 @@ impl<H: Host> Slots<H> {
     pub unsafe fn evict_all(slots: *mut Self) -> Result<(), SwitchError> {
         // SAFETY: the caller's promise; nothing switches in here.
         unsafe {
-            for index in 0..(&(*slots).slots).len() {
+            for index in 0..(*slots).slots.len() {
                 let occupant = (&(*slots).slots)[index].occupant;
                 if occupant.is_null() {
                     continue;
@@ -453,7 +503,7 @@ impl<H: Host> Slots<H> {
         entry: Option<Entry>,
         transfer: usize,
         leave: Leave,
-    ) -> Result<usize, SwitchError> {
+    ) -> Result<Entered, SwitchError> {
         // SAFETY: all pointers are valid and of this thread by the caller's promise. Borrows of
         // `*slots` end before the switch. The copies below touch the slot's memory only while nobody runs on it:
         // either the occupant is suspended, or it is `from`, and then the helper stack runs.
@@ -465,19 +515,23 @@ impl<H: Host> Slots<H> {
             let resident = (*to).state == State::Resident;
             let must_stand_aside = !resident && (*to).slot == (*from).slot;
             let mut evict = ptr::null_mut();
+            let mut trade = false;
             if !resident {
                 let occupant = (&(*slots).slots)[(*to).slot as usize].occupant;
-                if !occupant.is_null() && !(occupant == from && leave == Leave::Finish) {
-                    let prepared = if occupant == from {
+                let stays = !occupant.is_null() && (occupant != from || leave == Leave::Suspend);
+                if stays {
+                    let size = if occupant == from {
                         let slot = &(&(*slots).slots)[(*to).slot as usize];
                         let marker = 0u8;
-                        let so_far = slot.top.addr() - (&raw const marker).addr();
-                        (*occupant).image.reserve(so_far + SWITCH_FRAMES)
+                        slot.top.addr() - (&raw const marker).addr() + SWITCH_FRAMES
                     } else {
-                        let live = (*slots).live_size(occupant);
-                        (*occupant).image.reserve(live)
+                        (*slots).live_size(occupant)
                     };
-                    if let Err(error) = prepared {
+                    trade = (*to).state == State::Evicted
+                        && size <= KEPT_DEPTH
+                        && (*to).image.len as usize <= KEPT_DEPTH
+                        && (*to).image.fits(size);
+                    if !trade && let Err(error) = (*occupant).image.reserve(size) {
                         (*slots).unbind(to, old_slot);
                         return Err(error);
                     }
@@ -489,6 +543,12 @@ impl<H: Host> Slots<H> {
                     (*slots).unbind(to, old_slot);
                     return Err(error.into());
                 }
+            }
+
+            let mut exchange = Exchange { slots, evict, target: to, entry, trade };
+            if entry.is_none() && leave == Leave::Suspend && !must_stand_aside {
+                exchange.run();
+                return Ok(Entered::NotYet);
             }
 
             // A host's state may own things, so it is saved from a coroutine that ends, too.
@@ -503,28 +563,27 @@ impl<H: Host> Slots<H> {
                     (*slots).vacate(slot);
                 }
             }
-            let mut exchange = Exchange { slots, evict, target: to, entry };
             if must_stand_aside {
                 let helper = (*slots).helper.as_ref().map_or(ptr::null_mut(), StackMapping::top);
                 // The host's state of `to` is put in place on the helper, after its frames are back.
                 let mut request = HelperRequest { exchange, thread };
-                return Ok(arch::switch_via(
+                return Ok(Entered::AndBack(arch::switch_via(
                     &raw mut (*from).sp,
                     helper,
                     exchange_on_helper::<H>,
                     (&raw mut request).cast(),
                     transfer,
-                ));
+                )));
             }
             if !resident {
                 exchange.run();
             }
             (*to).host.resume(thread);
-            Ok(arch::switch(&raw mut (*from).sp, (*to).sp, transfer))
+            Ok(Entered::AndBack(arch::switch(&raw mut (*from).sp, (*to).sp, transfer)))
         }
     }
 
-    /// Chooses the slot for a new coroutine: a free one, a new one, or one to share.
+    /// Chooses the slot for a new coroutine: a free one, a new one, or a shared one.
     ///
     /// # Safety
     ///
@@ -537,12 +596,13 @@ impl<H: Host> Slots<H> {
                 return Ok(index);
             }
         }
-        let count = u32::try_from(self.slots.len()).expect("slots are counted by a u32 limit");
-        if count < self.config.max_slots.max(1) {
+        let count = self.count();
+        let max = self.config.max_slots.max(1);
+        if count < max - self.shared_count() {
             match self.reserve_slot() {
                 Ok(slot) => return Ok(slot),
-                // Out of address space: share what there is, and do not ask again.
                 Err(error) if count == 0 => return Err(error),
+                // No more stacks to be had: from now on the last ones are shared.
                 Err(_) => self.config.max_slots = count,
             }
         }
@@ -552,12 +612,38 @@ impl<H: Host> Slots<H> {
             // Its own slot is about to be free; the helper stack makes the exchange.
             return Ok(own);
         }
-        let mut victim = self.next_victim % count;
-        if victim == own && count > 1 {
-            victim = (victim + 1) % count;
+        let shared = self.shared_count();
+        let first = self.config.max_slots.max(1) - shared;
+        let mut turn = self.next_shared % shared;
+        if first + turn == own && shared > 1 {
+            turn = (turn + 1) % shared;
         }
-        self.next_victim = victim + 1;
-        Ok(victim)
+        self.next_shared = turn + 1;
+        let slot = first + turn;
+        if slot < self.count() {
+            return Ok(slot);
+        }
+        match self.reserve_slot() {
+            Ok(slot) => Ok(slot),
+            Err(error) if self.slots.is_empty() => Err(error),
+            Err(_) => {
+                self.config.max_slots = self.count();
+                Ok(self.count() - 1)
+            }
+        }
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("slots are counted by a u32 limit")
+    }
+
+    /// How many slots, the last ones, are shared: at least one, and not most of a few.
+    fn shared_count(&self) -> u32 {
+        (self.config.max_slots / 4).clamp(1, SHARED_SLOTS)
+    }
+
+    fn is_shared(&self, slot: u32) -> bool {
+        slot >= self.config.max_slots.max(1) - self.shared_count()
     }
 
     /// Undoes [`Slots::bind`].
@@ -576,8 +662,14 @@ impl<H: Host> Slots<H> {
 
     fn reserve_slot(&mut self) -> Result<u32, MappingError> {
         let index = self.slots.len();
+        if RESERVED.fetch_add(1, Ordering::Relaxed) >= self.config.process_budget && index > 0 {
+            RESERVED.fetch_sub(1, Ordering::Relaxed);
+            return Err(MappingError::Budget { budget: self.config.process_budget });
+        }
         let page = weft_sys::mapping::page_size();
-        let mapping = StackMapping::new(self.config.slot_size.saturating_add(page))?;
+        let mapping = StackMapping::new(self.config.slot_size.saturating_add(page)).inspect_err(|_| {
+            RESERVED.fetch_sub(1, Ordering::Relaxed);
+        })?;
         let colour = (index * COLOUR_STRIDE) % page;
         let top = mapping.top().wrapping_sub(colour);
         self.slots.push(Slot { mapping, top, occupant: ptr::null_mut(), listed: false });
@@ -592,6 +684,8 @@ impl<H: Host> Slots<H> {
     }
 
     /// Marks a slot as free, and now and then gives back what a deep coroutine left behind.
+    ///
+    /// The code that runs may stand on that very slot until the next switch.
     fn vacate(&mut self, slot: u32) {
         self.slots[slot as usize].occupant = ptr::null_mut();
         self.list(slot);
@@ -601,26 +695,23 @@ impl<H: Host> Slots<H> {
         }
     }
 
-    /// Adds a slot to the free ones.
+    /// Adds a slot to the free ones, unless it is shared.
     fn list(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.slots[slot as usize].listed, true) {
+        if !self.is_shared(slot) && !std::mem::replace(&mut self.slots[slot as usize].listed, true) {
             self.free.push(slot);
         }
     }
 
-    /// Gives back the deep pages of one free slot, taking turns.
-    ///
-    /// The slot that was just freed may still carry the code that is running, so it is left alone, and so is
-    /// one that an evicted coroutine has come back to.
-    fn trim(&mut self, just_freed: u32) {
+    /// Gives back the deep pages of one free slot, taking turns; not of `left`, on which somebody may stand.
+    fn trim(&mut self, left: u32) {
+        if self.free.is_empty() {
+            return;
+        }
         let turn = (self.deaths / TRIM_INTERVAL) as usize % self.free.len();
         let index = self.free[turn];
         let slot = &self.slots[index as usize];
-        if index == just_freed || !slot.occupant.is_null() {
-            return;
-        }
-        if slot.mapping.resident_below(KEPT_DEPTH) > 0 {
-            // SAFETY: the slot has no occupant and is not the one that is being left, so nothing lies in it.
+        if index != left && slot.occupant.is_null() && slot.mapping.resident_below(KEPT_DEPTH) > 0 {
+            // SAFETY: the slot is free and is not the one that is being left, so nothing lies in it.
             unsafe { slot.mapping.discard_below(KEPT_DEPTH) };
         }
     }
@@ -635,20 +726,12 @@ impl<H: Host> Slots<H> {
         // the stack between context and top is initialised memory of the coroutine.
         unsafe {
             let slot = &mut (&mut (*slots).slots)[(*coroutine).slot as usize];
-            let sp = (*coroutine).sp;
-            let live = slot.top.addr() - sp.addr();
-            let image = &mut (*coroutine).image;
-            debug_assert!(live <= image.capacity as usize);
-            ptr::copy_nonoverlapping(sp, image.data, live);
-            image.len = u32::try_from(live).expect("checked when the image was reserved");
-            let delta = image.data.addr().wrapping_sub(sp.addr()).cast_signed();
-            let range = sp.addr()..slot.top.addr();
+            let live = slot.top.addr() - (*coroutine).sp.addr();
+            let start = (*coroutine).image.start(live);
+            ptr::copy_nonoverlapping((*coroutine).sp, start, live);
             slot.occupant = ptr::null_mut();
-            if live > KEPT_DEPTH {
-                slot.mapping.discard_below(KEPT_DEPTH);
-            }
-            (*coroutine).state = State::Evicted;
-            (*coroutine).host.relocate(range, delta);
+            slot.trim_below(live);
+            Self::moved_out(slot.top, coroutine, live);
         }
     }
 
@@ -662,20 +745,95 @@ impl<H: Host> Slots<H> {
         unsafe {
             let slot = &mut (&mut (*slots).slots)[(*coroutine).slot as usize];
             debug_assert!(slot.occupant.is_null());
-            let sp = (*coroutine).sp;
-            let image = &mut (*coroutine).image;
-            ptr::copy_nonoverlapping(image.data, sp, image.len as usize);
-            let start = image.data.addr();
-            let range = start..start + image.len as usize;
-            let delta = sp.addr().wrapping_sub(start).cast_signed();
-            image.len = 0;
+            let len = (*coroutine).image.len as usize;
+            ptr::copy_nonoverlapping((*coroutine).image.start(len), (*coroutine).sp, len);
             slot.occupant = coroutine;
-            (*coroutine).state = State::Resident;
-            (*coroutine).host.relocate(range, delta);
+            Self::moved_in(coroutine);
             if (*coroutine).image.capacity as usize > KEPT_DEPTH {
                 (*coroutine).image.release();
             }
         }
+    }
+
+    /// Moves `out` to the heap and `back` from there, in the buffer that `back` had.
+    ///
+    /// # Safety
+    ///
+    /// As for `evict` and `restore`: `out` occupies the slot that `back` is bound to. `back`'s buffer has room
+    /// for `out`.
+    unsafe fn trade(slots: *mut Self, out: *mut Coroutine<H>, back: *mut Coroutine<H>) {
+        // SAFETY: both images end at the buffer's end as both stacks end at the slot's top, so what they
+        // have in common is exchanged word by word, and the longer one's rest is copied. Stack pointers and the
+        // top are multiples of eight, so lengths and places are too.
+        unsafe {
+            let slot = &mut (&mut (*slots).slots)[(*out).slot as usize];
+            let leaving = slot.top.addr() - (*out).sp.addr();
+            let coming = (*back).image.len as usize;
+            let common = leaving.min(coming);
+            let buffer = &raw const (*back).image;
+            if leaving > common {
+                ptr::copy_nonoverlapping((*out).sp, (*buffer).start(leaving), leaving - common);
+            } else if coming > common {
+                ptr::copy_nonoverlapping((*buffer).start(coming), (*back).sp, coming - common);
+            }
+            ptr::swap_nonoverlapping(
+                slot.top.wrapping_sub(common).cast::<u64>(),
+                (*buffer).start(common).cast::<u64>(),
+                common / size_of::<u64>(),
+            );
+            slot.occupant = back;
+            // First the one that comes back: its frames lead into the buffer under its old length.
+            Self::moved_in(back);
+            std::mem::swap(&mut (*out).image, &mut (*back).image);
+            (*back).image.release();
+            Self::moved_out(slot.top, out, leaving);
+        }
+    }
+
+    /// What follows when `live` bytes of a stack that ended at `top` have come to lie in the image.
+    unsafe fn moved_out(top: *mut u8, coroutine: *mut Coroutine<H>, live: usize) {
+        // SAFETY: the coroutine is suspended and its image complete.
+        unsafe {
+            (*coroutine).image.len = u32::try_from(live).expect("checked when the image was reserved");
+            (*coroutine).state = State::Evicted;
+            let start = (*coroutine).image.start(live).addr();
+            let old = (*coroutine).sp.addr();
+            let delta = start.wrapping_sub(old).cast_signed();
+            (*coroutine).host.relocate(old..top.addr(), delta);
+        }
+    }
+
+    /// What follows when an image has come to lie in the slot again.
+    unsafe fn moved_in(coroutine: *mut Coroutine<H>) {
+        // SAFETY: the coroutine is suspended and its stack complete.
+        unsafe {
+            let len = (*coroutine).image.len as usize;
+            let start = (*coroutine).image.start(len).addr();
+            (*coroutine).image.len = 0;
+            (*coroutine).state = State::Resident;
+            let delta = (*coroutine).sp.addr().wrapping_sub(start).cast_signed();
+            (*coroutine).host.relocate(start..start + len, delta);
+        }
+    }
+}
+
+impl<H> Slot<H> {
+    /// Gives the deep pages back after a stack of `depth` bytes has left.
+    ///
+    /// # Safety
+    ///
+    /// Nothing below [`KEPT_DEPTH`] is in use, unless `depth` is not beyond it.
+    unsafe fn trim_below(&self, depth: usize) {
+        if depth > KEPT_DEPTH {
+            // SAFETY: says the caller.
+            unsafe { self.mapping.discard_below(KEPT_DEPTH) };
+        }
+    }
+}
+
+impl<H: Host> Drop for Slots<H> {
+    fn drop(&mut self) {
+        RESERVED.fetch_sub(self.slots.len(), Ordering::Relaxed);
     }
 }
 
@@ -688,6 +846,9 @@ impl<H: Host> Exchange<H> {
     unsafe fn run(&mut self) {
         // SAFETY: the caller's promise.
         unsafe {
+            if self.trade {
+                return Slots::trade(self.slots, self.evict, self.target);
+            }
             if !self.evict.is_null() {
                 Slots::evict(self.slots, self.evict);
             }

@@ -40,6 +40,6 @@ fn check_interpreter(py: Python<'_>) -> PyResult<()> {
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     check_interpreter(module.py())?;
-    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.setattr("__version__", env!("CARGO_PKG_VERSION"))?;
     greenlet::init(module)
 }

@@ -25,6 +25,12 @@ pub enum MappingError {
         /// The kernel's answer.
         source: rustix::io::Errno,
     },
+    /// The process has as many stacks as it should have; see [`stack_budget`].
+    #[error("the process has its {budget} coroutine stacks already; raise vm.max_map_count or the address-space limit")]
+    Budget {
+        /// How many stacks the process may have.
+        budget: usize,
+    },
     /// The size is zero, or so large that page rounding overflows.
     #[error("a coroutine stack of {size} bytes is not possible")]
     Size {
@@ -60,6 +66,29 @@ pub fn native_stack_above(address: usize) -> usize {
         let top = base.addr() + size;
         if status == 0 && (base.addr()..top).contains(&address) { top - address } else { 0 }
     }
+}
+
+/// How many stacks the process should have at most, so that the rest of the program still gets its mappings.
+///
+/// Each stack takes two of the kernel's mappings (`vm.max_map_count`), of which stacks get half. Under an
+/// address-space limit (`RLIMIT_AS`), they get a quarter of it; where the kernel charges address space like memory
+/// (`vm.overcommit_memory` 2), a handful.
+pub fn stack_budget(stack_size: usize) -> usize {
+    const DEFAULT_MAP_COUNT: usize = 65_530;
+    const STRICT_BUDGET: usize = 32;
+    let setting = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/vm/{name}")).ok()?;
+        text.trim().parse::<usize>().ok()
+    };
+    if setting("overcommit_memory") == Some(2) {
+        return STRICT_BUDGET;
+    }
+    let by_count = setting("max_map_count").unwrap_or(DEFAULT_MAP_COUNT) / 4;
+    let address_space = rustix::process::getrlimit(rustix::process::Resource::As).current;
+    let by_space = address_space
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .map_or(usize::MAX, |bytes| bytes / 4 / stack_size.max(1));
+    by_count.min(by_space)
 }
 
 /// One stack: `usable` bytes, below them a guard of one page that faults when touched.
@@ -107,6 +136,10 @@ impl StackMapping {
         // SAFETY: the first page lies inside the mapping made above, which nobody else knows yet.
         unsafe { rustix::mm::mprotect(base, page, MprotectFlags::empty()) }
             .map_err(|source| MappingError::Map { size: len.get(), source })?;
+        // A stack whose first page brought in a huge one would cost 2 MiB. Kernels since 6.7 know that a stack
+        // is none for huge pages; kernels built without them refuse, which is as good.
+        // SAFETY: advice about the mapping made above changes no contents.
+        let _ = unsafe { rustix::mm::madvise(base, len.get(), Advice::LinuxNoHugepage) };
         Ok(mapping)
     }
 

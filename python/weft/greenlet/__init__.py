@@ -17,6 +17,7 @@ from weft import _native
 
 # The native half is a module of its own, as in greenlet; nothing on the path would lead to it.
 _native._greenlet.__spec__ = ModuleSpec("greenlet._greenlet", None, origin=_native.__file__)
+_native._greenlet.__file__ = _native.__file__
 sys.modules[f"{__name__}._greenlet"] = _native._greenlet
 
 from . import _greenlet

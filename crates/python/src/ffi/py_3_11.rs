@@ -14,6 +14,9 @@ unsafe extern "C" {
     fn _Py_IsFinalizing() -> c_int;
 }
 
+/// 3.11 specialises a method call on an instance that could have a dictionary only if it has one.
+pub(crate) const METHOD_CALLS_WANT_A_DICT: bool = true;
+
 /// Whether the interpreter is being torn down.
 pub(crate) fn is_finalizing() -> bool {
     // SAFETY: may be called at any time.

@@ -16,6 +16,9 @@ unsafe extern "C" {
     fn _Py_IsFinalizing() -> c_int;
 }
 
+/// 3.12 specialises method calls on instances without a dictionary.
+pub(crate) const METHOD_CALLS_WANT_A_DICT: bool = false;
+
 /// Whether the interpreter is being torn down.
 pub(crate) fn is_finalizing() -> bool {
     // SAFETY: may be called at any time.

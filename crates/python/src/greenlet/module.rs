@@ -208,13 +208,13 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
             }
         }
         let capsule = Bound::from_owned_ptr_or_err(py, capi::capsule())?;
-        module.add("_C_API", capsule)?;
+        module.setattr("_C_API", capsule)?;
     }
-    module.add("GREENLET_USE_GC", true)?;
-    module.add("GREENLET_USE_TRACING", true)?;
-    module.add("GREENLET_USE_CONTEXT_VARS", true)?;
-    module.add("GREENLET_USE_STANDARD_THREADING", true)?;
-    module.add("CLOCKS_PER_SEC", libc_clocks_per_second())?;
+    module.setattr("GREENLET_USE_GC", true)?;
+    module.setattr("GREENLET_USE_TRACING", true)?;
+    module.setattr("GREENLET_USE_CONTEXT_VARS", true)?;
+    module.setattr("GREENLET_USE_STANDARD_THREADING", true)?;
+    module.setattr("CLOCKS_PER_SEC", libc_clocks_per_second())?;
     for name in ALSO_ON_THE_TYPE {
         let attribute = module.getattr(name.to_str().expect("ASCII names"))?;
         // SAFETY: the type's dictionary exists once the type is ready; nobody has looked anything up in it yet.
@@ -225,7 +225,7 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
             return Err(PyErr::fetch(py));
         }
     }
-    native.add("_greenlet", module)
+    native.setattr("_greenlet", module)
 }
 
 /// POSIX fixes it at a million.

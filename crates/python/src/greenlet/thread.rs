@@ -266,6 +266,7 @@ fn config() -> Config {
         slot_size: number("WEFT_STACK_SIZE").map_or(default.slot_size, |size| size.max(64 << 10)),
         max_slots: number("WEFT_STACK_SLOTS")
             .map_or(default.max_slots, |count| u32::try_from(count.clamp(1, 4096)).unwrap_or(default.max_slots)),
+        process_budget: default.process_budget,
     }
 }
 
