@@ -27,8 +27,10 @@ fn switch_pair(criterion: &mut Criterion) {
         group.bench_function("weft", |bencher| bencher.iter(|| coroutine.resume(black_box(1))));
         let members = scope.group::<usize>();
         let echo = members
-            .add(|me, mut value| loop {
-                value = me.switch_to(Target::Resumer, value).unwrap();
+            .add(|me, mut value| {
+                loop {
+                    value = me.switch_to(Target::Resumer, value).unwrap();
+                }
             })
             .unwrap();
         group.bench_function("weft group", |bencher| bencher.iter(|| members.resume(echo, black_box(1))));
@@ -51,16 +53,20 @@ fn direct_switch(criterion: &mut Criterion) {
         let partner = std::cell::Cell::new(None);
         let partner: &_ = Box::leak(Box::new(partner));
         let ping = group
-            .add(|me, mut value| loop {
-                value = match (value, partner.get()) {
-                    (0, _) | (_, None) => me.switch_to(Target::Resumer, 0).unwrap(),
-                    (left, Some(pong)) => me.switch_to(Target::Member(pong), left - 1).unwrap(),
-                };
+            .add(|me, mut value| {
+                loop {
+                    value = match (value, partner.get()) {
+                        (0, _) | (_, None) => me.switch_to(Target::Resumer, 0).unwrap(),
+                        (left, Some(pong)) => me.switch_to(Target::Member(pong), left - 1).unwrap(),
+                    };
+                }
             })
             .unwrap();
         let pong = group
-            .add(move |me, mut value| loop {
-                value = me.switch_to(Target::Member(ping), value).unwrap();
+            .add(move |me, mut value| {
+                loop {
+                    value = me.switch_to(Target::Member(ping), value).unwrap();
+                }
             })
             .unwrap();
         partner.set(Some(pong));
@@ -92,7 +98,7 @@ fn life(criterion: &mut Criterion) {
     let mut stack = DefaultStack::default();
     group.bench_function("corosensei, stack reused", |bencher| {
         bencher.iter(|| {
-            let mut coroutine = corosensei::ScopedCoroutine::with_stack(
+            let coroutine = corosensei::ScopedCoroutine::with_stack(
                 &mut stack,
                 |_: &corosensei::Yielder<usize, ()>, input: usize| input + 1,
             );
@@ -128,7 +134,8 @@ fn generator(criterion: &mut Criterion) {
     pool.scope(|scope| {
         group.bench_function("weft", |bencher| {
             bencher.iter(|| {
-                let items = scope.generator(|yielder| (0..1000u64).for_each(|item| yielder.yield_(item))).unwrap();
+                let items =
+                    scope.generator(|yielder| (0..1000u64).for_each(|item| yielder.yield_(item))).unwrap();
                 items.sum::<u64>()
             });
         });
@@ -136,9 +143,11 @@ fn generator(criterion: &mut Criterion) {
     let mut stack = DefaultStack::default();
     group.bench_function("corosensei", |bencher| {
         bencher.iter(|| {
-            let mut coroutine = corosensei::ScopedCoroutine::with_stack(
+            let coroutine = corosensei::ScopedCoroutine::with_stack(
                 &mut stack,
-                |yielder: &corosensei::Yielder<(), u64>, ()| (0..1000u64).for_each(|item| yielder.suspend(item)),
+                |yielder: &corosensei::Yielder<(), u64>, ()| {
+                    (0..1000u64).for_each(|item| yielder.suspend(item))
+                },
             );
             coroutine.scope(|mut coroutine| {
                 let mut sum = 0;
@@ -160,8 +169,10 @@ fn round_robin(criterion: &mut Criterion) {
         let mut all: Vec<_> = (0..COUNT)
             .map(|_| {
                 scope
-                    .coroutine(|yielder: &Yielder<(), ()>, ()| loop {
-                        yielder.yield_(());
+                    .coroutine(|yielder: &Yielder<(), ()>, ()| {
+                        loop {
+                            yielder.yield_(());
+                        }
                     })
                     .unwrap()
             })
@@ -221,7 +232,7 @@ unsafe extern "C" fn echo(stage: usize) -> ! {
 
 fn slotted_round_robin(criterion: &mut Criterion, count: usize, max_slots: u32) {
     let mut stage = Box::new(Stage {
-        slots: Slots::new(Config { slot_size: 256 << 10, max_slots }),
+        slots: Slots::new(Config { slot_size: 256 << 10, max_slots, ..Config::default() }),
         root: slotted::Coroutine::native(Nothing),
         all: Vec::new(),
     });

@@ -221,6 +221,12 @@ impl<H> Coroutine<H> {
         Self { sp: ptr::null_mut(), image: Image::EMPTY, slot: NO_SLOT, state: State::Resident, host }
     }
 
+    /// Whether its stack is in its place: it can be switched to at once.
+    #[inline(always)]
+    pub const fn is_resident(&self) -> bool {
+        matches!(self.state, State::Resident)
+    }
+
     /// Whether its stack is on the heap at the moment.
     pub const fn is_evicted(&self) -> bool {
         matches!(self.state, State::Evicted)
@@ -340,21 +346,65 @@ impl<H: Host> Slots<H> {
         to: *mut Coroutine<H>,
         transfer: usize,
     ) -> Result<usize, SwitchError> {
-        // SAFETY: the caller's promise covers every pointer; a resident target's context and stack are
-        // intact because only its slot's occupant changes the slot's memory.
+        // SAFETY: passed on.
         unsafe {
-            if (*to).state != State::Resident {
+            if !(*to).is_resident() {
                 let moved = Self::enter(slots, thread, from, to, None, transfer, Leave::Suspend)?;
                 if let Entered::AndBack(transfer) = moved {
                     return Ok(transfer);
                 }
             }
-            // The one place where switches meet: processors predict a return by the call that it belongs to, and after
-            // a switch it is another one's. If all went out from here, they predict it right.
+            Ok(Self::switch_resident(thread, from, to, transfer))
+        }
+    }
+
+    /// The same for a target that [`Coroutine::is_resident`]; cannot fail.
+    ///
+    /// A processor predicts a return by the call that it belongs to, and after a switch it is another coroutine's.
+    /// If most switches go out from one place in the code, most are predicted right.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Slots::switch`], and `to` is resident.
+    #[inline(always)]
+    pub unsafe fn switch_resident(
+        thread: *mut H::Thread,
+        from: *mut Coroutine<H>,
+        to: *mut Coroutine<H>,
+        transfer: usize,
+    ) -> usize {
+        // SAFETY: the caller's promise covers every pointer; a resident target's context and stack are
+        // intact because only its slot's occupant changes the slot's memory.
+        unsafe {
             (*from).host.suspend(thread);
             (*to).host.resume(thread);
-            Ok(arch::switch(&raw mut (*from).sp, (*to).sp, transfer))
+            arch::switch(&raw mut (*from).sp, (*to).sp, transfer)
         }
+    }
+
+    /// Brings a suspended coroutine's stack back to its slot, if that can be done from here: not if `from`, which
+    /// runs, is itself in the way. Afterwards, ask [`Coroutine::is_resident`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Slots::switch`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Slots::switch`], and `to` is not resident.
+    pub unsafe fn bring_in(
+        slots: *mut Self,
+        thread: *mut H::Thread,
+        from: *mut Coroutine<H>,
+        to: *mut Coroutine<H>,
+    ) -> Result<(), SwitchError> {
+        // SAFETY: passed on; `enter` only moves stacks if `from` is not in the way.
+        unsafe {
+            if (*to).slot != (*from).slot {
+                Self::enter(slots, thread, from, to, None, 0, Leave::Suspend)?;
+            }
+        }
+        Ok(())
     }
 
     /// Suspends `from`, which runs, and starts `to`, which has not run: `entry(transfer)` on its stack.

@@ -48,7 +48,11 @@ fn a_member_may_end_into_another_one() {
             group
                 .add(move |me, value| {
                     ends.set(ends.get() + 1);
-                    if value == 0 { Handoff::resumer(ends.get()) } else { Handoff::member(link(me, ends), value - 1) }
+                    if value == 0 {
+                        Handoff::resumer(ends.get())
+                    } else {
+                        Handoff::member(link(me, ends), value - 1)
+                    }
                 })
                 .unwrap()
         }
@@ -104,9 +108,7 @@ fn a_panic_reaches_the_resumer_of_whoever_handed_over() {
     scope(|scope| {
         let group = scope.group::<u32>();
         let bad = group.add(|_, _| panic!("no")).unwrap();
-        let good = group
-            .add(move |me, value| Handoff::resumer(me.switch_to(bad, value).unwrap()))
-            .unwrap();
+        let good = group.add(move |me, value| Handoff::resumer(me.switch_to(bad, value).unwrap())).unwrap();
         let payload = catch_unwind(AssertUnwindSafe(|| group.resume(good, 1))).unwrap_err();
         assert_eq!(payload.downcast_ref(), Some(&"no"));
         assert!(group.contains(good) && !group.contains(bad));

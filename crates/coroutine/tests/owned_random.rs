@@ -72,8 +72,7 @@ impl Drop for Alive<'_> {
 fn deep(yielder: &Yielder<u64, u64>, alive: &Cell<i64>, value: u64, depth: u32) -> u64 {
     let _alive = Alive::new(alive);
     let words = std::hint::black_box([value ^ u64::from(depth); 8]);
-    let answer =
-        if depth == 0 { yielder.yield_(value) } else { deep(yielder, alive, value, depth - 1) };
+    let answer = if depth == 0 { yielder.yield_(value) } else { deep(yielder, alive, value, depth - 1) };
     assert!(words.iter().all(|&word| word == value ^ u64::from(depth)));
     answer
 }
@@ -169,7 +168,11 @@ fn resume(one: &mut Modelled<'_>, input: u64) {
 fn config() -> ProptestConfig {
     let soak = std::env::var_os("WEFT_SOAK_SECONDS").is_some();
     // Failures print their minimal program and seed; nothing is written next to the sources.
-    ProptestConfig { cases: if soak { 20_000 } else { 200 }, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases: if soak { 20_000 } else { 200 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {

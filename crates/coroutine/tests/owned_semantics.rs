@@ -365,8 +365,7 @@ fn another_coroutines_yielder_is_refused() {
         let mut outer = scope
             .coroutine(|outer: &Yielder<(), u32>, ()| {
                 owned::scope(|inner_scope| {
-                    let mut inner =
-                        inner_scope.coroutine(|_: &Yielder<(), ()>, ()| outer.yield_(1)).unwrap();
+                    let mut inner = inner_scope.coroutine(|_: &Yielder<(), ()>, ()| outer.yield_(1)).unwrap();
                     let panic = catch_unwind(AssertUnwindSafe(|| inner.resume(()))).unwrap_err();
                     report.replace(message(&*panic).to_string());
                 });
@@ -408,7 +407,8 @@ fn a_scope_inside_a_coroutine_is_unwound_with_it() {
 fn generators_are_iterators() {
     let words = ["a", "b", "c"];
     scope(|scope| {
-        let mut generator = scope.generator(|yielder| words.iter().for_each(|word| yielder.yield_(*word))).unwrap();
+        let mut generator =
+            scope.generator(|yielder| words.iter().for_each(|word| yielder.yield_(*word))).unwrap();
         assert_eq!(generator.by_ref().take(2).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(generator.next(), Some("c"));
         assert_eq!(generator.next(), None);

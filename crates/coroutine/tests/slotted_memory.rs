@@ -47,7 +47,7 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn plan(seed: u64, max_slots: u32) -> Plan {
-    let config = Config { slot_size: 1 << 20, max_slots };
+    let config = Config { slot_size: 1 << 20, max_slots, ..Config::default() };
     Plan { seed, config, population: 200, steps: 20_000, depth: 100_000 }
 }
 
@@ -98,11 +98,10 @@ fn a_refused_image_changes_nothing() {
 }
 
 #[test]
-fn coroutines_share_what_slots_there_are_when_the_address_space_ends() {
-    for_seeds(1, |seed| {
-        // The address space of a process has room for three of these, at most seven.
-        let config = Config { slot_size: 1 << 45, max_slots: 64 };
-        let stats = World::run(Plan { config, depth: 0, ..plan(seed, 64) });
+fn coroutines_share_what_slots_there_are_when_the_budget_of_the_process_is_spent() {
+    for_seeds(3, |seed| {
+        let config = Config { process_budget: 3, ..plan(seed, 64).config };
+        let stats = World::run(Plan { config, ..plan(seed, 64) });
         assert!(stats.relocations > 100, "{stats:?}");
         assert_eq!(stats.refused, 0);
     });
@@ -125,7 +124,7 @@ unsafe extern "C" fn never(_: usize) -> ! {
 
 /// Starts one coroutine and expects to be refused.
 fn refused(slot_size: usize) -> SwitchError {
-    let mut slots = Slots::new(Config { slot_size, max_slots: 4 });
+    let mut slots = Slots::new(Config { slot_size, max_slots: 4, ..Config::default() });
     let mut root = Coroutine::native(Nothing);
     let mut target = Coroutine::new(Nothing);
     // SAFETY: all three belong to this thread; the entry aborts, so a start that succeeds is noticed.
@@ -161,6 +160,7 @@ fn an_address_space_limit_is_an_error_and_no_crash() {
     assert!(matches!(refused(8 << 20), SwitchError::Mapping(MappingError::Map { .. })));
     // Two slots of 8 MiB and the helper fit: the rest share.
     limit(40 << 20);
-    let stats = World::run(Plan { config: Config { slot_size: 8 << 20, max_slots: 64 }, ..plan(1, 64) });
+    let config = Config { slot_size: 8 << 20, ..plan(1, 64).config };
+    let stats = World::run(Plan { config, ..plan(1, 64) });
     assert!(stats.relocations > 100, "{stats:?}");
 }

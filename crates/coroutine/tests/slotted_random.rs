@@ -11,7 +11,13 @@ use weft_coroutine::slotted::Config;
 const MIB: usize = 1 << 20;
 
 fn plan(seed: u64, max_slots: u32, population: usize) -> Plan {
-    Plan { seed, config: Config { slot_size: 2 * MIB, max_slots }, population, steps: 20_000, depth: 0 }
+    Plan {
+        seed,
+        config: Config { slot_size: 2 * MIB, max_slots, ..Config::default() },
+        population,
+        steps: 20_000,
+        depth: 0,
+    }
 }
 
 fn total(rounds: u64, plan: impl Fn(u64) -> Plan) -> Stats {

@@ -79,7 +79,11 @@ pub(super) fn current() -> *const Core {
 #[inline]
 pub(super) unsafe fn body_of<B>(core: *const Core) -> *mut B {
     let align = align_of::<B>().max(16);
-    core.cast::<u8>().cast_mut().wrapping_sub(size_of::<B>()).map_addr(|address| address & !(align - 1)).cast()
+    core.cast::<u8>()
+        .cast_mut()
+        .wrapping_sub(size_of::<B>())
+        .map_addr(|address| address & !(align - 1))
+        .cast()
 }
 
 /// Makes a fresh coroutine and links it to the registry. `body` lies on its stack until `entry` reads it.
@@ -105,8 +109,7 @@ pub(super) unsafe fn create<B>(
         registry.pool().give(stack);
         return Err(Error::ClosureTooLarge { size: size_of::<B>(), stack: usable });
     }
-    let core =
-        stack.top().wrapping_sub(size_of::<Core>()).map_addr(|address| address & !15).cast::<Core>();
+    let core = stack.top().wrapping_sub(size_of::<Core>()).map_addr(|address| address & !15).cast::<Core>();
     // SAFETY: the check above says that record, body and first context lie inside the stack, which is
     // unused memory that we own; the addresses are aligned.
     unsafe {

@@ -335,7 +335,8 @@ impl<T> Drop for Group<'_, T> {
             let Some(generation) = self.table.places.borrow().get(index).map(|place| place.generation) else {
                 break;
             };
-            let id = MemberId { index: u32::try_from(index).expect("places are counted by a u32"), generation };
+            let id =
+                MemberId { index: u32::try_from(index).expect("places are counted by a u32"), generation };
             first = first.or(self.end(id).ok().flatten());
             index += 1;
         }

@@ -115,7 +115,9 @@ unsafe impl Host for TestHost {
                 if range.contains(&(*link).addr()) {
                     *link = (*link).wrapping_byte_offset(delta);
                 }
-                check((**link).owner == self.owner, || format!("the chain of {} leads elsewhere", self.owner));
+                check((**link).owner == self.owner, || {
+                    format!("the chain of {} leads elsewhere", self.owner)
+                });
                 link = &raw mut (**link).previous;
             }
         }
@@ -266,9 +268,7 @@ impl World {
     /// Starts or resumes somebody.
     unsafe fn enter(this: *mut Self, being: *mut Being) {
         // SAFETY: as in `step`.
-        unsafe {
-            if (*being).started { Self::switch(this, being) } else { Self::start(this, being) }
-        }
+        unsafe { if (*being).started { Self::switch(this, being) } else { Self::start(this, being) } }
     }
 
     unsafe fn switch(this: *mut Self, to: *mut Being) {
@@ -512,6 +512,8 @@ unsafe fn dig(world: *mut World, me: *mut Being, level: u64, bytes: usize) {
             Some(rest) => dig(world, me, level, rest),
             None => live(world, me, level + 1),
         }
-        check((*pointer).iter().all(|&word| word == filler), || format!("a deep stack of {} changed", (*me).id));
+        check((*pointer).iter().all(|&word| word == filler), || {
+            format!("a deep stack of {} changed", (*me).id)
+        });
     }
 }

@@ -56,6 +56,13 @@ pub(crate) struct Broken {
     pub(crate) stack_switch: bool,
 }
 
+impl Broken {
+    /// Whether there is anything to pretend.
+    pub(crate) const fn any(self) -> bool {
+        self.switch || self.stack_switch
+    }
+}
+
 impl Body {
     /// A body on the heap for a new greenlet; null, with `MemoryError` set, if there is no memory.
     pub(crate) fn allocate(is_main: bool) -> *mut Self {

@@ -242,24 +242,26 @@ unsafe fn swap(
 unsafe fn arrive(thread: *mut Thread, origin: *mut PyGreenlet) -> *mut PyObject {
     // SAFETY: runs on the entered greenlet's stack, as `thread`'s current greenlet, with the GIL.
     unsafe {
-        let parcel = std::mem::replace(&mut (*thread).parcel, Parcel::Empty);
-        if let Parcel::Value(value) = parcel
+        // Read where it lies: moving the whole would have to wait for the stores that have just been made.
+        if let Parcel::Value(value) = (*thread).parcel
             && (*thread).tracefunc.is_null()
             && ffi::Py_REFCNT(origin.cast()) > 1
             && (*body(origin)).life != Life::Dead
         {
             // Nobody watches, and nothing dies.
+            (*thread).parcel = Parcel::Empty;
             ffi::Py_DECREF(origin.cast());
             return value;
         }
-        arrive_slowly(thread, origin, parcel)
+        arrive_slowly(thread, origin)
     }
 }
 
 #[inline(never)]
-unsafe fn arrive_slowly(thread: *mut Thread, origin: *mut PyGreenlet, parcel: Parcel) -> *mut PyObject {
+unsafe fn arrive_slowly(thread: *mut Thread, origin: *mut PyGreenlet) -> *mut PyObject {
     // SAFETY: as for `arrive`.
     unsafe {
+        let parcel = std::mem::replace(&mut (*thread).parcel, Parcel::Empty);
         let mut result = parcel.into_value();
         if !(*thread).tracefunc.is_null() {
             result = trace_arrival(thread, origin, result);
@@ -667,6 +669,8 @@ pub(crate) unsafe fn switch_quickly(
         let ordinary = (*target).life == Life::Active
             && (*target).main == (*thread).main
             && (*thread).current != greenlet
+            && (*body((*thread).current)).life == Life::Active
+            && !(*target).broken.any()
             && (&(*thread).delete_later).is_empty()
             && count <= 1;
         if !ordinary {
@@ -680,11 +684,27 @@ pub(crate) unsafe fn switch_quickly(
             }
         }
         let value = owned(if count == 1 { arguments.read() } else { errors().empty_tuple });
-        (*thread).parcel = Parcel::Value(value);
-        match swap(thread, thread_state, greenlet, false) {
-            Ok(origin) => Some(arrive(thread, origin)),
-            Err(failure) => Some(fail(thread, greenlet, true, false, &failure)),
+        let origin = (*thread).current;
+        let from = body(origin);
+        if !(*target).coroutine.is_resident() {
+            let slots = &raw mut (*thread).slots;
+            let moved =
+                Slots::bring_in(slots, thread_state, &raw mut (*from).coroutine, &raw mut (*target).coroutine);
+            if moved.is_err() || !(*target).coroutine.is_resident() {
+                // The long way knows what to do, or what to say.
+                ffi::Py_DECREF(value);
+                return None;
+            }
         }
+        (*thread).parcel = Parcel::Value(value);
+        (*thread).current = owned(greenlet);
+        let origin = Slots::switch_resident(
+            thread_state,
+            &raw mut (*from).coroutine,
+            &raw mut (*target).coroutine,
+            origin.expose_provenance(),
+        );
+        Some(arrive(thread, ptr::with_exposed_provenance_mut(origin)))
     }
 }
 
