@@ -178,7 +178,11 @@ fn round_robin(criterion: &mut Criterion) {
             })
             .collect::<Vec<Coroutine<'_, (), (), ()>>>();
         group.bench_function("weft owned", |bencher| {
-            bencher.iter(|| all.iter_mut().for_each(|coroutine| drop(coroutine.resume(()))));
+            bencher.iter(|| {
+                all.iter_mut().for_each(|coroutine| {
+                    black_box(coroutine.resume(()));
+                })
+            });
         });
     });
     let mut all: Vec<_> = (0..COUNT)
@@ -191,7 +195,11 @@ fn round_robin(criterion: &mut Criterion) {
         })
         .collect();
     group.bench_function("corosensei", |bencher| {
-        bencher.iter(|| all.iter_mut().for_each(|coroutine| drop(coroutine.resume(()))));
+        bencher.iter(|| {
+            all.iter_mut().for_each(|coroutine| {
+                black_box(coroutine.resume(()));
+            })
+        });
     });
     group.finish();
     for slots in [1024, 64] {
@@ -215,6 +223,7 @@ type Slotted = slotted::Coroutine<Nothing>;
 struct Stage {
     slots: Slots<Nothing>,
     root: Slotted,
+    #[allow(clippy::vec_box, reason = "coroutines must not move")]
     all: Vec<Box<Slotted>>,
 }
 
@@ -223,7 +232,7 @@ unsafe extern "C" fn echo(stage: usize) -> ! {
     let stage = ptr::with_exposed_provenance_mut::<Stage>(stage);
     // SAFETY: the stage outlives its coroutines; nothing here holds a borrow across a switch.
     unsafe {
-        let me = (&mut (*stage).all).last_mut().map(|me| &raw mut **me).unwrap();
+        let me = (*stage).all.last_mut().map(|me| &raw mut **me).unwrap();
         loop {
             let _ = Slots::switch(&raw mut (*stage).slots, ptr::null_mut(), me, &raw mut (*stage).root, 0);
         }
@@ -241,11 +250,11 @@ fn slotted_round_robin(criterion: &mut Criterion, count: usize, max_slots: u32) 
     unsafe {
         let (slots, root) = (&raw mut (*this).slots, &raw mut (*this).root);
         for _ in 0..count {
-            (&mut (*this).all).push(Box::new(slotted::Coroutine::new(Nothing)));
-            let target = (&mut (*this).all).last_mut().map(|target| &raw mut **target).unwrap();
+            (*this).all.push(Box::new(slotted::Coroutine::new(Nothing)));
+            let target = (*this).all.last_mut().map(|target| &raw mut **target).unwrap();
             Slots::start(slots, ptr::null_mut(), root, target, echo, this.expose_provenance()).unwrap();
         }
-        let all: Vec<*mut Slotted> = (&mut (*this).all).iter_mut().map(|one| &raw mut **one).collect();
+        let all: Vec<*mut Slotted> = (*this).all.iter_mut().map(|one| &raw mut **one).collect();
         let name = format!("1000 coroutines in turn/weft slotted, {max_slots} slots");
         criterion.bench_function(&name, |bencher| {
             bencher.iter(|| {

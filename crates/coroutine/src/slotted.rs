@@ -587,9 +587,7 @@ impl<H: Host> Slots<H> {
                     }
                     evict = occupant;
                 }
-                if must_stand_aside
-                    && let Err(error) = (*slots).ensure_helper()
-                {
+                if must_stand_aside && let Err(error) = (*slots).ensure_helper() {
                     (*slots).unbind(to, old_slot);
                     return Err(error.into());
                 }

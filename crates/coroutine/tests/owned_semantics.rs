@@ -101,7 +101,7 @@ fn cancelling_and_dropping_run_the_destructors() {
             scope
                 .coroutine(|yielder: &Yielder<(), u32>, ()| {
                     let _guard = guard;
-                    let _vector = vec![Guard(&drops), Guard(&drops)];
+                    let _vector = [Guard(&drops), Guard(&drops)];
                     for number in 0.. {
                         yielder.yield_(number);
                     }
@@ -549,7 +549,14 @@ fn too_large_a_closure_and_no_memory_are_errors() {
         assert!(matches!(error, Error::ClosureTooLarge { size, .. } if size >= 100_000));
         assert!(error.to_string().contains("box what it captures"), "{error}");
         let group = scope.group::<()>();
-        assert!(group.add(move |_, ()| Handoff::resumer(assert_eq!(large[0], 0))).is_err());
+        assert!(
+            group
+                .add(move |_, ()| {
+                    let _: () = assert_eq!(large[0], 0);
+                    Handoff::resumer(())
+                })
+                .is_err()
+        );
         assert!(group.is_empty());
     });
     let drops = Cell::new(0);

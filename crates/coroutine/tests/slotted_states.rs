@@ -42,6 +42,7 @@ unsafe impl Host for Recorder {
 /// A thread's slots and a few coroutines; number 0 is the native stack.
 struct Stage {
     slots: Slots<Recorder>,
+    #[allow(clippy::vec_box, reason = "coroutines must not move")]
     actors: Vec<Box<Coroutine<Recorder>>>,
     running: usize,
 }

@@ -26,7 +26,9 @@ pub enum MappingError {
         source: rustix::io::Errno,
     },
     /// The process has as many stacks as it should have; see [`stack_budget`].
-    #[error("the process has its {budget} coroutine stacks already; raise vm.max_map_count or the address-space limit")]
+    #[error(
+        "the process has its {budget} coroutine stacks already; raise vm.max_map_count or the address-space limit"
+    )]
     Budget {
         /// How many stacks the process may have.
         budget: usize,
@@ -174,9 +176,7 @@ impl StackMapping {
         }
         // SAFETY: the range lies inside this mapping, and the caller says that it is unused.
         // An error leaves the pages as they were, which costs memory and nothing else.
-        let _ = unsafe {
-            rustix::mm::madvise(self.limit().cast::<c_void>(), len, Advice::LinuxDontNeed)
-        };
+        let _ = unsafe { rustix::mm::madvise(self.limit().cast::<c_void>(), len, Advice::LinuxDontNeed) };
     }
 }
 

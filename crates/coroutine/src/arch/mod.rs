@@ -24,7 +24,9 @@ pub use aarch64::{FIRST_CONTEXT_SIZE, RED_ZONE, first_context, switch, switch_vi
 pub use x86_64::{FIRST_CONTEXT_SIZE, RED_ZONE, first_context, switch, switch_via};
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("weft-coroutine has no context switch for this processor: add crates/coroutine/src/arch/<name>.rs");
+compile_error!(
+    "weft-coroutine has no context switch for this processor: add crates/coroutine/src/arch/<name>.rs"
+);
 
 /// The first function of a coroutine; it gets the first `transfer` and never returns.
 pub type Entry = unsafe extern "C" fn(transfer: usize) -> !;

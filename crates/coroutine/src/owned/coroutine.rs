@@ -9,7 +9,7 @@ use std::ptr;
 use super::cancel::{self, Payload};
 use super::core::{self, Core, State};
 use super::scope::Registry;
-use super::{Error, Refused};
+use super::{Error, Invariant, Refused};
 
 /// What [`Coroutine::resume`] brings back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +20,8 @@ pub enum CoroutineResult<Yield, Return> {
     Return(Return),
 }
 
-/// A closure that can be left in the middle and resumed there. Made by [`Scope::coroutine`](super::Scope::coroutine).
+/// A closure that can be left in the middle and resumed there. Made by
+/// [`Scope::coroutine`](super::Scope::coroutine).
 ///
 /// Dropped before its end, it is cancelled: its frames are unwound, so that destructors run.
 pub struct Coroutine<'scope, Input, Yield, Return> {
@@ -28,16 +29,13 @@ pub struct Coroutine<'scope, Input, Yield, Return> {
     core: *const Core,
     started: bool,
     abandon: core::Abandon,
-    types: PhantomData<fn(Types<'scope, Input, Yield, Return>) -> Types<'scope, Input, Yield, Return>>,
+    types: Invariant<(&'scope (), Input, Yield, Return)>,
 }
-
-/// All parameters at once, for an invariant marker.
-type Types<'scope, Input, Yield, Return> = (&'scope (), Input, Yield, Return);
 
 /// Suspends the coroutine that it was given to.
 pub struct Yielder<Input, Yield> {
     core: *const Core,
-    types: PhantomData<fn(Input, Yield) -> (Input, Yield)>,
+    types: Invariant<(Input, Yield)>,
 }
 
 impl<Input, Yield> Yielder<Input, Yield> {

@@ -1,6 +1,6 @@
 //! Coroutines that switch to each other directly.
 //!
-//! A member that switches to another one hands over its resumer, too: whoever called [`Group::resume`]
+//! A member that switches to another one hands over its resumer, too: whoever called [`Members::resume`]
 //! waits until *some* member comes back to [`Target::Resumer`], returns to it, or panics. See the
 //! parent module for why this is as sound as yielding and resuming.
 //!
@@ -20,7 +20,7 @@ use super::cancel::{self, Payload};
 use super::core::{self, Core, State};
 use super::coroutine::{abandon, finish_unwound};
 use super::scope::Registry;
-use super::{Error, Refused};
+use super::{Error, Invariant, Refused};
 
 /// Names a member of a [`Group`]. It is never used again for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ impl fmt::Display for MemberId {
 /// Where a member switches to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The code that waits in [`Group::resume`].
+    /// The code that waits in [`Members::resume`].
     Resumer,
     /// Another member.
     Member(MemberId),
@@ -60,7 +60,7 @@ pub struct Handoff<T> {
 }
 
 impl<T> Handoff<T> {
-    /// `value` for the code that waits in [`Group::resume`].
+    /// `value` for the code that waits in [`Members::resume`].
     pub const fn resumer(value: T) -> Self {
         Self { to: Target::Resumer, value }
     }
@@ -143,7 +143,7 @@ impl Table<'_> {
 pub struct Members<'scope, T> {
     table: Rc<Table<'scope>>,
     /// Invariant in both: a shorter `'scope` would let closures in that do not live long enough.
-    types: PhantomData<fn(&'scope (), T) -> (&'scope (), T)>,
+    types: Invariant<(&'scope (), T)>,
 }
 
 /// Coroutines that pass control and values of type `T` directly to each other. Made by
@@ -379,8 +379,8 @@ impl<'scope, T: 'scope> Member<'scope, T> {
         };
         let mut value = ManuallyDrop::new(value);
         let message = (&raw mut value).cast();
-        // SAFETY: this member runs, checked above. A resumer and a member that is fresh or suspended both move a `T`
-        // out, and answer with null or another `T`.
+        // SAFETY: this member runs, checked above. A resumer and a member that is fresh or suspended both
+        // move a `T` out, and answer with null or another `T`.
         unsafe {
             let answer = match target {
                 None => {
@@ -411,9 +411,9 @@ where
     F: FnOnce(&Member<'scope, T>, T) -> Handoff<T> + 'scope,
 {
     let core = core::current();
-    // SAFETY: whoever entered made this member the current one and passes a `T`, which is moved out at once; the body
-    // lies where `create` put it, and each of its parts is moved out once. All values are moved into the last
-    // message or dropped before it, and no panic gets out.
+    // SAFETY: whoever entered made this member the current one and passes a `T`, which is moved out at
+    // once; the body lies where `create` put it, and each of its parts is moved out once. All values are
+    // moved into the last message or dropped before it, and no panic gets out.
     unsafe {
         let value = ptr::with_exposed_provenance_mut::<T>(message).read();
         let body = core::body_of::<Body<'scope, F>>(core);

@@ -2,15 +2,15 @@
 //!
 //! # Algorithm
 //!
-//! A coroutine is one guarded mapping. At its top lies the [`core`](self::core) record, below it
+//! A coroutine is one guarded mapping. At its top lies its record (`core.rs`), below it
 //! the closure, below that the frames. The record has one field for a context: while the
 //! coroutine is suspended it is the coroutine's own, while it runs it is its resumer's. So *resume* and *yield*
 //! are the same exchange of a stack pointer, and a value is passed as a pointer into the stack that is
 //! being left, from which the other side moves it out at once.
 //!
 //! A symmetric switch ([`Group`]) is the fusion of a yield with the resume that would follow it: the
-//! member that leaves hands its resumer's context to the one that enters. Nothing can be observed that the two
-//! steps could not have done, so what holds for resume and yield holds for it.
+//! member that leaves hands its resumer's context to the one that enters. Nothing can be observed that
+//! the two steps could not have done, so what holds for resume and yield holds for it.
 //!
 //! # States
 //!
@@ -75,3 +75,6 @@ pub use generator::Generator;
 pub use group::{Group, Handoff, Member, MemberId, Members, Target};
 pub use scope::{Scope, scope};
 pub use stack::{Stack, StackConfig, StackPool};
+
+/// A marker that makes a type invariant in `T` and all lifetimes in it.
+type Invariant<T> = std::marker::PhantomData<fn(T) -> T>;

@@ -1,8 +1,9 @@
 //! The extent that coroutines live in.
 //!
-//! The registry is a list through the coroutines' own records. At the end of the scope it is emptied in two steps: first every
-//! coroutine that is left is unwound, newest first, while all records stay valid, because frames that are
-//! unwound later may hold the handles of those unwound before; then the stacks are given back.
+//! The registry is a list through the coroutines' own records. At the end of the scope it is emptied in
+//! two steps: first every coroutine that is left is unwound, newest first, while all records stay valid,
+//! because frames that are unwound later may hold the handles of those unwound before; then the stacks
+//! are given back.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -76,8 +77,8 @@ impl Registry {
             if core.is_null() {
                 return first;
             }
-            // SAFETY: it is in a final state after `abandon`. All frames of the scope are gone, so a handle that still
-            // exists was leaked and cannot be used: `'scope` is over.
+            // SAFETY: it is in a final state after `abandon`. All frames of the scope are gone, so a handle
+            // that still exists was leaked and cannot be used: `'scope` is over.
             unsafe { core::release(core) };
         }
     }

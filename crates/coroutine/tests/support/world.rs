@@ -108,7 +108,8 @@ unsafe impl Host for TestHost {
                 });
             }
         }
-        // SAFETY: the frames on the stack are in its new place, as the engine promises; those on the heap never move.
+        // SAFETY: the frames on the stack are in its new place, as the engine promises; those on the heap
+        // never move.
         unsafe {
             let mut link = &raw mut self.frame;
             while !(*link).is_null() {
@@ -130,6 +131,7 @@ struct Being {
     id: u64,
     started: bool,
     /// Frames that lie on the heap; freed with the being, so that nothing leaks if it is discarded.
+    #[allow(clippy::vec_box, reason = "the frames must not move when the vector grows")]
     heap_frames: Vec<Box<Frame>>,
 }
 
@@ -193,11 +195,11 @@ impl World {
         WORLD.set(this);
         // SAFETY: everything below runs on this thread, and the world stays where it is until all have ended.
         unsafe {
-            while (*this).steps < plan.steps {
+            while !(*this).draining() {
                 Self::step(this);
                 verify_chain(this, 0);
             }
-            while let Some(&being) = (&(*this).beings).last() {
+            while let Some(&being) = (*this).beings.last() {
                 if (*being).started {
                     Self::switch(this, being);
                 } else {
@@ -222,7 +224,7 @@ impl World {
         unsafe {
             (*this).steps += 1;
             let act = (*this).rng.below(100);
-            if act < 20 && (&(*this).beings).len() < (*this).plan.population {
+            if act < 20 && (*this).beings.len() < (*this).plan.population {
                 let being = Self::add(this);
                 if act < 17 {
                     Self::enter(this, being);
@@ -248,7 +250,7 @@ impl World {
                 started: false,
                 heap_frames: Vec::new(),
             }));
-            (&mut (*this).beings).push(being);
+            (*this).beings.push(being);
             being
         }
     }
@@ -257,10 +259,11 @@ impl World {
     unsafe fn pick(this: *mut Self) -> Option<*mut Being> {
         // SAFETY: as in `step`.
         unsafe {
-            let count = (&(*this).beings).len();
+            let count = (*this).beings.len();
             let crowd = if (*this).rng.percent(50) { count } else { count.min(3) };
             let index = (*this).rng.below(crowd + 1);
-            let being = (&(*this).beings).get(index).copied().unwrap_or((*this).root);
+            let beings = &(*this).beings;
+            let being = beings.get(index).copied().unwrap_or((*this).root);
             (being != (*this).current).then_some(being)
         }
     }
@@ -352,8 +355,8 @@ impl World {
     unsafe fn remove(this: *mut Self, being: *mut Being) {
         // SAFETY: as in `step`.
         unsafe {
-            let index = (&(*this).beings).iter().position(|&other| other == being).unwrap();
-            (&mut (*this).beings).swap_remove(index);
+            let index = (*this).beings.iter().position(|&other| other == being).unwrap();
+            (*this).beings.swap_remove(index);
         }
     }
 
@@ -406,7 +409,7 @@ impl World {
             if (*this).draining() {
                 return (*this).root;
             }
-            if (*this).rng.percent(40) && (&(*this).beings).len() < (*this).plan.population {
+            if (*this).rng.percent(40) && (*this).beings.len() < (*this).plan.population {
                 return Self::add(this);
             }
             Self::pick(this).unwrap_or((*this).root)
@@ -471,7 +474,7 @@ unsafe fn live(world: *mut World, me: *mut Being, level: u64) {
         if on_heap {
             let mut frame = Box::new(Frame { previous: on_stack.previous, owner: id, level });
             (*world).thread.frame = &raw mut *frame;
-            (&mut (*me).heap_frames).push(frame);
+            (*me).heap_frames.push(frame);
         } else {
             (*world).thread.frame = black_box(&raw mut on_stack);
         }
@@ -495,7 +498,7 @@ unsafe fn live(world: *mut World, me: *mut Being, level: u64) {
 
         (*world).thread.frame = (*(*world).thread.frame).previous;
         if on_heap {
-            (&mut (*me).heap_frames).pop();
+            (*me).heap_frames.pop();
         }
     }
 }

@@ -1,0 +1,83 @@
+# The one entry point. Every target sets up what it needs; the second call is quick.
+#
+#   make demo        a real third-party program on greenlet and on weft
+#   make test        all tests, long ones in their short version, one interpreter
+#   make check       format, lints, types, stubs, dependency direction
+#   make bench       weft beside greenlet in one interleaved run; writes the README's table and chart
+#   make test-all    make test for every CPython found
+#   make soak        the long tests
+#
+# PYTHON chooses the interpreter (default: python3, or the newest supported one), VENV the environment.
+
+PYTHON ?= $(shell ci/interpreters.sh --default)
+VENV ?= .venv
+SOAK_SECONDS ?= 600
+
+# Builds for different interpreters would evict each other from one target directory.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target/$(notdir $(abspath $(VENV)))
+export PYO3_PYTHON = $(abspath $(VENV))/bin/python
+BIN = $(VENV)/bin
+PY = $(BIN)/python
+
+SOURCES = $(shell find crates python Cargo.toml Cargo.lock pyproject.toml -type f \
+	-not -name '*.pyc' -not -path '*/tests/*' -not -path '*/benches/*')
+
+.PHONY: help demo test test-rust test-python test-peers check bench bench-engine soak test-all clean update-pins
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# --- set-up -------------------------------------------------------------------------------------------------
+
+$(VENV)/.tools: pyproject.toml requirements/constraints.txt ci/tools.sh
+	ci/tools.sh "$(PYTHON)" "$(VENV)"
+	touch $@
+
+$(VENV)/.built: $(VENV)/.tools $(SOURCES)
+	ci/build.sh "$(VENV)"
+	touch $@
+
+# --- the README's two commands ------------------------------------------------------------------------------
+
+demo: $(VENV)/.built
+	$(PY) demo/run.py
+
+test: test-rust test-python test-peers
+
+test-rust: $(VENV)/.tools
+	ci/test-rust.sh
+
+test-python: $(VENV)/.built
+	$(PY) -m pytest
+
+test-peers: $(VENV)/.built
+	$(PY) -m unittest discover -s tests/peers
+	$(PY) tests/peers/run.py greenlet --retries 1
+	$(PY) tests/peers/run.py gevent --part --retries 1
+
+# --- more ---------------------------------------------------------------------------------------------------
+
+check: $(VENV)/.built
+	ci/check.sh "$(VENV)"
+
+bench: $(VENV)/.built
+	$(PY) benches/compare/run.py
+	$(PY) benches/compare/readme.py
+
+bench-engine: $(VENV)/.tools
+	cargo bench -p weft-coroutine
+
+soak: $(VENV)/.built
+	WEFT_SOAK_SECONDS=$(SOAK_SECONDS) ci/test-rust.sh
+	$(PY) tests/soak/stress.py --seconds $(SOAK_SECONDS)
+	$(PY) tests/peers/run.py greenlet --retries 1
+	$(PY) tests/peers/run.py gevent --retries 1
+
+test-all:
+	ci/test-all.sh
+
+update-pins:
+	ci/update-pins.sh "$(PYTHON)"
+
+clean:
+	rm -rf target .venv .venvs

@@ -1,0 +1,129 @@
+"""A recorded run: the rounds as they were measured, and what follows from them.
+
+The file holds the raw rounds; medians, ratios and verdicts are worked out here, so that every
+table and chart that is made of a file says the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+
+@dataclass
+class Row:
+    """One scenario: what it is, what is required, and a value for each side in each round."""
+
+    name: str
+    group: str
+    title: str
+    unit: str
+    must_ratio: float | None
+    must_below: float | None
+    rounds: list[dict[str, float]]
+
+    @property
+    def stock(self) -> float:
+        return median(values["stock"] for values in self.rounds)
+
+    @property
+    def weft(self) -> float:
+        return median(values["weft"] for values in self.rounds)
+
+    @property
+    def ratio(self) -> float:
+        """How many times weft is better."""
+        return self.stock / self.weft
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The least and the greatest ratio of a single round."""
+        ratios = [values["stock"] / values["weft"] for values in self.rounds]
+        return min(ratios), max(ratios)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the requirement is met; None without one."""
+        if self.must_ratio is None and self.must_below is None:
+            return None
+        return (self.must_ratio is None or self.ratio >= self.must_ratio) and (
+            self.must_below is None or self.weft < self.must_below
+        )
+
+
+@dataclass
+class Run:
+    suite: str
+    python: str  # as in 3.11.9
+    versions: dict[str, str]  # of the packages
+    machine: dict[str, object]
+    quick: bool
+    seconds: float  # that it took
+    rows: list[Row]
+
+    @property
+    def series(self) -> str:
+        """As in 3.11."""
+        return ".".join(self.python.split(".")[:2])
+
+    @property
+    def stem(self) -> str:
+        return f"{self.suite}-{self.series}"
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        fields = json.loads(path.read_text())
+        fields["rows"] = [Row(**row) for row in fields["rows"]]
+        return cls(**fields)
+
+
+def grouped(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return list(groups.items())
+
+
+# -- Figures as they are written
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Three significant digits, without an exponent, with thousands separated."""
+    if value >= 10 ** (digits - 1):
+        return f"{round(value):,}"
+    decimals = digits - 1
+    while decimals and value >= 10 ** (digits - decimals):
+        decimals -= 1
+    return f"{value:.{decimals}f}"
+
+
+def quantity(value: float, unit: str) -> str:
+    if unit == "B":
+        return f"{round(value):,} B"
+    for name, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= size:
+            return f"{significant(value / size)} {name}"
+    return f"{significant(value / 1e-9)} ns"
+
+
+def times(ratio: float) -> str:
+    """A ratio: 7.1×, 280×."""
+    return f"{ratio:.2f}×" if ratio < 2 else f"{significant(ratio, 2)}×"
+
+
+def requirement(row: Row) -> str:
+    parts = []
+    if row.must_ratio is not None:
+        parts.append(f"≥ {row.must_ratio:g}×")
+    if row.must_below is not None:
+        parts.append(f"< {quantity(row.must_below, row.unit)}")
+    return ", ".join(parts)
+
+
+def verdict(row: Row) -> str:
+    return {None: "", True: "met", False: "missed"}[row.met]

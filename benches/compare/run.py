@@ -1,0 +1,157 @@
+"""greenlet and weft side by side, in one run.
+
+    python benches/compare/run.py            # everything, recorded in benches/results
+    python benches/compare/run.py --quick    # a rough look, recorded nowhere
+    python benches/compare/run.py --only pair --rounds 3
+
+The interpreter that runs this needs weft, greenlet and gevent. See benches/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+
+import chart
+import machine
+import report
+from catalogue import SCENARIOS, SUITE, Scenario
+from results import Row, Run
+from sides import SIDES, Effort, MeasurementError, measure
+
+RESULTS = Path(__file__).parents[1] / "results"
+THOROUGH, QUICK = Effort(seconds=0.1, repeats=5), Effort(seconds=0.03, repeats=3)
+PACKAGES = ("greenlet", "weft", "gevent")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, metavar="N", help="default 7; with --quick 3")
+    parser.add_argument(
+        "--quick", action="store_true", help="short measurements, without the million greenlets"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="these scenarios (a pattern; may be repeated)",
+    )
+    parser.add_argument("--list", action="store_true", help="list the scenarios and exit")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="record there (default: benches/results, and nowhere with --quick or --only)",
+    )
+    options = parser.parse_args(arguments)
+    if options.rounds is None:
+        options.rounds = 3 if options.quick else 7
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    if options.output is None and not (options.quick or options.only):
+        options.output = RESULTS
+    return options
+
+
+def choose(options: argparse.Namespace) -> list[Scenario]:
+    """The scenarios to run; says on stderr which ones there is no memory for."""
+    chosen = []
+    for scenario in SCENARIOS:
+        if options.only and not any(fnmatchcase(scenario.name, o) for o in options.only):
+            continue
+        if options.quick and not scenario.in_quick:
+            continue
+        if scenario.needs_memory > machine.available_memory():
+            need = scenario.needs_memory / 1e9
+            print(f"left out: {scenario.name} needs {need:.0f} GB of free memory", file=sys.stderr)
+            continue
+        chosen.append(scenario)
+    return chosen
+
+
+def run_rounds(
+    chosen: list[Scenario], rounds: int, effort: Effort
+) -> tuple[list[Row], list[MeasurementError]]:
+    """Measure everything once a round, the sides in turn; a scenario that errs is dropped.
+
+    A round visits all scenarios before the next begins: a bad minute of the machine spoils one
+    round of each instead of all rounds of one.
+    """
+    rows = {
+        s.name: Row(s.name, s.group, s.title, s.unit, s.must_ratio, s.must_below, [])
+        for s in chosen
+    }
+    limits = {s.name: min(rounds, s.most_rounds or rounds) for s in chosen}
+    progress = report.Progress(sum(limits.values()) * len(SIDES))
+    errors = []
+    for number in range(rounds):
+        for index, name in enumerate(list(rows)):
+            if number >= limits[name]:
+                continue
+            values = {}
+            try:
+                for side in SIDES if (number + index) % 2 == 0 else reversed(SIDES):
+                    progress.step(f"round {number + 1} of {rounds}: {name} on {side.package}")
+                    values[side.key] = measure(side, name, effort)
+            except MeasurementError as error:
+                progress.clear()
+                print(f"error: {error}", file=sys.stderr)
+                errors.append(error)
+                del rows[name]
+            else:
+                rows[name].rounds.append(values)
+    progress.clear()
+    return list(rows.values()), errors
+
+
+def record(run: Run, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    run.save(folder / f"{run.stem}.json")
+    (folder / f"{run.stem}.md").write_text(report.markdown(run))
+    (folder / f"{run.stem}.svg").write_text(chart.svg(run))
+    print(f"\nrecorded in {folder / run.stem}.json, .md and .svg")
+
+
+def main() -> int:
+    options = parse()
+    if options.list:
+        width = max(len(scenario.name) for scenario in SCENARIOS)
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:{width}}  {scenario.group}: {scenario.title}")
+        return 0
+    chosen = choose(options)
+    if not chosen:
+        print(f"no scenario to run of {SUITE}; --list shows their names", file=sys.stderr)
+        return 2
+    run = Run(
+        suite=SUITE,
+        python=platform.python_version(),
+        versions={package: version(package) for package in PACKAGES},
+        machine=machine.describe(),
+        quick=options.quick,
+        seconds=0,
+        rows=[],
+    )
+    started = time.monotonic()
+    run.rows, errors = run_rounds(chosen, options.rounds, QUICK if options.quick else THOROUGH)
+    run.seconds = round(time.monotonic() - started, 1)
+    if run.rows:
+        print(report.terminal(run))
+    if errors:
+        print(f"\n{len(errors)} scenarios failed; nothing is recorded", file=sys.stderr)
+        return 1
+    if options.output is not None:
+        record(run, options.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
