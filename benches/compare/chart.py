@@ -22,7 +22,6 @@ STYLE = """
   .title { font-size: 18px; font-weight: 600 }
   .strong { font-weight: 600 }
   .small { font-size: 11.5px }
-  .title, .strong, .label { fill: #57606a }
   .bar { fill: #2f81c7 }
   .slower { fill: #c4682b }
   .grid { stroke: #8c959f; stroke-opacity: .28 }
@@ -59,6 +58,15 @@ def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start"
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{shape}>{escape(content)}</text>'
 
 
+def figures(x: float, y: float, row: Row) -> str:
+    """The ratio, and behind it what it comes from."""
+    values = f"{quantity(row.stock, row.unit)} → {quantity(row.weft, row.unit)}"
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}"><tspan class="strong">{times(row.ratio)}</tspan>'
+        f'<tspan class="small" dx="8">{escape(values)}</tspan></text>'
+    )
+
+
 def vertical(x: float, top: float, bottom: float, kind: str) -> str:
     return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}" class="{kind}"/>'
 
@@ -68,15 +76,11 @@ def bar(row: Row, y: float, scale: Scale) -> list[str]:
     kind = "bar" if row.ratio >= 0.97 else "slower"
     width = max(end - start, 2)
     middle = y + BAR / 2 + 4.5
-    figures = f"{quantity(row.stock, row.unit)} → {quantity(row.weft, row.unit)}"
-    value = times(row.ratio)
-    behind = start + width + 7
     return [
         text(LABELS - 10, middle, row.title, "label", "end"),
         f'<rect x="{start:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" rx="2" '
         f'class="{kind}"/>',
-        text(behind, middle, value, "strong"),
-        text(behind + 8.2 * len(value) + 6, middle, figures, "small"),
+        figures(start + width + 7, middle, row),
     ]
 
 

@@ -2,6 +2,4 @@
 
 from weft.greenlet import _greenlet as _greenlet
 
-__all__ = ["__version__", "_greenlet"]
-
 __version__: str

@@ -203,6 +203,62 @@ fn handles_may_lie_in_frames_that_the_scope_unwinds_later() {
 }
 
 #[test]
+fn a_coroutine_may_own_its_own_handle() {
+    for suspended in [false, true] {
+        let drops = Cell::new(0);
+        let pool = StackPool::new(StackConfig { kept: 0, ..StackConfig::default() });
+        pool.scope(|scope| {
+            type Slot<'scope> = Rc<RefCell<Option<Coroutine<'scope, (), (), ()>>>>;
+            let slot: Slot<'_> = Rc::default();
+            // Captured in this order: the handle goes first, and what comes later still lies on the stack.
+            let (own, late) = (Rc::clone(&slot), Guard(&drops));
+            let mut coroutine = scope
+                .coroutine(move |yielder: &Yielder<(), ()>, ()| {
+                    let _late = late;
+                    let _own = own;
+                    yielder.yield_(());
+                })
+                .unwrap();
+            if suspended {
+                coroutine.resume(());
+            }
+            slot.replace(Some(coroutine));
+            assert_eq!(scope.live(), 1);
+        });
+        assert_eq!(drops.get(), 1);
+    }
+}
+
+#[test]
+fn the_end_of_a_scope_survives_payloads_whose_destructors_panic() {
+    struct Nasty;
+    impl Drop for Nasty {
+        fn drop(&mut self) {
+            panic!("payload");
+        }
+    }
+    let drops = Cell::new(0);
+    let payload = catch_unwind(AssertUnwindSafe(|| {
+        scope(|scope| {
+            for _ in 0..4 {
+                let mut coroutine = scope
+                    .coroutine(|yielder: &Yielder<(), ()>, ()| {
+                        let _guard = Guard(&drops);
+                        let _ = catch_unwind(AssertUnwindSafe(|| yielder.yield_(())));
+                        std::panic::panic_any(Nasty);
+                    })
+                    .unwrap();
+                let _: CoroutineResult<(), ()> = coroutine.resume(());
+                std::mem::forget(coroutine);
+            }
+        })
+    }))
+    .unwrap_err();
+    assert_eq!(drops.get(), 4);
+    std::mem::forget(payload);
+}
+
+#[test]
 fn a_panic_in_the_scope_still_unwinds_its_coroutines() {
     let drops = Cell::new(0);
     let payload = catch_unwind(AssertUnwindSafe(|| {

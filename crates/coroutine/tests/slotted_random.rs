@@ -23,6 +23,7 @@ fn plan(seed: u64, max_slots: u32, population: usize) -> Plan {
 fn total(rounds: u64, plan: impl Fn(u64) -> Plan) -> Stats {
     let mut sum = Stats::default();
     for_seeds(rounds, |seed| {
+        println!("{:?}", plan(seed));
         let stats = World::run(plan(seed));
         sum.switches += stats.switches;
         sum.starts += stats.starts;

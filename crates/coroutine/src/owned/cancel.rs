@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::io::Write;
-use std::panic;
+use std::panic::{self, AssertUnwindSafe};
 
 use super::core::{Core, State};
 
@@ -53,6 +53,14 @@ pub(super) fn propagate(payload: Option<Payload>) {
         && !std::thread::panicking()
     {
         panic::resume_unwind(payload);
+    }
+}
+
+/// Drops `payload`, whatever its destructor does.
+pub(super) fn discard(payload: Option<Payload>) {
+    if let Err(second) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // A payload whose destructor panics with another one like it would go on for ever.
+        std::mem::forget(second);
     }
 }
 

@@ -199,9 +199,15 @@ impl<Input, Yield, Return> Coroutine<'_, Input, Yield, Return> {
         if self.core.is_null() {
             return None;
         }
-        // SAFETY: `&mut self` says that it is not active: it is fresh, suspended, or at the end of its scope
-        // unwound already. `abandon` was made for its closure. Nobody uses the record after the release.
+        // SAFETY: `&mut self` says that nobody is resuming it: it is fresh, suspended, or its scope has ended it or is
+        // doing so. `abandon` was made for its closure. Nobody uses the record after the release.
         unsafe {
+            if (*self.core).state.get() == State::Cancelling {
+                // The end of the scope is unwinding it, and this handle was among what it owned itself. The
+                // scope releases it afterwards.
+                self.core = ptr::null();
+                return None;
+            }
             let payload = (self.abandon)(self.core);
             self.release();
             payload
@@ -281,9 +287,12 @@ pub(super) unsafe fn abandon<B, Last>(core: *const Core) -> Option<Payload> {
     unsafe {
         match (*core).state.get() {
             State::Fresh => {
-                (*core).state.set(State::Cancelled);
+                // Not final before the closure is gone: it may own the handle of this very coroutine.
+                (*core).state.set(State::Cancelling);
                 let body = core::body_of::<B>(core);
-                panic::catch_unwind(AssertUnwindSafe(|| body.drop_in_place())).err()
+                let dropped = panic::catch_unwind(AssertUnwindSafe(|| body.drop_in_place()));
+                (*core).state.set(State::Cancelled);
+                dropped.err()
             }
             State::Suspended => {
                 if cfg!(panic = "abort") {

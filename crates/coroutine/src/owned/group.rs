@@ -337,7 +337,12 @@ impl<T> Drop for Group<'_, T> {
             };
             let id =
                 MemberId { index: u32::try_from(index).expect("places are counted by a u32"), generation };
-            first = first.or(self.end(id).ok().flatten());
+            let payload = self.end(id).ok().flatten();
+            if first.is_none() {
+                first = payload;
+            } else {
+                cancel::discard(payload);
+            }
             index += 1;
         }
         cancel::propagate(first);
@@ -362,6 +367,7 @@ impl<'scope, T: 'scope> Member<'scope, T> {
     /// Nothing was switched then, and the value comes back.
     #[inline]
     pub fn switch_to(&self, to: impl Into<Target>, value: T) -> Result<T, Refused<T>> {
+        let to = to.into();
         if core::current() != self.core {
             return Err(Refused { error: Error::NotOnItsStack(self.id), value });
         }
@@ -370,7 +376,7 @@ impl<'scope, T: 'scope> Member<'scope, T> {
         if core.state.get() != State::Active {
             cancel::unwind_again(core);
         }
-        let target = match to.into() {
+        let target = match to {
             Target::Resumer => None,
             Target::Member(id) => match self.table.enterable(id) {
                 Ok(core) => Some(core),

@@ -56,6 +56,8 @@ impl Registry {
     }
 
     /// Unwinds and releases all coroutines; returns the first panic.
+    ///
+    /// It must not unwind before all is done, so nothing of the user's runs here unguarded.
     fn end(&self) -> Option<Payload> {
         let mut first = None;
         loop {
@@ -69,7 +71,11 @@ impl Registry {
                 Self::unlink(&*core);
                 Self::push(&self.unwound, &*core);
                 let payload = ((*core).abandon)(core);
-                first = first.or(payload);
+                if first.is_none() {
+                    first = payload;
+                } else {
+                    cancel::discard(payload);
+                }
             }
         }
         loop {

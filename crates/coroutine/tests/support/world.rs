@@ -170,7 +170,6 @@ pub(crate) fn check(condition: bool, message: impl FnOnce() -> String) {
 impl World {
     /// Lets a world live from its first to its last coroutine.
     pub(crate) fn run(plan: Plan) -> Stats {
-        println!("{plan:?}");
         let root = Box::into_raw(Box::new(Being {
             coroutine: Coroutine::native(TestHost::new(0)),
             id: 0,

@@ -42,7 +42,6 @@ unsafe fn hand_over(frame: *mut c_void, object: *mut PyObject, back: *mut PyObje
         let locals = local_count(frame);
         let data: *mut c_void = field(object.cast(), layout::FRAMEOBJECT_DATA);
         ptr::copy_nonoverlapping(frame.cast::<u8>(), data.cast::<u8>(), frame_size(locals));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "small enumeration")]
         field::<c_char>(data, layout::FRAME_OWNER).write(layout::OWNED_BY_FRAME_OBJECT as c_char);
         field::<c_int>(data, layout::FRAME_STACKTOP).write(c_int::try_from(locals).unwrap_or(0));
         field::<*mut c_void>(data, layout::FRAME_PREVIOUS).write(ptr::null_mut());
@@ -114,8 +113,8 @@ pub(super) unsafe fn release(mut frame: *mut c_void) {
                         layout::FRAME_CODE,
                     ];
                     let locals = local_count(frame);
-                    let variables =
-                        (0..locals).map(|index| layout::FRAME_LOCALSPLUS + index * size_of::<*mut PyObject>());
+                    let variables = (0..locals)
+                        .map(|index| layout::FRAME_LOCALSPLUS + index * size_of::<*mut PyObject>());
                     // A frame object looks at its frame when it is freed, so it goes first and the memory last.
                     for offset in single.into_iter().chain(variables) {
                         let place: *mut *mut PyObject = field(frame, offset);

@@ -159,9 +159,7 @@ extern "C" fn cached_free(_context: *mut c_void, block: *mut c_void, size: usize
     if size == BLOCK_SIZE {
         for slot in &BLOCKS {
             if slot.load(Ordering::Relaxed).is_null()
-                && slot
-                    .compare_exchange(ptr::null_mut(), block, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
+                && slot.compare_exchange(ptr::null_mut(), block, Ordering::AcqRel, Ordering::Relaxed).is_ok()
             {
                 return;
             }

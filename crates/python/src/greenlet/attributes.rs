@@ -60,10 +60,7 @@ pub(crate) unsafe extern "C" fn get_dead(this: *mut PyObject, _closure: *mut c_v
 }
 
 /// `greenlet._stack_saved`: bytes of C stack that it keeps while it is suspended.
-pub(crate) unsafe extern "C" fn get_stack_saved(
-    this: *mut PyObject,
-    _closure: *mut c_void,
-) -> *mut PyObject {
+pub(crate) unsafe extern "C" fn get_stack_saved(this: *mut PyObject, _closure: *mut c_void) -> *mut PyObject {
     // SAFETY: called by the interpreter with a greenlet.
     unsafe { ffi::PyLong_FromSize_t(thread::suspended_size(this.cast())) }
 }

@@ -29,10 +29,10 @@ unsafe extern "C" fn new(run: *mut PyObject, parent: *mut PyGreenlet) -> *mut Py
         if greenlet.is_null() {
             return greenlet;
         }
-        let set_run = !run.is_null()
-            && attributes::set_run(greenlet.cast(), arguments[0], ptr::null_mut()) != 0;
-        let set_parent = !parent.is_null()
-            && attributes::set_parent(greenlet.cast(), arguments[1], ptr::null_mut()) != 0;
+        let set_run =
+            !run.is_null() && attributes::set_run(greenlet.cast(), arguments[0], ptr::null_mut()) != 0;
+        let set_parent =
+            !parent.is_null() && attributes::set_parent(greenlet.cast(), arguments[1], ptr::null_mut()) != 0;
         if set_run || set_parent {
             ffi::Py_DECREF(greenlet.cast());
             return ptr::null_mut();
@@ -122,13 +122,7 @@ unsafe extern "C" fn is_active(greenlet: *mut PyGreenlet) -> c_int {
 
 unsafe extern "C" fn get_parent(greenlet: *mut PyGreenlet) -> *mut PyGreenlet {
     // SAFETY: called with the GIL; a live object.
-    unsafe {
-        if check(greenlet) {
-            owned_or_null(attributes::parent_of(greenlet))
-        } else {
-            ptr::null_mut()
-        }
-    }
+    unsafe { if check(greenlet) { owned_or_null(attributes::parent_of(greenlet)) } else { ptr::null_mut() } }
 }
 
 /// The capsule, as a new reference; null with an exception set on failure.

@@ -37,7 +37,7 @@ unsafe fn create(kind: *mut PyTypeObject) -> *mut PyGreenlet {
         if thread.is_null() {
             return ptr::null_mut();
         }
-        if !(&(*thread).delete_later).is_empty() {
+        if !(*thread).delete_later.is_empty() {
             thread::delete_dropped_elsewhere(thread);
         }
         let greenlet = object::allocate(kind, false);
@@ -293,7 +293,7 @@ unsafe fn unwind(greenlet: *mut PyGreenlet) -> bool {
             throw_exit(greenlet, (*thread).current);
         } else {
             // Its thread unwinds it when it runs next.
-            (&mut (*thread).delete_later).push(owned(greenlet));
+            (*thread).delete_later.push(owned(greenlet));
         }
         if ffi::Py_REFCNT(object) == 1 && (*body(greenlet)).life == Life::Active {
             complain(object);

@@ -93,7 +93,12 @@ unsafe extern "C" fn get_tstate_trash_delete_nesting(
     }
 }
 
-const fn function(name: &'static CStr, function: ffi::PyCFunction, flags: i32, doc: &'static CStr) -> PyMethodDef {
+const fn function(
+    name: &'static CStr,
+    function: ffi::PyCFunction,
+    flags: i32,
+    doc: &'static CStr,
+) -> PyMethodDef {
     PyMethodDef {
         ml_name: name.as_ptr(),
         ml_meth: PyMethodDefPointer { PyCFunction: function },
@@ -174,8 +179,7 @@ static TRASH_FUNCTION: GilCell<[PyMethodDef; 2]> = GilCell::new([
 ]);
 
 /// What is also an attribute of the type, as in the greenlet package.
-const ALSO_ON_THE_TYPE: [&CStr; 5] =
-    [c"getcurrent", c"error", c"GreenletExit", c"settrace", c"gettrace"];
+const ALSO_ON_THE_TYPE: [&CStr; 5] = [c"getcurrent", c"error", c"GreenletExit", c"settrace", c"gettrace"];
 
 /// Makes `greenlet._greenlet` and hangs it on the native module.
 pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {

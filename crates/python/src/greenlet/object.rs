@@ -224,7 +224,7 @@ pub(crate) unsafe fn allocate(kind: *mut PyTypeObject, is_main: bool) -> *mut Py
         } else {
             // `object.__new__` refuses abstract classes.
             let no_arguments = types::errors().empty_tuple;
-            match (*(&raw mut ffi::PyBaseObject_Type)).tp_new {
+            match ffi::PyBaseObject_Type.tp_new {
                 Some(new) => new(kind, no_arguments, ptr::null_mut()).cast(),
                 None => ptr::null_mut(),
             }

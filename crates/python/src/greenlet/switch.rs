@@ -320,7 +320,7 @@ pub(crate) unsafe fn switch(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut P
             parcel.discard();
             return ptr::null_mut();
         }
-        if !(&(*thread).delete_later).is_empty() && (*body((*thread).current)).life != Life::Dead {
+        if !(*thread).delete_later.is_empty() && (*body((*thread).current)).life != Life::Dead {
             delete_dropped_elsewhere(thread);
         }
         if !check_allowed(thread, greenlet) {
@@ -671,7 +671,7 @@ pub(crate) unsafe fn switch_quickly(
             && (*thread).current != greenlet
             && (*body((*thread).current)).life == Life::Active
             && !(*target).broken.any()
-            && (&(*thread).delete_later).is_empty()
+            && (*thread).delete_later.is_empty()
             && count <= 1;
         if !ordinary {
             return None;
@@ -688,8 +688,12 @@ pub(crate) unsafe fn switch_quickly(
         let from = body(origin);
         if !(*target).coroutine.is_resident() {
             let slots = &raw mut (*thread).slots;
-            let moved =
-                Slots::bring_in(slots, thread_state, &raw mut (*from).coroutine, &raw mut (*target).coroutine);
+            let moved = Slots::bring_in(
+                slots,
+                thread_state,
+                &raw mut (*from).coroutine,
+                &raw mut (*target).coroutine,
+            );
             if moved.is_err() || !(*target).coroutine.is_resident() {
                 // The long way knows what to do, or what to say.
                 ffi::Py_DECREF(value);
@@ -772,7 +776,7 @@ pub(crate) unsafe fn current() -> *mut PyGreenlet {
         if thread.is_null() {
             return ptr::null_mut();
         }
-        if !(&(*thread).delete_later).is_empty() {
+        if !(*thread).delete_later.is_empty() {
             delete_dropped_elsewhere(thread);
         }
         owned_or_null((*thread).current)

@@ -105,8 +105,10 @@ mod alive {
         next: AtomicPtr<Block>,
     }
 
-    static FIRST: Block =
-        Block { threads: [const { AtomicPtr::new(ptr::null_mut()) }; 62], next: AtomicPtr::new(ptr::null_mut()) };
+    static FIRST: Block = Block {
+        threads: [const { AtomicPtr::new(ptr::null_mut()) }; 62],
+        next: AtomicPtr::new(ptr::null_mut()),
+    };
     static COUNT: AtomicUsize = AtomicUsize::new(0);
 
     fn slot(mut index: usize) -> &'static AtomicPtr<Thread> {
@@ -264,8 +266,9 @@ fn config() -> Config {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.trim().parse::<usize>().ok());
     Config {
         slot_size: number("WEFT_STACK_SIZE").map_or(default.slot_size, |size| size.max(64 << 10)),
-        max_slots: number("WEFT_STACK_SLOTS")
-            .map_or(default.max_slots, |count| u32::try_from(count.clamp(1, 4096)).unwrap_or(default.max_slots)),
+        max_slots: number("WEFT_STACK_SLOTS").map_or(default.max_slots, |count| {
+            u32::try_from(count.clamp(1, 4096)).unwrap_or(default.max_slots)
+        }),
         process_budget: default.process_budget,
     }
 }
@@ -338,7 +341,7 @@ unsafe fn destroy(thread: *mut Thread) {
             std::mem::forget(std::mem::replace(&mut (*thread).slots, Slots::new(Config::default())));
         }
         clear(&raw mut (*thread).tracefunc);
-        while let Some(greenlet) = (&mut (*thread).delete_later).pop() {
+        while let Some(greenlet) = (*thread).delete_later.pop() {
             super::lifetime::make_dead(greenlet);
             ffi::Py_DECREF(greenlet.cast());
             report_unraisable();
@@ -381,12 +384,8 @@ unsafe fn drop_leaked_main(main: *mut PyObject) {
         let begin = clock_ticks();
         let collector = ffi::PyImport_ImportModule(c"gc".as_ptr());
         if !collector.is_null() {
-            let referrers = ffi::PyObject_CallMethod(
-                collector,
-                c"get_referrers".as_ptr(),
-                c"O".as_ptr(),
-                main,
-            );
+            let referrers =
+                ffi::PyObject_CallMethod(collector, c"get_referrers".as_ptr(), c"O".as_ptr(), main);
             if !referrers.is_null() && ffi::PyList_Check(referrers) != 0 && ffi::PyList_Size(referrers) == 0 {
                 ffi::Py_DECREF(main);
             }

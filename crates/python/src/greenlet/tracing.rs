@@ -39,8 +39,7 @@ pub(crate) unsafe fn call(
         };
         let thread_state = ffi::PyThreadState_Get();
         ffi::PyThreadState_EnterTracing(thread_state);
-        let result =
-            ffi::PyObject_CallFunction(tracer, c"O(OO)".as_ptr(), name, origin, target);
+        let result = ffi::PyObject_CallFunction(tracer, c"O(OO)".as_ptr(), name, origin, target);
         ffi::PyThreadState_LeaveTracing(ffi::PyThreadState_Get());
         if result.is_null() {
             saved.discard();

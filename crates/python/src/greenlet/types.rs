@@ -159,11 +159,7 @@ unsafe fn flag(value: *mut PyObject, name: &std::ffi::CStr) -> Option<bool> {
     // SAFETY: called with what the interpreter gave to a setter.
     unsafe {
         if value.is_null() {
-            ffi::PyErr_Format(
-                ffi::PyExc_AttributeError,
-                c"Cannot delete %s".as_ptr(),
-                name.as_ptr(),
-            );
+            ffi::PyErr_Format(ffi::PyExc_AttributeError, c"Cannot delete %s".as_ptr(), name.as_ptr());
             return None;
         }
         match ffi::PyObject_IsTrue(value) {
@@ -268,8 +264,7 @@ pub(crate) unsafe fn ready() -> bool {
             - *parent* -- who gets its result; the current greenlet if not given."
             .as_ptr();
         (*greenlet).tp_basicsize = size_of::<PyGreenlet>().cast_signed();
-        (*greenlet).tp_flags =
-            ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC;
+        (*greenlet).tp_flags = ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC;
         (*greenlet).tp_weaklistoffset = offset_of!(PyGreenlet, weakreflist).cast_signed();
         (*greenlet).tp_dictoffset = offset_of!(PyGreenlet, dict).cast_signed();
         (*greenlet).tp_methods = METHODS.get().cast();
@@ -281,7 +276,8 @@ pub(crate) unsafe fn ready() -> bool {
 
         let unswitchable = unswitchable_type();
         (*unswitchable).tp_name = c"greenlet._greenlet.UnswitchableGreenlet".as_ptr();
-        (*unswitchable).tp_doc = c"A greenlet that can pretend that switching fails; for tests only.".as_ptr();
+        (*unswitchable).tp_doc =
+            c"A greenlet that can pretend that switching fails; for tests only.".as_ptr();
         (*unswitchable).tp_basicsize = size_of::<PyGreenlet>().cast_signed();
         (*unswitchable).tp_flags = (*greenlet).tp_flags;
         (*unswitchable).tp_getset = BREAK_ATTRIBUTES.get().cast();
