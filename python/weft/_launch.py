@@ -56,9 +56,7 @@ class Order:
     `arguments` what the program finds behind `sys.argv[0]`. `only` is None for everything.
     """
 
-    def __init__(
-        self, kind: str, target: str, arguments: list[str], only: list[str] | None
-    ) -> None:
+    def __init__(self, kind: str, target: str, arguments: list[str], only: list[str] | None) -> None:
         self.kind = kind
         self.target = target
         self.arguments = arguments

@@ -102,7 +102,10 @@ for name in "greenlet.nothing", "weft.greenlet.nothing", "greenlet._greenlet.not
     except ModuleNotFoundError as error:
         print(error.name)"""
         assert prints("-c", code) == [
-            "greenlet.nothing", "weft.greenlet.nothing", "greenlet._greenlet.nothing", "weft.nothing"
+            "greenlet.nothing",
+            "weft.greenlet.nothing",
+            "greenlet._greenlet.nothing",
+            "weft.nothing",
         ]
 
     def test_tools_find_their_way(self):
@@ -130,7 +133,9 @@ print(all(table[i] for i in range(12)))"""
 
     @needs_greenlet
     def test_public_names_are_the_stock_s(self):
-        code = "import greenlet; print(greenlet.__version__, sorted(greenlet.__all__), sorted(vars(greenlet)))"
+        code = (
+            "import greenlet; print(greenlet.__version__, sorted(greenlet.__all__), sorted(vars(greenlet)))"
+        )
         version, names, everything = (eval(part) for part in _split(prints("-c", code)[0]))
         ours = [eval(part) for part in _split(prints("-m", "weft", "-c", code)[0])]
         if ours[0] != version:
@@ -178,7 +183,9 @@ print(len(found), all(f is greenlet for f in found), len(finders), sys.meta_path
 
 
 class TestNames:
-    @pytest.mark.parametrize("only", ["", "'greenlet'", "['greenlet']", "iter(('greenlet',))", "only={'greenlet'}"])
+    @pytest.mark.parametrize(
+        "only", ["", "'greenlet'", "['greenlet']", "iter(('greenlet',))", "only={'greenlet'}"]
+    )
     def test_accepted(self, only):
         code = f"import os, weft; print(weft.install({only}), weft.install(), os.environ['WEFT_INSTALL'])"
         assert prints("-c", code) == ["None None greenlet"]
@@ -281,7 +288,9 @@ class TestChildren:
         assert prints("-m", "weft", "-c", code) == ["weft"]
 
     def test_exec(self):
-        code = f"import os, sys, weft; weft.install(); os.execv(sys.executable, [sys.executable, '-c', {ASK!r}])"
+        code = (
+            f"import os, sys, weft; weft.install(); os.execv(sys.executable, [sys.executable, '-c', {ASK!r}])"
+        )
         assert prints("-c", code) == ["weft"]
 
     def test_fork(self):

@@ -187,7 +187,9 @@ class TestEnd:
 
     def test_post_mortem_sees_the_users_frames_only(self, tmp_path):
         code = "import sys, traceback; traceback.print_tb(sys.last_traceback, file=sys.stdout)"
-        (tmp_path / "script.py").write_text(f"import atexit\natexit.register(lambda: exec({code!r}))\n{RAISE}")
+        (tmp_path / "script.py").write_text(
+            f"import atexit\natexit.register(lambda: exec({code!r}))\n{RAISE}"
+        )
         assert "outer" in same(tmp_path, "script.py").out
 
     def test_interactive_afterwards(self, tmp_path):
@@ -248,9 +250,13 @@ class TestCommandLine:
         assert (found.code, found.out) == (2, "")
         assert found.err.startswith(f"weft: {message}") and "usage: python -m weft" in found.err
 
-    @pytest.mark.parametrize("only", [("--only", "greenlet"), ("--only=greenlet",), ("--only", " greenlet,greenlet")])
+    @pytest.mark.parametrize(
+        "only", [("--only", "greenlet"), ("--only=greenlet",), ("--only", " greenlet,greenlet")]
+    )
     def test_only(self, only):
-        code = "import os, sys, greenlet; print(sys.argv, os.environ['WEFT_INSTALL'], greenlet.__spec__.origin)"
+        code = (
+            "import os, sys, greenlet; print(sys.argv, os.environ['WEFT_INSTALL'], greenlet.__spec__.origin)"
+        )
         (line,) = prints("-m", "weft", *only, "-c", code, "--only")
         assert line.startswith("['-c', '--only'] greenlet ") and "weft" in line
 
@@ -315,7 +321,7 @@ class TestMultiprocessing:
     @pytest.mark.parametrize("place", ["folder", "archive.pyz"])
     def test_directory_and_zip_file(self, tmp_path, place):
         main = "import work\nif __name__ == '__main__': work.main()"
-        module = SPAWNING.replace('print(greenlet is ours, __name__, sys.argv[1:])', "")
+        module = SPAWNING.replace("print(greenlet is ours, __name__, sys.argv[1:])", "")
         if place == "folder":
             (tmp_path / place).mkdir()
             (tmp_path / place / "__main__.py").write_text(main)

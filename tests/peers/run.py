@@ -55,9 +55,7 @@ class Options:
 
 
 def parse(arguments: list[str]) -> Options:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("suite", choices=sorted(suites.SUITES))
     parser.add_argument("--impl", choices=("weft", "stock"), default="weft")
     parser.add_argument(
@@ -71,8 +69,7 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument(
         "--only",
         metavar="PATTERN",
-        help="the module PATTERN, or all that contain or match it;\n"
-        "MODULE::PATTERN selects tests by name",
+        help="the module PATTERN, or all that contain or match it;\nMODULE::PATTERN selects tests by name",
     )
     parser.add_argument(
         "--part", action="store_true", help="the modules listed in part-SUITE.txt, if there is one"
@@ -84,9 +81,7 @@ def parse(arguments: list[str]) -> Options:
         default=0,
         help="run a module with unexpected results again, up to N times; the best outcome counts",
     )
-    parser.add_argument(
-        "--record", action="store_true", help="with --impl stock: write the baseline"
-    )
+    parser.add_argument("--record", action="store_true", help="with --impl stock: write the baseline")
     given = vars(parser.parse_args(arguments))
     given["suite"] = suites.SUITES[given["suite"]]
     given["pythons"] = given["pythons"] or [sys.executable]
@@ -103,9 +98,7 @@ def choose_modules(options: Options, installed: Installed) -> list[str]:
         lines = (line.partition("#")[0].strip() for line in listing.read_text().splitlines())
         wanted = {line.removesuffix(".py") for line in lines if line}
         if unknown := wanted - set(installed.modules):
-            raise SystemExit(
-                f"{listing.name} lists modules that are not installed: {sorted(unknown)}"
-            )
+            raise SystemExit(f"{listing.name} lists modules that are not installed: {sorted(unknown)}")
         modules = [m for m in modules if m in wanted]
     if not modules:
         raise SystemExit(f"no module of {options.suite.name} is selected by {options.only!r}")
@@ -118,9 +111,7 @@ def run_modules(
     """Run the modules, several at a time, those that want to be alone last."""
 
     def run_one(module: str) -> ModuleRun:
-        return suites.run_module(
-            options.suite, installed, module, python, options.impl, options.match
-        )
+        return suites.run_module(options.suite, installed, module, python, options.impl, options.match)
 
     together = [m for m in modules if m not in installed.alone]
     with ThreadPoolExecutor(options.jobs) as pool:

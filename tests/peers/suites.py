@@ -29,6 +29,7 @@ class Suite:
     timeout: float  # seconds a module may take
     env: dict[str, str]
     beside: bool = False  # the tests import helpers that lie beside them by bare name
+    timeouts: dict[str, float] = field(default_factory=dict)  # for modules known to hang
     # modules that would skip themselves: the variables to leave out for them
     without: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -53,6 +54,7 @@ SUITES = {
                 "ignore:::importlib._bootstrap:,ignore:::importlib._bootstrap_external:",
             },
             beside=True,
+            timeouts={"test__issue1686": 30},
             without={
                 "test__monkey_sigchld": ("PYTHONDEVMODE",),
                 "test__monkey_sigchld_2": ("PYTHONDEVMODE",),
@@ -161,7 +163,8 @@ def run_module(
         env["TMPDIR"] = scratch
         for name in suite.without.get(module, ()):
             del env[name]
-        ended = launch.run(command, env, Path(scratch), suite.timeout)
+        timeout = suite.timeouts.get(module, suite.timeout)
+        ended = launch.run(command, env, Path(scratch), timeout)
         lines = journal.read_text().splitlines() if journal.exists() else []
     run = ModuleRun(module, seconds=ended.seconds, leftovers=ended.leftovers, output=ended.output)
     _read_journal(run, [json.loads(line) for line in lines], ended)

@@ -627,7 +627,7 @@ impl<H: Host> Slots<H> {
                 exchange.run();
             }
             (*to).host.resume(thread);
-            Ok(Entered::AndBack(arch::switch(&raw mut (*from).sp, (*to).sp, transfer)))
+            Ok(Entered::AndBack(arch::switch_elsewhere(&raw mut (*from).sp, (*to).sp, transfer)))
         }
     }
 

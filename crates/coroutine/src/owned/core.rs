@@ -160,7 +160,7 @@ pub(super) unsafe fn resume(core: *const Core, state: State, message: *mut u8) -
         (*core).resumer.set(CURRENT.replace(core));
         (*core).state.set(state);
         let to = (*core).context.get();
-        let answer = arch::switch((*core).context.as_ptr(), to, message.expose_provenance());
+        let answer = arch::switch_elsewhere((*core).context.as_ptr(), to, message.expose_provenance());
         ptr::with_exposed_provenance_mut(answer)
     }
 }
@@ -177,7 +177,7 @@ pub(super) unsafe fn suspend(core: *const Core, message: *mut u8) -> *mut u8 {
         (*core).state.set(State::Suspended);
         CURRENT.set((*core).resumer.get());
         let to = (*core).context.get();
-        let answer = arch::switch((*core).context.as_ptr(), to, message.expose_provenance());
+        let answer = arch::switch_elsewhere((*core).context.as_ptr(), to, message.expose_provenance());
         ptr::with_exposed_provenance_mut(answer)
     }
 }
@@ -194,7 +194,7 @@ pub(super) unsafe fn hand_over(from: *const Core, to: *const Core, message: *mut
     unsafe {
         let context = take_over(from, to);
         (*from).state.set(State::Suspended);
-        let answer = arch::switch((*from).context.as_ptr(), context, message.expose_provenance());
+        let answer = arch::switch_elsewhere((*from).context.as_ptr(), context, message.expose_provenance());
         ptr::with_exposed_provenance_mut(answer)
     }
 }
@@ -210,7 +210,7 @@ pub(super) unsafe fn finish(core: *const Core, state: State, message: *mut u8) -
         (*core).state.set(state);
         CURRENT.set((*core).resumer.get());
         let to = (*core).context.get();
-        arch::switch((*core).context.as_ptr(), to, message.expose_provenance());
+        arch::switch_elsewhere((*core).context.as_ptr(), to, message.expose_provenance());
     }
     cancel::abort("a coroutine that had finished was resumed; this is a bug in weft")
 }
@@ -225,7 +225,7 @@ pub(super) unsafe fn finish_into(from: *const Core, to: *const Core, message: *m
     unsafe {
         let context = take_over(from, to);
         (*from).state.set(State::Returned);
-        arch::switch((*from).context.as_ptr(), context, message.expose_provenance());
+        arch::switch_elsewhere((*from).context.as_ptr(), context, message.expose_provenance());
     }
     cancel::abort("a coroutine that had finished was resumed; this is a bug in weft")
 }

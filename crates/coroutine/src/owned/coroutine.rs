@@ -199,8 +199,8 @@ impl<Input, Yield, Return> Coroutine<'_, Input, Yield, Return> {
         if self.core.is_null() {
             return None;
         }
-        // SAFETY: `&mut self` says that nobody is resuming it: it is fresh, suspended, or its scope has ended it or is
-        // doing so. `abandon` was made for its closure. Nobody uses the record after the release.
+        // SAFETY: `&mut self` says that nobody is resuming it: it is fresh, suspended, or its scope has
+        // ended it or is doing so. `abandon` was made for its closure. Nobody uses the record after the release.
         unsafe {
             if (*self.core).state.get() == State::Cancelling {
                 // The end of the scope is unwinding it, and this handle was among what it owned itself. The

@@ -237,6 +237,7 @@ impl<'scope, T: 'scope> Members<'scope, T> {
     /// # Panics
     ///
     /// With the payload of the member that panicked.
+    #[inline]
     pub fn resume(&self, id: MemberId, value: T) -> Result<T, Refused<T>> {
         let core = match self.table.enterable(id) {
             Ok(core) => core,
