@@ -11,9 +11,8 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from interpreter import environment, prints, python
-
 import weft
+from interpreter import environment, prints, python
 from weft import _install, _support
 
 needs_greenlet = pytest.mark.skipif(

@@ -216,13 +216,21 @@ pub(crate) unsafe fn current_thread(thread_state: *mut PyThreadState) -> *mut Th
 unsafe fn find_thread(thread_state: *mut PyThreadState) -> *mut Thread {
     // SAFETY: the GIL is held, says the caller of `current_thread`.
     unsafe {
-        let mut thread = HANDLE.with(|handle| handle.0.get());
+        let Ok(mut thread) = HANDLE.try_with(|handle| handle.0.get()) else {
+            // Somebody's own clean-up at the thread's end runs Python code, after ours.
+            ffi::PyErr_SetString(
+                ffi::PyExc_RuntimeError,
+                c"greenlets cannot be used any more in this thread: it is ending".as_ptr(),
+            );
+            return ptr::null_mut();
+        };
         if thread.is_null() {
             thread = create();
             if thread.is_null() {
                 return thread;
             }
-            HANDLE.with(|handle| handle.0.set(thread));
+            // Just accessed, so it is there.
+            let _ = HANDLE.try_with(|handle| handle.0.set(thread));
         }
         *CACHE.get() = Cache { thread_state, id: thread_id(thread_state), thread };
         thread
