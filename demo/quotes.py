@@ -65,9 +65,11 @@ def quote(product: str, pieces: int) -> Response:
 def ledger(product: str) -> Response:
     """A page that is sent while it is being worked out."""
 
+    def cheapest(pieces: int) -> object:
+        return min(supplier.ask(product, pieces).get()["cents"] for supplier in suppliers[:5])
+
     def lines() -> Iterator[str]:
         for pieces in range(1, 11):
-            answers = gevent.spawn(lambda: [s.ask(product, pieces).get() for s in suppliers[:5]])
-            yield f"{pieces:3} {product}: {min(a['cents'] for a in answers.get()):8}\n"
+            yield f"{pieces:3} {product}: {gevent.spawn(cheapest, pieces).get():8}\n"
 
     return Response(lines(), mimetype="text/plain")

@@ -29,6 +29,7 @@ from pathlib import Path
 from statistics import median
 
 HERE = Path(__file__).parent
+PACKAGES = ("weft", "greenlet", "sqlalchemy", "aiosqlite", "gunicorn", "gevent", "flask")
 PRODUCTS = ("anchor", "buoy", "compass", "dinghy", "ensign", "fender", "grapnel", "hawser")
 CONNECTIONS = 8
 PATIENCE = 120  # seconds until something is taken to hang
@@ -118,7 +119,7 @@ def gunicorn(side: Side, folder: Path) -> Iterator[Path]:
     """A server on `side`; gives the path of its socket, which accepts at once."""
     path = folder / "quotes.sock"
     log = folder / "gunicorn.log"
-    options = "--worker-class gevent --no-control-socket --log-level warning".split()
+    options = ["--worker-class", "gevent", "--no-control-socket", "--log-level", "warning"]
     # The socket is open before the server is: whoever connects early waits, nobody polls.
     with socket.socket(socket.AF_UNIX) as listener, log.open("wb") as errors:
         listener.bind(str(path))
@@ -201,9 +202,9 @@ def compare(title: str, program: Callable[[Side], tuple[float, bytes]], rounds: 
             seconds, output = program(side)
             times[side.name].append(seconds)
             outputs[side.name].add(output)
-    for name, seconds in times.items():
-        low, high = min(seconds), max(seconds)
-        print(f"  on {name:10}{median(seconds):7.3f} s   ({low:.3f} … {high:.3f})")
+    for name, taken in times.items():
+        low, high = min(taken), max(taken)
+        print(f"  on {name:10}{median(taken):7.3f} s   ({low:.3f} … {high:.3f})")
     print(f"  weft: {median(times['greenlet']) / median(times['weft']):.2f} times as fast")
     every = set().union(*outputs.values())
     if len(every) == 1:
@@ -220,8 +221,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default 5")
     rounds = max(1, parser.parse_args().rounds)
-    v = {name: version(name) for name in
-         ("weft", "greenlet", "sqlalchemy", "aiosqlite", "gunicorn", "gevent", "flask")}  # fmt: skip
+    v = {name: version(name) for name in PACKAGES}
     print(
         f"CPython {platform.python_version()}, greenlet {v['greenlet']}, weft {v['weft']}: "
         f"unmodified programs, medians of {rounds} rounds"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 SUITE = "greenlet"  # results are benches/results/greenlet-3.11.json and so on
-GROUPS = ("Switch", "Life", "Many", "Memory", "gevent on top")
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,7 @@ SCENARIOS = (
     Scenario("life_subclass", "Life", "… of a subclass with run()"),
     Scenario("robin_1000", "Many", "1,000 greenlets in turn", must_ratio=4.5),
     Scenario("robin_10000", "Many", "10,000 greenlets in turn"),
-    Scenario(
-        "memory_20000", "Memory", "20,000 suspended", unit="B", must_ratio=2.7, most_rounds=3
-    ),
+    Scenario("memory_20000", "Memory", "20,000 suspended", unit="B", must_ratio=2.7, most_rounds=3),
     Scenario(
         "memory_1000000",
         "Memory",
@@ -63,5 +60,3 @@ SCENARIOS = (
     Scenario("gevent_queue", "gevent on top", "Queue ping-pong"),
     Scenario("gevent_sleep", "gevent on top", "sleep(0)"),
 )
-
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -26,6 +26,10 @@ STYLE = """
   .slower { fill: #c4682b }
   .grid { stroke: #8c959f; stroke-opacity: .28 }
   .one { stroke: #8c959f; stroke-opacity: .9 }
+  @media (prefers-color-scheme: light) {
+    text { fill: #59636e }
+    .title, .strong, .label { fill: #1f2328 }
+  }
   @media (prefers-color-scheme: dark) {
     text { fill: #9198a1 }
     .title, .strong, .label { fill: #d1d7e0 }

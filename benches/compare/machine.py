@@ -23,6 +23,11 @@ def describe() -> dict[str, object]:
     }
 
 
+def is_busy() -> bool:
+    """Whether others used more than half a core in the last minute."""
+    return os.getloadavg()[0] > 0.5
+
+
 def cpu_model() -> str:
     """As the kernel names it; an ARM kernel does not."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -112,8 +112,7 @@ def main() -> int:
             )
         )
         print(
-            f"error: {options.readme.name} differs from the record; "
-            "run benches/compare/readme.py",
+            f"error: {options.readme.name} differs from the record; run benches/compare/readme.py",
             file=sys.stderr,
         )
         return 1

@@ -77,7 +77,9 @@ def terminal(run: Run) -> str:
     shown = [*setting(run), "", line(heads(run))]
     for group, rows in table:
         shown += ["", group, *(line(["  " + row[0], *row[1:]]) for row in rows)]
-    return "\n".join([*shown, "", summary(run)])
+    if any(row.met is not None for row in run.rows):
+        shown += ["", summary(run)]
+    return "\n".join(shown)
 
 
 def markdown(run: Run) -> str:

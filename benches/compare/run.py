@@ -141,13 +141,15 @@ def main() -> int:
         seconds=0,
         rows=[],
     )
+    if machine.is_busy():
+        print("the machine is busy: expect wide ranges", file=sys.stderr)
     started = time.monotonic()
     run.rows, errors = run_rounds(chosen, options.rounds, QUICK if options.quick else THOROUGH)
     run.seconds = round(time.monotonic() - started, 1)
     if run.rows:
         print(report.terminal(run))
     if errors:
-        print(f"\n{len(errors)} scenarios failed; nothing is recorded", file=sys.stderr)
+        print(f"\nscenarios that failed: {len(errors)}; nothing is recorded", file=sys.stderr)
         return 1
     if options.output is not None:
         record(run, options.output)

@@ -107,6 +107,7 @@ class World:
         self.name = name
         self.main = greenlet.getcurrent()
         self.members: list[object] = []
+        self.made: weakref.WeakSet[object] = weakref.WeakSet()
         self.number = itertools.count()
         self.steps = rng.randint(50, 400)
         self.closing = False
@@ -119,6 +120,9 @@ class World:
             def __init__(self, run: Callable[..., object] | None, parent: object = None) -> None:
                 super().__init__(run, parent)
                 everything.add(self)
+                alive = world()
+                if alive is not None:
+                    alive.made.add(self)
 
             def __getattribute__(self, name: str) -> object:
                 if name == "run":
@@ -134,21 +138,26 @@ class World:
 
     # What a greenlet does between its start and its end.
 
-    def body(self, *arguments: object) -> object:
+    def body(self, *arguments: object, **keywords: object) -> object:
         self.verify(arguments)
+        self.verify(tuple(keywords.values()))
         mine = self.token()
         variable.set(mine)
         try:
-            while self.steps > 0 and not self.closing:
+            while self.steps > 0 and not self.closing and not self.is_killed():
                 self.step()
                 assert variable.get() is mine, "the context variable is another greenlet's"
             if self.rng.random() < 0.2:
                 raise Planned(mine)
             return mine
         finally:
-            if self.rng.random() < 0.1 and not self.closing:
-                # Refuses to end at once, or does something on the way out.
+            if sys.exc_info()[0] is not self.g.GreenletExit and self.rng.random() < 0.1 and not self.closing:
+                # Does something on the way out; what ends for want of references must not, or it stays.
                 self.leave()
+
+    def is_killed(self) -> bool:
+        """Whether a deletion swallowed the exception that should have ended the running greenlet."""
+        return getattr(self.g.getcurrent(), "killed", False)
 
     def verify(self, value: object) -> None:
         if isinstance(value, Token):
@@ -157,11 +166,17 @@ class World:
             for item in value:
                 self.verify(item)
 
+    def pick(self) -> object:
+        """A member that is not dead, or None. No list of them stays in a frame: that would keep them alive."""
+        alive = [member for member in self.members if not member.dead]
+        return self.rng.choice(alive) if alive else None
+
     def leave(self) -> None:
         """Switch somewhere and take what comes back."""
         rng = self.rng
-        alive = [m for m in self.members if not m.dead]
-        target = rng.choice(alive) if alive and rng.random() < 0.6 else self.main
+        target = self.pick() if rng.random() < 0.6 else None
+        if target is None:
+            target = self.main
         kind = rng.random()
         if kind < 0.6:
             got = target.switch(self.token())
@@ -193,30 +208,25 @@ class World:
     def act_spawn(self) -> None:
         if len(self.members) >= 40:
             return
-        parents = [m for m in self.members if not m.dead]
-        parent = self.rng.choice(parents) if parents and self.rng.random() < 0.3 else None
+        parent = self.pick() if self.rng.random() < 0.3 else None
         made = self.member(self.body, parent) if parent else self.member(self.body)
         self.members.append(made)
         if self.rng.random() < 0.8:
-            del parents, parent
+            del parent
             self.verify(made.switch(self.token()))
 
     def act_throw(self) -> None:
-        alive = [m for m in self.members if not m.dead]
-        if alive:
-            target = self.rng.choice(alive)
-            del alive
+        target = self.pick()
+        if target is not None:
             try:
                 target.throw(Planned(self.token()))
             except Planned as planned:
                 self.verify(planned.args)
 
     def act_kill(self) -> None:
-        alive = [m for m in self.members if not m.dead and m is not self.g.getcurrent()]
-        if alive:
-            target = self.rng.choice(alive)
+        target = self.pick()
+        if target is not None and target is not self.g.getcurrent():
             self.members.remove(target)
-            del alive
             target.throw()
 
     def act_drop(self) -> None:
@@ -343,8 +353,14 @@ class World:
 
         class Switches:
             def __del__(self) -> None:
-                if not world.closing:
+                if world.closing or world.is_killed():
+                    return
+                try:
                     world.leave()
+                except Planned:
+                    pass
+                except world.g.GreenletExit:
+                    world.g.getcurrent().killed = True
 
         holder = [Switches()]
         self.steps -= 1
@@ -369,20 +385,17 @@ class World:
                 self.verify(planned.args)
 
     def end(self) -> None:
-        """Kills or drops all that is left."""
+        """Kills what is left: suspended greenlets whose stacks refer to each other end in no other way."""
         self.g.settrace(None)
         sys.settrace(None)
         sys.setprofile(None)
-        self.steps = 0
         self.closing = True
-        while self.members:
-            member = self.members.pop()
-            if self.rng.random() < 0.5:
-                try:
-                    member.throw()
-                except Planned:
-                    pass
-            del member
+        self.members.clear()
+        while remaining := [greenlet for greenlet in self.made if greenlet]:
+            try:
+                remaining.pop().throw()
+            except Planned:
+                pass
 
 
 ACTS = [name.removeprefix("act_") for name in vars(World) if name.startswith("act_")]
@@ -432,9 +445,14 @@ class Resources:
         )
 
 
+def tasks() -> int:
+    """How many threads the process has, Python's or not."""
+    return len(os.listdir("/proc/self/task"))
+
+
 def settle(greenlet: object, threads: int) -> None:
     """Until ended threads are gone and cleaned up; no garbage is left."""
-    while len(os.listdir("/proc/self/task")) > threads or greenlet._greenlet.get_pending_cleanup_count():
+    while tasks() > threads or greenlet._greenlet.get_pending_cleanup_count():
         os.sched_yield()
     for _ in range(4):
         greenlet.getcurrent()
@@ -497,9 +515,11 @@ def main() -> int:
         print("\n".join(shared.failures) or "the round is good")
         return bool(shared.failures)
 
+    # A greenlet begins as deep as the one that starts it, and they start each other.
+    sys.setrecursionlimit(20_000)
     greenlet.getcurrent()
     # The tools of the check itself must not count.
-    settle(greenlet, 1)
+    settle(greenlet, tasks())
     before = Resources(greenlet)
     print(f"at the start: {before}", flush=True)
     settled = before
@@ -509,6 +529,7 @@ def main() -> int:
         faulthandler.dump_traceback_later(WATCHDOG_SECONDS + options.seconds, exit=True)
         abandon = index % 2 == 1
         shared.abandoned = shared.abandoning_threads = 0
+        threads = tasks()
         start = Resources(greenlet)
         first = index * 10_000_000
         rounds = itertools.count(first)
@@ -518,7 +539,7 @@ def main() -> int:
         else:
             last = first + rounds_a_phase
             phase(greenlet, shared, options, rounds, lambda n, last=last: n >= last, abandon)
-        settle(greenlet, 1)
+        settle(greenlet, threads)
         now = Resources(greenlet)
         kind = f"{shared.abandoning_threads} threads left {shared.abandoned} greenlets" if abandon else "nothing left"
         print(f"phase {index}: {rounds_a_phase} rounds, {kind}: {now}", flush=True)
