@@ -145,9 +145,7 @@ async def work(database: Path) -> None:
             await connection.run_sync(Base.metadata.create_all)
         sessions = async_sessionmaker(engine, expire_on_commit=False)
         await fill(sessions)
-        accounts = await asyncio.gather(
-            *(statement(sessions, number) for number in range(1, CUSTOMERS + 1))
-        )
+        accounts = await asyncio.gather(*(statement(sessions, number) for number in range(1, CUSTOMERS + 1)))
         print("\n".join(accounts))
         pieces = await asyncio.gather(*(look_up(sessions, clerk) for clerk in range(CLERKS)))
         print(f"\npieces sold: {sum(pieces)}; by clerk: {', '.join(map(str, pieces))}")

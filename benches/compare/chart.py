@@ -82,8 +82,7 @@ def bar(row: Row, y: float, scale: Scale) -> list[str]:
     middle = y + BAR / 2 + 4.5
     return [
         text(LABELS - 10, middle, row.title, "label", "end"),
-        f'<rect x="{start:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" rx="2" '
-        f'class="{kind}"/>',
+        f'<rect x="{start:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BAR}" rx="2" class="{kind}"/>',
         figures(start + width + 7, middle, row),
     ]
 

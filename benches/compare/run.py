@@ -86,10 +86,7 @@ def run_rounds(
     A round visits all scenarios before the next begins: a bad minute of the machine spoils one
     round of each instead of all rounds of one.
     """
-    rows = {
-        s.name: Row(s.name, s.group, s.title, s.unit, s.must_ratio, s.must_below, [])
-        for s in chosen
-    }
+    rows = {s.name: Row(s.name, s.group, s.title, s.unit, s.must_ratio, s.must_below, []) for s in chosen}
     limits = {s.name: min(rounds, s.most_rounds or rounds) for s in chosen}
     progress = report.Progress(sum(limits.values()) * len(SIDES))
     errors = []

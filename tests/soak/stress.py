@@ -151,7 +151,12 @@ class World:
                 raise Planned(mine)
             return mine
         finally:
-            if sys.exc_info()[0] is not self.g.GreenletExit and self.rng.random() < 0.1 and not self.closing:
+            if (
+                sys.exc_info()[0] is not self.g.GreenletExit
+                and not self.is_killed()
+                and self.rng.random() < 0.1
+                and not self.closing
+            ):
                 # Does something on the way out; what ends for want of references must not, or it stays.
                 self.leave()
 
@@ -461,7 +466,11 @@ def settle(greenlet: object, threads: int) -> None:
 
 
 def phase(
-    greenlet: object, shared: Shared, options: argparse.Namespace, rounds: itertools.count, stop: Callable[[int], bool],
+    greenlet: object,
+    shared: Shared,
+    options: argparse.Namespace,
+    rounds: itertools.count,
+    stop: Callable[[int], bool],
     abandon: bool,
 ) -> int:
     """Rounds in `options.threads` threads until `stop(number)`; how many there were."""
@@ -476,7 +485,9 @@ def phase(
             if rng.random() < 0.3:
                 # A thread of its own, which ends with or without suspended greenlets.
                 left = abandon and rng.random() < 0.5
-                thread = threading.Thread(target=one_round, args=(greenlet, shared, options.seed, number, left))
+                thread = threading.Thread(
+                    target=one_round, args=(greenlet, shared, options.seed, number, left)
+                )
                 thread.start()
                 thread.join()
             else:
@@ -493,7 +504,9 @@ def phase(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--threads", type=int, default=4)
@@ -535,13 +548,19 @@ def main() -> int:
         rounds = itertools.count(first)
         if index == 0:
             deadline = time.monotonic() + options.seconds / PHASES
-            rounds_a_phase = phase(greenlet, shared, options, rounds, lambda n: time.monotonic() > deadline, abandon)
+            rounds_a_phase = phase(
+                greenlet, shared, options, rounds, lambda n: time.monotonic() > deadline, abandon
+            )
         else:
             last = first + rounds_a_phase
             phase(greenlet, shared, options, rounds, lambda n, last=last: n >= last, abandon)
         settle(greenlet, threads)
         now = Resources(greenlet)
-        kind = f"{shared.abandoning_threads} threads left {shared.abandoned} greenlets" if abandon else "nothing left"
+        kind = (
+            f"{shared.abandoning_threads} threads left {shared.abandoned} greenlets"
+            if abandon
+            else "nothing left"
+        )
         print(f"phase {index}: {rounds_a_phase} rounds, {kind}: {now}", flush=True)
         if shared.failures:
             break

@@ -93,7 +93,8 @@ pub(crate) unsafe fn field<T>(base: *mut c_void, offset: usize) -> *mut T {
 
 /// Everything of the interpreter's that belongs to one coroutine.
 ///
-/// While the coroutine runs, the values are in the thread state and those here are stale.
+/// While the coroutine runs, the values and the references are in the thread state, and what is here is stale: it
+/// is neither used nor dropped, visited nor cleared.
 #[derive(Debug)]
 pub(crate) struct State {
     frames: Frames,
@@ -282,9 +283,7 @@ unsafe impl Host for State {
             field::<*mut c_void>(ts, layout::TS_EXC_INFO).write(exc_info);
             field::<*mut PyObject>(own_item, layout::EXC_VALUE).write(self.exc_value);
             field::<*mut c_void>(own_item, layout::EXC_PREVIOUS).write(self.exc_previous);
-            self.exc_value = ptr::null_mut();
             context_of(thread).write(self.context);
-            self.context = ptr::null_mut();
             context_changed(thread);
             field::<*mut c_void>(ts, layout::TS_DATASTACK_CHUNK).write(self.chunk);
             field::<*mut c_void>(ts, layout::TS_DATASTACK_TOP).write(self.chunk_top);

@@ -122,7 +122,6 @@ unsafe impl FrameState for Frames {
             remaining.write(limit - self.recursion_depth);
             field::<c_int>(ts, layout::TS_TRASH_NESTING).write(self.trash_nesting);
         }
-        self.current_frame = ptr::null_mut();
     }
 
     unsafe fn relocate(&mut self, _range: Range<usize>, _delta: isize) {}

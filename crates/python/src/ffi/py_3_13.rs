@@ -105,8 +105,6 @@ unsafe impl FrameState for Frames {
             remaining.write(limit - self.py_recursion_depth);
             field::<c_int>(ts, layout::TS_C_RECURSION_REMAINING).write(self.c_recursion_remaining);
         }
-        self.delete_later = ptr::null_mut();
-        self.current_frame = ptr::null_mut();
     }
 
     unsafe fn relocate(&mut self, range: Range<usize>, delta: isize) {

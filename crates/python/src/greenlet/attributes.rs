@@ -5,6 +5,7 @@ use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
 
+use super::lifetime::holds_stale_state;
 use super::object::{Life, PyGreenlet, body, is_greenlet, owned, owned_or_null, type_name};
 use super::thread::{self, belongs_to_ended_thread, current_thread, thread_of};
 use crate::ffi::{context_changed, context_of};
@@ -204,6 +205,8 @@ pub(crate) unsafe extern "C" fn get_context(this: *mut PyObject, _closure: *mut 
                 return ptr::null_mut();
             }
             context_of(ffi::PyThreadState_Get())
+        } else if holds_stale_state(greenlet) {
+            return owned(ffi::Py_None());
         } else {
             (*body(greenlet)).coroutine.host.context_slot()
         };
@@ -238,6 +241,9 @@ pub(crate) unsafe extern "C" fn set_context(
                 );
             }
             context_of(thread_state)
+        } else if holds_stale_state(greenlet) {
+            // The main greenlet of a thread that has ended: nothing will run in it.
+            return 0;
         } else {
             (*body(greenlet)).coroutine.host.context_slot()
         };

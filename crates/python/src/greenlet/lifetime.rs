@@ -147,8 +147,10 @@ pub(crate) unsafe extern "C" fn traverse(
             }
         };
         also((*this).run);
-        also((*state).exc_value_slot().read());
-        also((*state).context_slot().read());
+        if !holds_stale_state(greenlet) {
+            also((*state).exc_value_slot().read());
+            also((*state).context_slot().read());
+        }
         if (*this).is_main {
             let thread = thread_of(greenlet);
             if !thread.is_null() {
@@ -176,12 +178,28 @@ pub(crate) unsafe extern "C" fn tp_clear(this: *mut PyObject) -> c_int {
     0
 }
 
+/// Whether the interpreter state that the body keeps is what the thread state had long ago: it runs, or it is the
+/// main greenlet of a thread that has ended, which ran last.
+///
+/// # Safety
+///
+/// The GIL is held; a live greenlet with its body.
+pub(super) unsafe fn holds_stale_state(greenlet: *mut PyGreenlet) -> bool {
+    // SAFETY: a live greenlet with its body.
+    unsafe {
+        let thread = thread_of(greenlet);
+        if thread.is_null() { (*body(greenlet)).is_main } else { (*thread).current == greenlet }
+    }
+}
+
 unsafe fn clear_body(greenlet: *mut PyGreenlet) {
     // SAFETY: fields hold owned references; a main greenlet's `main` and `parent` are none.
     unsafe {
         let this = body(greenlet);
-        clear((*this).coroutine.host.exc_value_slot());
-        clear((*this).coroutine.host.context_slot());
+        if !holds_stale_state(greenlet) {
+            clear((*this).coroutine.host.exc_value_slot());
+            clear((*this).coroutine.host.context_slot());
+        }
         clear(&raw mut (*this).run);
         if !(*this).is_main {
             clear(&raw mut (*this).parent);
