@@ -422,7 +422,7 @@ def one_round(greenlet: object, shared: Shared, seed: int, number: int, abandon:
         greenlet.settrace(None)
         sys.settrace(None)
         sys.setprofile(None)
-        shared.abandoned += sum(1 for m in world.members if m)
+        shared.abandoned += sum(1 for member in world.made if not member.dead)
         shared.abandoning_threads += 1
         return
     try:
@@ -523,6 +523,13 @@ def main() -> int:
 
     faulthandler.enable()
     shared = Shared()
+
+    def unraisable(problem: object) -> None:
+        # What a greenlet raises that ends for want of references goes nowhere.
+        if not isinstance(problem.exc_value, Planned):
+            shared.failures.append("".join(traceback.format_exception(problem.exc_value)))
+
+    sys.unraisablehook = unraisable
     if options.round is not None:
         one_round(greenlet, shared, options.seed, options.round, False)
         print("\n".join(shared.failures) or "the round is good")
