@@ -378,7 +378,7 @@ impl<H: Host> Slots<H> {
         unsafe {
             (*from).host.suspend(thread);
             (*to).host.resume(thread);
-            arch::switch(&raw mut (*from).sp, (*to).sp, transfer)
+            arch::switch_here(&raw mut (*from).sp, (*to).sp, transfer)
         }
     }
 

@@ -68,6 +68,9 @@ pub unsafe extern "C" fn switch(save: *mut *mut u8, to: *mut u8, transfer: usize
 /// [`switch`] for places that resume contexts which were left somewhere else in the code; here the same.
 pub use self::switch as switch_elsewhere;
 
+/// [`switch`], written into its caller; here the same.
+pub use self::switch as switch_here;
+
 /// Like [`switch`], but calls `prepare(argument)` on the stack that ends at `helper` in between and
 /// resumes the context that it returns.
 ///

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include "pycore_code.h"
 #include "pycore_frame.h"
+#include "pycore_runtime.h"
 
 #define FIELD(name, type, field) \
     printf("pub(crate) const %s: usize = %zu;\n", name, offsetof(type, field))
@@ -70,6 +71,7 @@ int main(void)
 #endif
 
 #if PY_VERSION_HEX < 0x030C0000
+    FIELD("RUNTIME_TSTATE_CURRENT", _PyRuntimeState, gilstate.tstate_current);
     FIELD("TS_RECURSION_REMAINING", PyThreadState, recursion_remaining);
     FIELD("TS_RECURSION_LIMIT", PyThreadState, recursion_limit);
     FIELD("TS_TRASH_NESTING", PyThreadState, trash_delete_nesting);

@@ -27,7 +27,9 @@ pub(crate) mod layout {
 mod version;
 
 use version::Frames;
-pub(crate) use version::{METHOD_CALLS_WANT_A_DICT, is_finalizing, trash_delete_nesting};
+pub(crate) use version::{
+    METHOD_CALLS_WANT_A_DICT, current_thread_state, is_finalizing, trash_delete_nesting,
+};
 
 /// How one version of CPython keeps its frames; implemented once in each version's file.
 ///

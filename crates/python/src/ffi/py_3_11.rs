@@ -12,6 +12,24 @@ use super::{FrameState, field, layout};
 
 unsafe extern "C" {
     fn _Py_IsFinalizing() -> c_int;
+
+    /// `_PyRuntime`: all of the interpreter's state. Only its address is used.
+    #[link_name = "_PyRuntime"]
+    static RUNTIME: c_void;
+}
+
+/// The current thread state, read where `PyThreadState_Get` reads it: the call costs as much as a tenth of a switch.
+///
+/// # Safety
+///
+/// The GIL is held.
+#[inline(always)]
+pub(crate) unsafe fn current_thread_state() -> *mut PyThreadState {
+    // SAFETY: laid out as the headers said. Who holds the GIL has written the field last, so it does not change.
+    unsafe {
+        let runtime: *mut c_void = (&raw const RUNTIME).cast_mut();
+        field::<*mut PyThreadState>(runtime, layout::RUNTIME_TSTATE_CURRENT).read()
+    }
 }
 
 /// 3.11 specialises a method call on an instance that could have a dictionary only if it has one.

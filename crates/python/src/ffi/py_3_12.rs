@@ -16,6 +16,17 @@ unsafe extern "C" {
     fn _Py_IsFinalizing() -> c_int;
 }
 
+/// The current thread state.
+///
+/// # Safety
+///
+/// The GIL is held.
+#[inline(always)]
+pub(crate) unsafe fn current_thread_state() -> *mut PyThreadState {
+    // SAFETY: the GIL is held, says the caller, so there is one.
+    unsafe { pyo3::ffi::PyThreadState_Get() }
+}
+
 /// 3.12 specialises method calls on instances without a dictionary.
 pub(crate) const METHOD_CALLS_WANT_A_DICT: bool = false;
 

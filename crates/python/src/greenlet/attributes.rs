@@ -8,7 +8,7 @@ use pyo3::ffi::{self, PyObject};
 use super::lifetime::holds_stale_state;
 use super::object::{Life, PyGreenlet, body, is_greenlet, owned, owned_or_null, type_name};
 use super::thread::{self, belongs_to_ended_thread, current_thread, thread_of};
-use crate::ffi::{context_changed, context_of};
+use crate::ffi::{context_changed, context_of, current_thread_state};
 
 /// Sets an exception of a built-in kind and returns -1.
 macro_rules! refuse {
@@ -43,7 +43,7 @@ unsafe fn is_running(greenlet: *mut PyGreenlet) -> bool {
 unsafe fn is_current(greenlet: *mut PyGreenlet) -> bool {
     // SAFETY: the GIL is held.
     unsafe {
-        let thread = current_thread(ffi::PyThreadState_Get());
+        let thread = current_thread(current_thread_state());
         !thread.is_null() && (*thread).current == greenlet
     }
 }
@@ -179,7 +179,7 @@ pub(crate) unsafe extern "C" fn get_frame(this: *mut PyObject, _closure: *mut c_
         let suspended = (*body(greenlet)).life == Life::Active && !is_running(greenlet);
         if suspended {
             let state = &raw const (*body(greenlet)).coroutine.host;
-            let frame: *mut PyObject = (*state).frame_object(ffi::PyThreadState_Get()).cast();
+            let frame: *mut PyObject = (*state).frame_object(current_thread_state()).cast();
             if !frame.is_null() {
                 return frame;
             }
@@ -204,7 +204,7 @@ pub(crate) unsafe extern "C" fn get_context(this: *mut PyObject, _closure: *mut 
                 );
                 return ptr::null_mut();
             }
-            context_of(ffi::PyThreadState_Get())
+            context_of(current_thread_state())
         } else if holds_stale_state(greenlet) {
             return owned(ffi::Py_None());
         } else {
@@ -231,7 +231,7 @@ pub(crate) unsafe extern "C" fn set_context(
         if !context.is_null() && ffi::PyContext_CheckExact(context) == 0 {
             refuse!(PyExc_TypeError, c"greenlet context must be a contextvars.Context or None");
         }
-        let thread_state = ffi::PyThreadState_Get();
+        let thread_state = current_thread_state();
         let running = is_running(greenlet);
         let place = if running {
             if !is_current(greenlet) {

@@ -17,7 +17,7 @@ use super::attributes;
 use super::object::{self, Body, Life, PyGreenlet, SavedError, body, clear, owned};
 use super::thread::{self, MAIN_GREENLETS, belongs_to_ended_thread, current_thread, thread_of};
 use super::types::errors;
-use crate::ffi::is_finalizing;
+use crate::ffi::{current_thread_state, is_finalizing};
 
 /// `tp_new`.
 pub(crate) unsafe extern "C" fn new(
@@ -33,7 +33,7 @@ pub(crate) unsafe extern "C" fn new(
 unsafe fn create(kind: *mut PyTypeObject) -> *mut PyGreenlet {
     // SAFETY: the GIL is held; the new object is known to nobody else yet.
     unsafe {
-        let thread = current_thread(ffi::PyThreadState_Get());
+        let thread = current_thread(current_thread_state());
         if thread.is_null() {
             return ptr::null_mut();
         }
@@ -307,7 +307,7 @@ unsafe fn unwind(greenlet: *mut PyGreenlet) -> bool {
         let thread = thread_of(greenlet);
         if thread.is_null() {
             make_dead(greenlet);
-        } else if thread == current_thread(ffi::PyThreadState_Get()) {
+        } else if thread == current_thread(current_thread_state()) {
             throw_exit(greenlet, (*thread).current);
         } else {
             // Its thread unwinds it when it runs next.

@@ -11,7 +11,7 @@ use super::object::owned;
 use super::thread::{self, CLEANUP_CLOCKS, MAIN_GREENLETS};
 use super::types::{self, errors};
 use super::{capi, switch, tracing};
-use crate::ffi::{datastack, trash_delete_nesting};
+use crate::ffi::{current_thread_state, datastack, trash_delete_nesting};
 use crate::gil::GilCell;
 
 unsafe extern "C" fn getcurrent(_module: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
@@ -88,7 +88,7 @@ unsafe extern "C" fn get_tstate_trash_delete_nesting(
 ) -> *mut PyObject {
     // SAFETY: called by the interpreter.
     unsafe {
-        let nesting = trash_delete_nesting(ffi::PyThreadState_Get()).unwrap_or(0);
+        let nesting = trash_delete_nesting(current_thread_state()).unwrap_or(0);
         ffi::PyLong_FromLong(nesting.into())
     }
 }
@@ -192,7 +192,7 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
         }
         datastack::install_cache();
         thread::install_fork_handler();
-        let has_trash = trash_delete_nesting(ffi::PyThreadState_Get()).is_some();
+        let has_trash = trash_delete_nesting(current_thread_state()).is_some();
         let tables: [(*mut PyMethodDef, bool); 2] =
             [(FUNCTIONS.get().cast(), true), (TRASH_FUNCTION.get().cast(), has_trash)];
         for (table, wanted) in tables {

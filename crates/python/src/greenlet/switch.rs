@@ -31,7 +31,7 @@ use super::thread::{Thread, current_thread, delete_dropped_elsewhere, main_threa
 use super::tracing;
 use super::types::{self, errors};
 use crate::error::set_switch_error;
-use crate::ffi::METHOD_CALLS_WANT_A_DICT;
+use crate::ffi::{METHOD_CALLS_WANT_A_DICT, current_thread_state};
 
 /// What a switch carries over. All pointers are owned references.
 #[derive(Debug)]
@@ -314,7 +314,7 @@ pub(crate) unsafe fn switch(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut P
     // SAFETY: every greenlet in the chain is held by the one before it, the first by the caller; whatever runs Python
     // code is followed by a fresh look at the state.
     unsafe {
-        let thread_state = ffi::PyThreadState_Get();
+        let thread_state = current_thread_state();
         let thread = current_thread(thread_state);
         if thread.is_null() {
             parcel.discard();
@@ -511,7 +511,7 @@ unsafe extern "C-unwind" fn first_moments(transfer: usize) -> ! {
     // SAFETY: entered by `swap` with the origin and its reference, under the GIL, as the current greenlet.
     unsafe {
         let origin: *mut PyGreenlet = ptr::with_exposed_provenance_mut(transfer);
-        let thread = current_thread(ffi::PyThreadState_Get());
+        let thread = current_thread(current_thread_state());
         let result = run_to_end(thread, origin);
         last_moments(thread, result)
     }
@@ -660,7 +660,7 @@ pub(crate) unsafe fn switch_quickly(
 ) -> Option<*mut PyObject> {
     // SAFETY: as for `switch`.
     unsafe {
-        let thread_state = ffi::PyThreadState_Get();
+        let thread_state = current_thread_state();
         let thread = current_thread(thread_state);
         if thread.is_null() {
             return Some(ptr::null_mut());
@@ -772,7 +772,7 @@ pub(crate) unsafe fn current() -> *mut PyGreenlet {
     }
     // SAFETY: passed on.
     unsafe {
-        let thread = current_thread(ffi::PyThreadState_Get());
+        let thread = current_thread(current_thread_state());
         if thread.is_null() {
             return ptr::null_mut();
         }

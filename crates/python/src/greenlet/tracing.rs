@@ -7,6 +7,7 @@ use pyo3::ffi::{self, PyObject};
 use super::object::{PyGreenlet, SavedError, clear, owned};
 use super::thread::{Thread, current_thread};
 use super::types::errors;
+use crate::ffi::current_thread_state;
 
 /// What the tracer is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +38,10 @@ pub(crate) unsafe fn call(
             Event::Switch => errors().event_switch,
             Event::Throw => errors().event_throw,
         };
-        let thread_state = ffi::PyThreadState_Get();
+        let thread_state = current_thread_state();
         ffi::PyThreadState_EnterTracing(thread_state);
         let result = ffi::PyObject_CallFunction(tracer, c"O(OO)".as_ptr(), name, origin, target);
-        ffi::PyThreadState_LeaveTracing(ffi::PyThreadState_Get());
+        ffi::PyThreadState_LeaveTracing(current_thread_state());
         if result.is_null() {
             saved.discard();
             let raised = SavedError::take();
@@ -64,7 +65,7 @@ pub(crate) unsafe extern "C" fn settrace(_module: *mut PyObject, arguments: *mut
         if ffi::PyArg_ParseTuple(arguments, c"O".as_ptr(), &raw mut tracer) == 0 {
             return ptr::null_mut();
         }
-        let thread = current_thread(ffi::PyThreadState_Get());
+        let thread = current_thread(current_thread_state());
         if thread.is_null() {
             return ptr::null_mut();
         }
@@ -78,7 +79,7 @@ pub(crate) unsafe extern "C" fn settrace(_module: *mut PyObject, arguments: *mut
 pub(crate) unsafe extern "C" fn gettrace(_module: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
     // SAFETY: called by the interpreter.
     unsafe {
-        let thread = current_thread(ffi::PyThreadState_Get());
+        let thread = current_thread(current_thread_state());
         if thread.is_null() {
             return ptr::null_mut();
         }
