@@ -7,13 +7,17 @@ operation of a switch scenario is a pair of switches: into the other greenlet an
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import NamedTuple, NoReturn
 
 from greenlet import getcurrent, greenlet
 
 
 class Loop(NamedTuple):
-    """`run(n)` does `n * operations` operations and as little else as possible."""
+    """`run(n)` does `n * operations` operations and as little else as possible.
+
+    The loops are those of the standard library's `timeit`: `repeat` makes no numbers.
+    """
 
     run: Callable[[int], None]
     operations: int = 1
@@ -38,7 +42,7 @@ def pair_with(body: Callable[[], object]) -> Loop:
     other.switch()
 
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             other.switch()
 
     return Loop(run)
@@ -57,7 +61,7 @@ def pair_value() -> Loop:
     other.switch(value)
 
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             other.switch(value)
 
     return Loop(run)
@@ -115,7 +119,7 @@ def throw() -> Loop:
     other.switch()
 
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             other.throw(Interruption)
 
     return Loop(run)
@@ -123,7 +127,7 @@ def throw() -> Loop:
 
 def current() -> Loop:
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             getcurrent()
 
     return Loop(run)
@@ -138,7 +142,7 @@ def nothing() -> None:
 
 def life() -> Loop:
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             greenlet(nothing).switch()
 
     return Loop(run)
@@ -151,7 +155,7 @@ class Job(greenlet):
 
 def life_subclass() -> Loop:
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             Job().switch()
 
     return Loop(run)
@@ -166,7 +170,7 @@ def robin(size: int) -> Loop:
         one.switch()
 
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             for one in greenlets:
                 one.switch()
 
@@ -216,7 +220,7 @@ def gevent_spawn() -> Loop:
     import gevent
 
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             gevent.spawn(nothing).join()
 
     return Loop(run)
@@ -236,7 +240,7 @@ def gevent_queue() -> Loop:
     gevent.spawn(answer)
 
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             questions.put(None)
             answers.get()
 
@@ -247,7 +251,7 @@ def gevent_sleep() -> Loop:
     from gevent import sleep
 
     def run(count: int) -> None:
-        for _ in range(count):
+        for _ in repeat(None, count):
             sleep(0)
 
     return Loop(run)

@@ -46,7 +46,7 @@ class Token:
     """A value to send; counted."""
 
     alive = 0
-    lock = threading.Lock()
+    lock = threading.RLock()  # a collection inside may delete another token
 
     def __init__(self, text: str) -> None:
         self.text = text
