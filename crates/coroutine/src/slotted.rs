@@ -714,6 +714,12 @@ impl<H: Host> Slots<H> {
             RESERVED.fetch_sub(1, Ordering::Relaxed);
             return Err(MappingError::Budget { budget: self.config.process_budget });
         }
+        // So that neither list grows where growing must not fail.
+        let listable = self.slots.len() + 1 - self.free.len().min(self.slots.len());
+        if self.slots.try_reserve(1).is_err() || self.free.try_reserve(listable).is_err() {
+            RESERVED.fetch_sub(1, Ordering::Relaxed);
+            return Err(MappingError::no_memory(self.config.slot_size));
+        }
         let page = weft_sys::mapping::page_size();
         let mapping = StackMapping::new(self.config.slot_size.saturating_add(page)).inspect_err(|_| {
             RESERVED.fetch_sub(1, Ordering::Relaxed);

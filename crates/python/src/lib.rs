@@ -26,6 +26,13 @@ fn check_interpreter(py: Python<'_>) -> PyResult<()> {
             "weft does not support free-threaded CPython yet; use the build with the GIL",
         ));
     }
+    // SAFETY: both say what the current thread state is, with the GIL held.
+    let as_expected = unsafe { ffi::current_thread_state() == pyo3::ffi::PyThreadState_Get() };
+    if !as_expected {
+        return Err(PyImportError::new_err(
+            "this build of weft does not fit this release of CPython; install weft for it from source",
+        ));
+    }
     // SAFETY: both may be called with the GIL held.
     let in_main = unsafe { pyo3::ffi::PyInterpreterState_Get() == pyo3::ffi::PyInterpreterState_Main() };
     if !in_main {

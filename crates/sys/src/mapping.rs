@@ -41,6 +41,13 @@ pub enum MappingError {
     },
 }
 
+impl MappingError {
+    /// The heap has no room for what must be noted about a stack of `size` bytes.
+    pub const fn no_memory(size: usize) -> Self {
+        Self::Map { size, source: rustix::io::Errno::NOMEM }
+    }
+}
+
 /// The size of a page, in bytes.
 pub fn page_size() -> usize {
     rustix::param::page_size()
@@ -186,17 +193,19 @@ impl StackMapping {
         let page = page_size();
         let keep = keep.next_multiple_of(page).min(self.usable());
         let len = self.usable() - keep;
-        let mut pages = vec![0u8; len / page];
-        if pages.is_empty() {
-            return 0;
+        let mut pages = [0u8; 512];
+        let mut resident = 0;
+        for offset in (0..len).step_by(pages.len() * page) {
+            let part = (len - offset).min(pages.len() * page);
+            // SAFETY: the range is page aligned and inside this mapping, and the array has a byte for
+            // each of its pages.
+            let status =
+                unsafe { libc::mincore(self.limit().wrapping_add(offset).cast(), part, pages.as_mut_ptr()) };
+            if status == 0 {
+                resident += pages[..part / page].iter().filter(|&&flags| flags & 1 != 0).count() * page;
+            }
         }
-        // SAFETY: the range is page aligned and inside this mapping, and the vector has a byte for
-        // each of its pages.
-        let status = unsafe { libc::mincore(self.limit().cast(), len, pages.as_mut_ptr()) };
-        if status != 0 {
-            return 0;
-        }
-        pages.iter().filter(|&&flags| flags & 1 != 0).count() * page
+        resident
     }
 }
 

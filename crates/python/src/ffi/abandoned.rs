@@ -1,7 +1,7 @@
 //! Frames that will never run again: a suspended coroutine's after its thread has ended.
 //!
 //! CPython has no way to leave a frame without running it. What a frame holds is let go of here instead, field by
-//! field, as `_PyFrame_Clear` does (`Python/frame.c`); a frame whose frame object somebody holds is handed over
+//! field, as `_PyFrame_Clear` does (`Python/frame.c`); a frame that has a frame object is handed over
 //! to that object, as CPython's `take_ownership` does. Values on the frame's evaluation stack are not touched: how many there
 //! are is known only to the interpreter loop, whose C stack is lost. They leak.
 
@@ -30,7 +30,8 @@ unsafe fn local_count(frame: *mut c_void) -> usize {
     }
 }
 
-/// Gives a frame to its frame object, which then holds what the frame held.
+/// Gives a frame to its frame object, which then holds what the frame held. The frame's reference to the object
+/// remains, and is the caller's to drop.
 ///
 /// # Safety
 ///
@@ -55,8 +56,6 @@ unsafe fn hand_over(frame: *mut c_void, object: *mut PyObject, back: *mut PyObje
         if ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());
         }
-        // The frame's own reference to the object.
-        ffi::Py_DECREF(object);
     }
 }
 
@@ -103,26 +102,25 @@ pub(super) unsafe fn release(mut frame: *mut c_void) {
             }
             if thread_owned {
                 let object = field::<*mut PyObject>(frame, layout::FRAME_OBJECT).read();
-                if !object.is_null() && ffi::Py_REFCNT(object) > 1 {
+                if !object.is_null() {
                     hand_over(frame, object, next_frame_object(previous));
+                    // Dropped with the rest; without memory to note it, leaked.
+                    if garbage.try_reserve(1).is_ok() {
+                        garbage.push(object);
+                    }
                 } else {
-                    let single = [
-                        layout::FRAME_OBJECT,
-                        layout::FRAME_LOCALS,
-                        layout::FRAME_FUNCTION,
-                        layout::FRAME_CODE,
-                    ];
+                    let single = [layout::FRAME_LOCALS, layout::FRAME_FUNCTION, layout::FRAME_CODE];
                     let locals = local_count(frame);
                     let variables = (0..locals)
                         .map(|index| layout::FRAME_LOCALSPLUS + index * size_of::<*mut PyObject>());
-                    // A frame object looks at its frame when it is freed, so it goes first and the memory last.
+                    if garbage.try_reserve(single.len() + locals).is_err() {
+                        // No memory to note it all: leak it.
+                        frame = previous;
+                        continue;
+                    }
                     for offset in single.into_iter().chain(variables) {
                         let place: *mut *mut PyObject = field(frame, offset);
-                        if offset != layout::FRAME_CODE {
-                            garbage.push(place.replace(ptr::null_mut()));
-                        } else {
-                            garbage.push(place.read());
-                        }
+                        garbage.push(place.replace(ptr::null_mut()));
                     }
                 }
             }

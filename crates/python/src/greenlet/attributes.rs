@@ -176,7 +176,7 @@ pub(crate) unsafe extern "C" fn get_frame(this: *mut PyObject, _closure: *mut c_
     // SAFETY: called by the interpreter with a greenlet; only a suspended one is asked for its frame.
     unsafe {
         let greenlet: *mut PyGreenlet = this.cast();
-        let suspended = (*body(greenlet)).life == Life::Active && !is_running(greenlet);
+        let suspended = (*body(greenlet)).life == Life::Active && !holds_stale_state(greenlet);
         if suspended {
             let state = &raw const (*body(greenlet)).coroutine.host;
             let frame: *mut PyObject = (*state).frame_object(current_thread_state()).cast();
@@ -266,7 +266,12 @@ pub(crate) unsafe extern "C" fn get_dict(this: *mut PyObject, _closure: *mut c_v
             if dict.is_null() {
                 return dict;
             }
-            (*greenlet).dict = dict;
+            // Making it may have run a finalizer that was here first.
+            if (*greenlet).dict.is_null() {
+                (*greenlet).dict = dict;
+            } else {
+                ffi::Py_DECREF(dict);
+            }
         }
         owned((*greenlet).dict)
     }

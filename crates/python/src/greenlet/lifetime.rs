@@ -15,9 +15,10 @@ use weft_coroutine::slotted::Slots;
 
 use super::attributes;
 use super::object::{self, Body, Life, PyGreenlet, SavedError, body, clear, owned};
-use super::thread::{self, MAIN_GREENLETS, belongs_to_ended_thread, current_thread, thread_of};
+use super::thread::{self, MAIN_GREENLETS, belongs_to_ended_thread, current_thread, slots_owner, thread_of};
 use super::types::errors;
 use crate::ffi::{current_thread_state, is_finalizing};
+use std::sync::atomic::Ordering;
 
 /// `tp_new`.
 pub(crate) unsafe extern "C" fn new(
@@ -188,7 +189,11 @@ pub(super) unsafe fn holds_stale_state(greenlet: *mut PyGreenlet) -> bool {
     // SAFETY: a live greenlet with its body.
     unsafe {
         let thread = thread_of(greenlet);
-        if thread.is_null() { (*body(greenlet)).is_main } else { (*thread).current == greenlet }
+        if thread.is_null() {
+            (*body(greenlet)).is_main || (*body(greenlet)).lost.load(Ordering::Acquire)
+        } else {
+            (*thread).current == greenlet
+        }
     }
 }
 
@@ -241,14 +246,15 @@ pub(crate) unsafe fn make_dead(greenlet: *mut PyGreenlet) {
             return;
         }
         (*this).life = Life::Dead;
-        let thread = thread_of(greenlet);
-        if is_finalizing() {
+        if is_finalizing() || (*this).lost.load(Ordering::Acquire) {
             return;
         }
         let saved = SavedError::take();
         (*this).coroutine.host.abandon_frames();
-        if !thread.is_null() {
-            Slots::discard(&raw mut (*thread).slots, &raw mut (*this).coroutine);
+        // Asked for only now: that may have run Python code, and the thread may be gone.
+        let owner = slots_owner(greenlet);
+        if !owner.is_null() {
+            Slots::discard(&raw mut (*owner).slots, &raw mut (*this).coroutine);
         }
         clear((*this).coroutine.host.context_slot());
         clear((*this).coroutine.host.exc_value_slot());
@@ -263,6 +269,7 @@ pub(crate) unsafe extern "C" fn dealloc(this: *mut PyObject) {
         let greenlet: *mut PyGreenlet = this.cast();
         ffi::PyObject_GC_UnTrack(this.cast());
         let has_body = !(*greenlet).pimpl.is_null();
+        let was_active = has_body && (*body(greenlet)).life == Life::Active;
         if has_body
             && (*body(greenlet)).life == Life::Active
             && !(*body(greenlet)).is_main
@@ -280,10 +287,14 @@ pub(crate) unsafe extern "C" fn dealloc(this: *mut PyObject) {
             if !(*this).is_main {
                 clear(&raw mut (*this).main);
             } else {
-                MAIN_GREENLETS.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+                MAIN_GREENLETS.fetch_sub(1, Ordering::Relaxed);
             }
             (*greenlet).pimpl = ptr::null_mut();
-            Body::free(this);
+            // While the interpreter goes down, a suspended stack stays in its slot, for frames that lead there, and
+            // so does its owner. At the end of the process, that is no leak.
+            if !(was_active && is_finalizing()) {
+                Body::free(this);
+            }
         }
         let kind = ffi::Py_TYPE(this);
         if let Some(free) = (*kind).tp_free {
@@ -304,14 +315,19 @@ unsafe fn unwind(greenlet: *mut PyGreenlet) -> bool {
         let object: *mut PyObject = greenlet.cast();
         set_references(object, 1);
         let saved = SavedError::take();
+        // First, because making it may run Python code.
+        let here = current_thread(current_thread_state());
         let thread = thread_of(greenlet);
         if thread.is_null() {
             make_dead(greenlet);
-        } else if thread == current_thread(current_thread_state()) {
+        } else if thread == here {
             throw_exit(greenlet, (*thread).current);
         } else {
-            // Its thread unwinds it when it runs next.
-            (*thread).delete_later.push(owned(greenlet));
+            // Its thread unwinds it when it runs next; without memory for the list, never.
+            owned(greenlet);
+            if (*thread).delete_later.try_reserve(1).is_ok() {
+                (*thread).delete_later.push(greenlet);
+            }
         }
         if ffi::Py_REFCNT(object) == 1 && (*body(greenlet)).life == Life::Active {
             complain(object);

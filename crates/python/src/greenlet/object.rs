@@ -1,6 +1,7 @@
 //! The greenlet object: 40 bytes that compiled extensions embed, and the coroutine behind them.
 
 use std::ptr;
+use std::sync::atomic::AtomicBool;
 
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use weft_coroutine::slotted::Coroutine;
@@ -47,6 +48,8 @@ pub(crate) struct Body {
     /// Only of `UnswitchableGreenlet`: pretend that the switch fails before or in the middle.
     pub(crate) broken: Broken,
     pub(crate) is_main: bool,
+    /// Whether it was running when its thread vanished, in the child of a fork or at the end of a thread.
+    pub(crate) lost: AtomicBool,
 }
 
 /// Failures to pretend.
@@ -83,6 +86,7 @@ impl Body {
                 life: if is_main { Life::Active } else { Life::Pending },
                 broken: Broken::default(),
                 is_main,
+                lost: AtomicBool::new(false),
             });
             body
         }

@@ -27,11 +27,11 @@ use weft_coroutine::arch::Entry;
 use weft_coroutine::slotted::{Slots, SwitchError};
 
 use super::object::{Life, PyGreenlet, SavedError, body, clear, owned, owned_or_null};
-use super::thread::{Thread, current_thread, delete_dropped_elsewhere, main_thread_cell};
+use super::thread::{Thread, current_thread, delete_dropped_elsewhere, thread_of};
 use super::tracing;
 use super::types::{self, errors};
 use crate::error::set_switch_error;
-use crate::ffi::{METHOD_CALLS_WANT_A_DICT, current_thread_state};
+use crate::ffi::{METHOD_CALLS_WANT_A_DICT, State, current_thread_state};
 
 /// What a switch carries over. All pointers are owned references.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ unsafe fn check_allowed(thread: *mut Thread, target: *mut PyGreenlet) -> bool {
         if main == (*thread).main {
             return true;
         }
-        if main_thread_cell(main).load(std::sync::atomic::Ordering::Acquire).is_null() {
+        if thread_of(main).is_null() {
             set_error(c"cannot switch to a different thread (which happens to have exited)".as_ptr());
         } else {
             ffi::PyErr_Format(
@@ -181,6 +181,8 @@ unsafe fn set_error(message: *const c_char) {
 enum Failure {
     Engine(SwitchError),
     Pretended,
+    /// Python code that runs on the stack of a finished greenlet wants to leave it.
+    Finished,
 }
 
 /// Changes the stacks. Returns, when somebody switches back, who that was, with a reference.
@@ -210,6 +212,9 @@ unsafe fn swap(
             ffi::Py_FatalError(
                 c"greenlet: Failed low-level slp_switch(). The stack is probably corrupt.".as_ptr(),
             );
+        }
+        if (*body(origin)).life == Life::Dead && State::runs_python(thread_state) {
+            return Err(Failure::Finished);
         }
         (*thread).current = owned(target);
         let transfer = origin.expose_provenance();
@@ -297,6 +302,9 @@ unsafe fn drop_origin(origin: *mut PyGreenlet) {
     unsafe {
         if (*body(origin)).life == Life::Dead {
             (*body(origin)).coroutine.host.free_datastack();
+            // The parent that it went to; see `last_moments`.
+            let parent = std::mem::replace(&mut (*body(origin)).run, ptr::null_mut());
+            discard_object(parent);
         }
         ffi::Py_DECREF(origin.cast());
     }
@@ -343,6 +351,11 @@ pub(crate) unsafe fn switch(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut P
                     if target.is_null() {
                         discard_keeping_error(parcel);
                         set_error(GARBAGE.as_ptr());
+                        return ptr::null_mut();
+                    }
+                    // It may have been given a parent in another thread before it was started.
+                    if !check_allowed(thread, target) {
+                        discard_keeping_error(parcel);
                         return ptr::null_mut();
                     }
                 }
@@ -400,6 +413,11 @@ unsafe fn fail(
                 discard_keeping_error(parcel);
                 ffi::PyErr_Clear();
                 set_switch_error(error);
+            }
+            Failure::Finished => {
+                discard_keeping_error(parcel);
+                ffi::PyErr_Clear();
+                set_error(c"a greenlet that has finished cannot switch any more".as_ptr());
             }
             Failure::Pretended => {
                 discard_keeping_error(parcel);
@@ -487,9 +505,11 @@ unsafe fn start(
                 (*target_body).run = (*thread).replaced_run;
                 (*thread).replaced_run = ptr::null_mut();
                 (*target_body).coroutine.host.free_datastack();
+                let main = std::mem::replace(&mut (*target_body).main, ptr::null_mut());
+                // From here on Python code may run, and start the target after all.
                 let result = fail(thread, target, is_direct, true, &failure);
                 let saved = SavedError::take();
-                clear(&raw mut (*target_body).main);
+                ffi::Py_DECREF(main.cast());
                 ffi::Py_DECREF(run);
                 saved.restore();
                 Start::Returned(result)
@@ -609,6 +629,10 @@ unsafe fn last_moments(thread: *mut Thread, result: *mut PyObject) -> ! {
         (*this).life = Life::Dead;
         let mut parent = (*this).parent;
         while !parent.is_null() {
+            // `run`, which is empty now, holds the parent: looking up the parent's own `run` may run Python code that
+            // takes it away, and nothing that needs dropping may lie on this stack.
+            let old = std::mem::replace(&mut (*this).run, owned(parent).cast());
+            discard_object(old);
             let failed = switch(parent, parcel);
             debug_assert!(failed.is_null());
             // The switch failed: its exception goes to the next parent.
@@ -619,6 +643,18 @@ unsafe fn last_moments(thread: *mut Thread, result: *mut PyObject) -> ! {
         ffi::Py_FatalError(
             c"greenlet: ran out of parent greenlets while propagating exception; cannot continue".as_ptr(),
         );
+    }
+}
+
+/// Drops a reference, if there is one; an exception that is set stays set.
+unsafe fn discard_object(object: *mut PyObject) {
+    // SAFETY: an owned reference or null, with the GIL.
+    unsafe {
+        if !object.is_null() {
+            let saved = SavedError::take();
+            ffi::Py_DECREF(object);
+            saved.restore();
+        }
     }
 }
 
@@ -678,10 +714,17 @@ pub(crate) unsafe fn switch_quickly(
         }
         if METHOD_CALLS_WANT_A_DICT && (*greenlet).dict.is_null() {
             // Whoever is switched to once will be switched to again, by the same instruction: a sixth of the whole switch.
-            (*greenlet).dict = ffi::PyDict_New();
-            if (*greenlet).dict.is_null() {
+            let dict = ffi::PyDict_New();
+            if dict.is_null() {
                 return Some(ptr::null_mut());
             }
+            if (*greenlet).dict.is_null() {
+                (*greenlet).dict = dict;
+            } else {
+                ffi::Py_DECREF(dict);
+            }
+            // That may have collected garbage, so what was asked above may not be true any more.
+            return None;
         }
         let value = owned(if count == 1 { arguments.read() } else { errors().empty_tuple });
         let origin = (*thread).current;

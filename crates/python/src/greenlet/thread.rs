@@ -49,6 +49,8 @@ pub(crate) struct Thread {
     pub(crate) slots: Slots<State>,
     /// Which entry of [`alive`] stands for it.
     serial: usize,
+    /// The number of the thread state that its greenlets belong to.
+    thread_state_id: u64,
     next_ended: *mut Thread,
 }
 
@@ -148,8 +150,11 @@ mod alive {
         for index in 0..COUNT.load(Ordering::Acquire) {
             let thread = slot(index).load(Ordering::Acquire);
             if !thread.is_null() && thread != survivor {
-                // SAFETY: entries are removed before their thread is freed; the store is atomic.
-                unsafe { super::main_thread_cell((*thread).main).store(ptr::null_mut(), Ordering::Release) };
+                // SAFETY: entries are removed before their thread is freed; the stores are atomic.
+                unsafe {
+                    super::mark_lost((*thread).current);
+                    super::main_thread_cell((*thread).main).store(ptr::null_mut(), Ordering::Release);
+                }
                 leave(index);
             }
         }
@@ -158,7 +163,8 @@ mod alive {
     const _: () = assert!(size_of::<*mut PyGreenlet>() == size_of::<AtomicPtr<Thread>>());
 }
 
-/// The place in a main greenlet that leads to its thread; null once that has ended.
+/// The place in a main greenlet that leads to its thread. When the thread has ended, the lowest bit is set; when it
+/// has been destroyed, or does not exist in the child of a fork, it is null.
 ///
 /// A main greenlet needs no `parent`, so its body keeps this there.
 ///
@@ -179,8 +185,38 @@ pub(crate) unsafe fn thread_of(greenlet: *mut PyGreenlet) -> *mut Thread {
     // SAFETY: a greenlet keeps its main greenlet alive.
     unsafe {
         let main = (*body(greenlet)).main;
-        if main.is_null() { ptr::null_mut() } else { main_thread_cell(main).load(Ordering::Acquire) }
+        if main.is_null() {
+            return ptr::null_mut();
+        }
+        let thread = main_thread_cell(main).load(Ordering::Acquire);
+        if thread.addr() & ENDED_BIT == 0 { thread } else { ptr::null_mut() }
     }
+}
+
+/// Set in a main greenlet's cell when its thread has ended.
+const ENDED_BIT: usize = 1;
+
+/// Who owns the slots that a greenlet's stack may lie in: its thread, also when that has ended, until it is destroyed.
+///
+/// # Safety
+///
+/// `greenlet` is a live greenlet, and the GIL is held. Whatever runs Python code may destroy the thread.
+pub(crate) unsafe fn slots_owner(greenlet: *mut PyGreenlet) -> *mut Thread {
+    // SAFETY: a greenlet keeps its main greenlet alive.
+    unsafe {
+        let main = (*body(greenlet)).main;
+        if main.is_null() {
+            return ptr::null_mut();
+        }
+        main_thread_cell(main).load(Ordering::Acquire).map_addr(|address| address & !ENDED_BIT)
+    }
+}
+
+/// Notes that a greenlet was running when its thread vanished: what its body keeps of the interpreter's state
+/// is from long ago.
+unsafe fn mark_lost(greenlet: *mut PyGreenlet) {
+    // SAFETY: a live greenlet, held by its thread; the flag is atomic.
+    unsafe { (*body(greenlet)).lost.store(true, Ordering::Release) };
 }
 
 /// Whether a greenlet was started in a thread that has ended.
@@ -224,20 +260,33 @@ unsafe fn find_thread(thread_state: *mut PyThreadState) -> *mut Thread {
             );
             return ptr::null_mut();
         };
+        if !thread.is_null() && (*thread).thread_state_id != thread_id(thread_state) {
+            // A thread of foreign code calls in again with a new thread state. Suspended greenlets hold on to the old
+            // one, on their C stacks, so they cannot continue: for them, the thread has ended.
+            let _ = HANDLE.try_with(|handle| handle.0.set(ptr::null_mut()));
+            thread_ended(thread);
+            thread = ptr::null_mut();
+        }
         if thread.is_null() {
-            thread = create();
+            let created = create(thread_state);
+            // Making it may have run a finalizer that was here first.
+            thread = HANDLE.try_with(|handle| handle.0.get()).unwrap_or(ptr::null_mut());
             if thread.is_null() {
-                return thread;
+                thread = created;
+                if thread.is_null() {
+                    return thread;
+                }
+                let _ = HANDLE.try_with(|handle| handle.0.set(thread));
+            } else if !created.is_null() {
+                thread_ended(created);
             }
-            // Just accessed, so it is there.
-            let _ = HANDLE.try_with(|handle| handle.0.set(thread));
         }
         *CACHE.get() = Cache { thread_state, id: thread_id(thread_state), thread };
         thread
     }
 }
 
-unsafe fn create() -> *mut Thread {
+unsafe fn create(thread_state: *mut PyThreadState) -> *mut Thread {
     // SAFETY: the GIL is held; the greenlet is new and known to nobody else.
     unsafe {
         let main = object::allocate(types::greenlet_type(), true);
@@ -254,6 +303,7 @@ unsafe fn create() -> *mut Thread {
             delete_later: Vec::new(),
             slots: Slots::new(config()),
             serial: 0,
+            thread_state_id: thread_id(thread_state),
             next_ended: ptr::null_mut(),
         }));
         (*body(main)).main = main;
@@ -286,7 +336,11 @@ unsafe fn thread_ended(thread: *mut Thread) {
     // SAFETY: the main greenlet is kept alive by `thread`; the store is atomic. The pending call is
     // only asked for while there is an interpreter to run it.
     unsafe {
-        main_thread_cell((*thread).main).store(ptr::null_mut(), Ordering::Release);
+        if (*thread).current != (*thread).main {
+            mark_lost((*thread).current);
+        }
+        let ended = thread.map_addr(|address| address | ENDED_BIT);
+        main_thread_cell((*thread).main).store(ended, Ordering::Release);
         alive::leave((*thread).serial);
         if ffi::PyInterpreterState_Head().is_null() {
             return;
@@ -343,11 +397,18 @@ unsafe fn destroy(thread: *mut Thread) {
     // SAFETY: under the GIL, in another thread or later than the one that ended. References are cleared
     // field by field because dropping them runs Python code.
     unsafe {
+        let cache = CACHE.get();
+        if (*cache).thread == thread {
+            *cache = Cache { thread_state: ptr::null_mut(), id: 0, thread: ptr::null_mut() };
+        }
         // Frames of suspended greenlets may still be looked at, so their stacks outlive the slots.
-        if Slots::evict_all(&raw mut (*thread).slots).is_err() {
-            // No memory to keep them: leave the slots mapped rather than let frames point nowhere.
+        let ended_in_greenlet = (*thread).current != (*thread).main;
+        if ended_in_greenlet || Slots::evict_all(&raw mut (*thread).slots).is_err() {
+            // One that ran when the thread vanished cannot be moved, or there is no memory: leave the slots mapped
+            // rather than let frames point nowhere.
             std::mem::forget(std::mem::replace(&mut (*thread).slots, Slots::new(Config::default())));
         }
+        main_thread_cell((*thread).main).store(ptr::null_mut(), Ordering::Release);
         clear(&raw mut (*thread).tracefunc);
         while let Some(greenlet) = (*thread).delete_later.pop() {
             super::lifetime::make_dead(greenlet);
@@ -424,11 +485,10 @@ pub(crate) unsafe fn delete_dropped_elsewhere(thread: *mut Thread) {
     if is_finalizing() {
         return;
     }
-    // SAFETY: the list is taken first, because dropping a greenlet runs Python code that may add to it.
+    // SAFETY: one at a time: dropping a greenlet runs Python code, which may add to the list, or never come back.
     unsafe {
-        let dropped = std::mem::take(&mut (*thread).delete_later);
         let saved = SavedError::take();
-        for greenlet in dropped {
+        while let Some(greenlet) = (*thread).delete_later.pop() {
             ffi::Py_DECREF(greenlet.cast());
             report_unraisable();
         }
