@@ -81,6 +81,28 @@ unsafe fn is_thread_owned(frame: *mut c_void) -> bool {
     }
 }
 
+/// Whether `slot` is a place of the frame's evaluation stack, and holds `object`.
+///
+/// # Safety
+///
+/// `frame` is null or the innermost frame of a suspended coroutine; `slot` is only read if it lies in that frame.
+pub(super) unsafe fn stack_holds(
+    frame: *mut c_void,
+    slot: *mut *mut PyObject,
+    object: *mut PyObject,
+) -> bool {
+    // SAFETY: laid out as the headers said; a frame has as many places as its code says.
+    unsafe {
+        if frame.is_null() || !is_thread_owned(frame) {
+            return false;
+        }
+        let first: *mut *mut PyObject = field(frame, frame_size(local_count(frame)));
+        let code = field::<*mut c_void>(frame, layout::FRAME_CODE).read();
+        let places = usize::try_from(field::<c_int>(code, layout::CODE_STACKSIZE).read()).unwrap_or(0);
+        (first..first.add(places)).contains(&slot) && slot.read() == object
+    }
+}
+
 /// Lets go of all frames from `frame` outwards.
 ///
 /// # Safety

@@ -43,6 +43,7 @@ int main(void)
     FIELD("FRAME_STACKTOP", _PyInterpreterFrame, stacktop);
     FIELD("FRAME_LOCALSPLUS", _PyInterpreterFrame, localsplus);
     FIELD("CODE_NLOCALSPLUS", PyCodeObject, co_nlocalsplus);
+    FIELD("CODE_STACKSIZE", PyCodeObject, co_stacksize);
     FIELD("FRAMEOBJECT_BACK", PyFrameObject, f_back);
     FIELD("FRAMEOBJECT_FRAME", PyFrameObject, f_frame);
     FIELD("FRAMEOBJECT_DATA", PyFrameObject, _f_frame_data);

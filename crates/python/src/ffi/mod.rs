@@ -177,6 +177,16 @@ impl State {
         }
     }
 
+    /// Whether the innermost frame of a suspended coroutine has `object` on its evaluation stack, at `slot`.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held and the coroutine is suspended.
+    pub(crate) unsafe fn stack_holds(&self, slot: *mut *mut PyObject, object: *mut PyObject) -> bool {
+        // SAFETY: passed on.
+        unsafe { abandoned::stack_holds(self.frames.suspended_frame(), slot, object) }
+    }
+
     /// Whether any Python frame is below the code that runs, in the running coroutine.
     ///
     /// # Safety

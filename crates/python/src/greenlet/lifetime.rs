@@ -250,6 +250,15 @@ pub(crate) unsafe fn make_dead(greenlet: *mut PyGreenlet) {
             return;
         }
         let saved = SavedError::take();
+        if !(*this).call_arguments.is_null() {
+            // `parent.switch()` was the last that it did: the receiver lies just before the arguments, on a stack that
+            // nobody will ever take it from.
+            let receiver = (*this).call_arguments.sub(1).cast_mut();
+            let main = (*this).main;
+            if (*this).coroutine.host.stack_holds(receiver, main.cast()) {
+                (*body(main)).held_by_abandoned += 1;
+            }
+        }
         (*this).coroutine.host.abandon_frames();
         // Asked for only now: that may have run Python code, and the thread may be gone.
         let owner = slots_owner(greenlet);
@@ -285,7 +294,13 @@ pub(crate) unsafe extern "C" fn dealloc(this: *mut PyObject) {
             let this = body(greenlet);
             clear_body(greenlet);
             if !(*this).is_main {
+                let main = (*this).main;
+                let last =
+                    !main.is_null() && slots_owner(greenlet).is_null() && ffi::Py_REFCNT(main.cast()) == 2;
                 clear(&raw mut (*this).main);
+                if last {
+                    thread::drop_leaked_main(main);
+                }
             } else {
                 MAIN_GREENLETS.fetch_sub(1, Ordering::Relaxed);
             }

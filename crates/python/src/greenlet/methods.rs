@@ -55,7 +55,7 @@ unsafe fn switch_packed(
     // SAFETY: as for `switch`.
     unsafe {
         match pack(arguments, count, keyword_names) {
-            Some(parcel) => switch::switch(this.cast(), parcel),
+            Some(parcel) => switch::switch_from_call(this.cast(), parcel, arguments),
             None => ptr::null_mut(),
         }
     }

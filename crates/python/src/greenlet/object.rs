@@ -44,6 +44,10 @@ pub(crate) struct Body {
     pub(crate) parent: *mut PyGreenlet,
     /// What to run, owned; while it runs, kept for the collector to find.
     pub(crate) run: *mut PyObject,
+    /// Where the arguments of the `switch()` lie that it is suspended in, if that is what it is suspended in.
+    pub(crate) call_arguments: *const *mut PyObject,
+    /// Of a main greenlet: how many abandoned frames had it on their evaluation stacks.
+    pub(crate) held_by_abandoned: u32,
     pub(crate) life: Life,
     /// Only of `UnswitchableGreenlet`: pretend that the switch fails before or in the middle.
     pub(crate) broken: Broken,
@@ -83,6 +87,8 @@ impl Body {
                 main: ptr::null_mut(),
                 parent: ptr::null_mut(),
                 run: ptr::null_mut(),
+                call_arguments: ptr::null(),
+                held_by_abandoned: 0,
                 life: if is_main { Life::Active } else { Life::Pending },
                 broken: Broken::default(),
                 is_main,

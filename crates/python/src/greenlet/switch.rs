@@ -319,6 +319,20 @@ unsafe fn drop_origin(origin: *mut PyGreenlet) {
 ///
 /// The GIL is held, `greenlet` is a live greenlet that the caller keeps alive.
 pub(crate) unsafe fn switch(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut PyObject {
+    // SAFETY: passed on.
+    unsafe { switch_from_call(greenlet, parcel, ptr::null()) }
+}
+
+/// The same for a call of `switch()`, whose arguments lie at `arguments`.
+///
+/// # Safety
+///
+/// As for [`switch`].
+pub(crate) unsafe fn switch_from_call(
+    greenlet: *mut PyGreenlet,
+    parcel: Parcel,
+    arguments: *const *mut PyObject,
+) -> *mut PyObject {
     // SAFETY: every greenlet in the chain is held by the one before it, the first by the caller; whatever runs Python
     // code is followed by a fresh look at the state.
     unsafe {
@@ -335,6 +349,7 @@ pub(crate) unsafe fn switch(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut P
             discard_keeping_error(parcel);
             return ptr::null_mut();
         }
+        (*body((*thread).current)).call_arguments = arguments;
         let mut parcel = parcel;
         let mut target = greenlet;
         loop {
@@ -745,6 +760,7 @@ pub(crate) unsafe fn switch_quickly(
         }
         (*thread).parcel = Parcel::Value(value);
         (*thread).current = owned(greenlet);
+        (*from).call_arguments = arguments;
         let origin = Slots::switch_resident(
             thread_state,
             &raw mut (*from).coroutine,

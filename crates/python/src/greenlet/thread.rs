@@ -419,10 +419,10 @@ unsafe fn destroy(thread: *mut Thread) {
             clear(&raw mut (*thread).current);
             let main = (*thread).main;
             let references = ffi::Py_REFCNT(main.cast());
-            if references == 2 && CLEANUP_CLOCKS.load(Ordering::Relaxed) >= 0 {
+            if references == 2 {
                 (*thread).main = ptr::null_mut();
                 ffi::Py_DECREF(main.cast());
-                drop_leaked_main(main.cast());
+                drop_leaked_main(main);
             }
         } else {
             super::lifetime::make_dead((*thread).current);
@@ -443,24 +443,40 @@ unsafe fn report_unraisable() {
     }
 }
 
-/// Drops the one reference that is left to a main greenlet if nobody can be found who holds it.
+/// Drops the one reference that is left to the main greenlet of an ended thread, if it is one that nobody will ever drop.
 ///
 /// A greenlet that was suspended for good by calling `parent.switch` holds its main greenlet on its stack, as the
-/// receiver of that call, where the collector never looks.
-unsafe fn drop_leaked_main(main: *mut PyObject) {
-    // SAFETY: the GIL is held; the object is alive because somebody holds the last reference.
+/// receiver of that call. Whether one of those abandoned did has been noted; if there is one reference, and one such place,
+/// and no object that the collector knows refers to the main greenlet in its stead, they are the same.
+///
+/// # Safety
+///
+/// The GIL is held; `main` is alive with a reference count of one.
+pub(crate) unsafe fn drop_leaked_main(main: *mut PyGreenlet) {
+    // SAFETY: the object is alive because somebody holds the last reference, and that somebody is found.
     unsafe {
+        if (*body(main)).held_by_abandoned != 1
+            || CLEANUP_CLOCKS.load(Ordering::Relaxed) < 0
+            || is_finalizing()
+        {
+            return;
+        }
         let begin = clock_ticks();
+        let saved = SavedError::take();
         let collector = ffi::PyImport_ImportModule(c"gc".as_ptr());
         if !collector.is_null() {
-            let referrers =
-                ffi::PyObject_CallMethod(collector, c"get_referrers".as_ptr(), c"O".as_ptr(), main);
-            if !referrers.is_null() && ffi::PyList_Check(referrers) != 0 && ffi::PyList_Size(referrers) == 0 {
-                ffi::Py_DECREF(main);
+            let name = c"get_referrers".as_ptr();
+            let referrers = ffi::PyObject_CallMethod(collector, name, c"O".as_ptr(), main);
+            let nobody =
+                !referrers.is_null() && ffi::PyList_Check(referrers) != 0 && ffi::PyList_Size(referrers) == 0;
+            if nobody && ffi::Py_REFCNT(main.cast()) == 1 {
+                ffi::Py_DECREF(main.cast());
             }
             ffi::Py_XDECREF(referrers);
             ffi::Py_DECREF(collector);
         }
+        report_unraisable();
+        saved.restore();
         CLEANUP_CLOCKS.fetch_add(clock_ticks() - begin, Ordering::Relaxed);
     }
 }
