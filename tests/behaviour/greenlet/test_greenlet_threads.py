@@ -81,6 +81,35 @@ def test_variables_are_released_when_the_thread_ends() -> None:
     assert good(program(text)) == ["0", "1"]
 
 
+@pytest.mark.parametrize("optional", [False, True])
+def test_a_main_greenlet_that_only_a_running_function_refers_to(optional: bool) -> None:
+    # The collector does not see what lies in a running function's variables.
+    text = """
+    greenlet.enable_optional_cleanup(sys.argv[1] == "True")
+    def run():
+        box.append(getcurrent()); given.set(); end.wait()
+        if suspend:
+            main = getcurrent()
+            one = Greenlet(lambda: main.switch()); one.switch()
+    def holds():
+        before = tasks()
+        thread = threading.Thread(target=run); thread.start(); given.wait()
+        held = box.pop()
+        end.set(); thread.join()
+        while tasks() - before: pass
+        cleaned()
+        made = [Greenlet() for _ in range(100)]
+        assert not any(held is one for one in made)
+        assert type(held) is Greenlet and held.dead
+    for suspend in (False, True, True):
+        box, given, end = [], threading.Event(), threading.Event()
+        holds()
+    gc.collect()
+    print("good")
+    """
+    assert good(program(text), str(optional)) == ["good"]
+
+
 def test_without_optional_cleanup_nothing_breaks() -> None:
     text = """
     greenlet.enable_optional_cleanup(False)

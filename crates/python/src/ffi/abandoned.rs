@@ -30,8 +30,8 @@ unsafe fn local_count(frame: *mut c_void) -> usize {
     }
 }
 
-/// Gives a frame to its frame object, which then holds what the frame held. The frame's reference to the object
-/// remains, and is the caller's to drop.
+/// Gives a frame to its frame object, with `back`, an owned reference or null, as its caller. The object
+/// then holds what the frame held. The frame's own reference to it remains, for the caller to drop.
 ///
 /// # Safety
 ///
@@ -49,9 +49,10 @@ unsafe fn hand_over(frame: *mut c_void, object: *mut PyObject, back: *mut PyObje
         field::<*mut PyObject>(data, layout::FRAME_OBJECT).write(ptr::null_mut());
         field::<*mut c_void>(object.cast(), layout::FRAMEOBJECT_FRAME).write(data);
         let place: *mut *mut PyObject = field(object.cast(), layout::FRAMEOBJECT_BACK);
-        if place.read().is_null() && !back.is_null() {
-            ffi::Py_INCREF(back);
+        if place.read().is_null() {
             place.write(back);
+        } else {
+            ffi::Py_XDECREF(back);
         }
         if ffi::PyObject_GC_IsTracked(object) == 0 {
             ffi::PyObject_GC_Track(object.cast());
@@ -59,17 +60,21 @@ unsafe fn hand_over(frame: *mut c_void, object: *mut PyObject, back: *mut PyObje
     }
 }
 
-/// The frame object of the next Python frame outwards, if one was made; borrowed.
-unsafe fn next_frame_object(mut frame: *mut c_void) -> *mut PyObject {
-    // SAFETY: a valid chain.
+/// The frame object of the caller, as a new reference: for a frame object that somebody keeps, who may ask for it.
+///
+/// It is made if it does not exist, so the collector must be off.
+unsafe fn caller_of(object: *mut PyObject) -> *mut PyObject {
+    // SAFETY: a frame object whose chain is still whole.
     unsafe {
-        while !frame.is_null() {
-            if is_thread_owned(frame) {
-                return field::<*mut PyObject>(frame, layout::FRAME_OBJECT).read();
-            }
-            frame = field::<*mut c_void>(frame, layout::FRAME_PREVIOUS).read();
+        if ffi::Py_REFCNT(object) == 1 {
+            return ptr::null_mut();
         }
-        ptr::null_mut()
+        let back = ffi::PyFrame_GetBack(object.cast());
+        if back.is_null() {
+            // The outermost one, or there is no memory; then it has lost its callers.
+            ffi::PyErr_Clear();
+        }
+        back.cast()
     }
 }
 
@@ -111,6 +116,8 @@ pub(super) unsafe fn stack_holds(
 /// code, after the chain has been taken apart.
 pub(super) unsafe fn release(mut frame: *mut c_void) {
     let mut garbage: Vec<*mut PyObject> = Vec::new();
+    // SAFETY: the GIL is held. Nothing in here may run Python code while the chain is half apart.
+    let collecting = unsafe { ffi::PyGC_Disable() };
     // SAFETY: every frame is read before it is taken apart, and visited once. Variables of a frame in the chain are set
     // or null: CPython links a frame in after it has initialised them.
     unsafe {
@@ -118,6 +125,13 @@ pub(super) unsafe fn release(mut frame: *mut c_void) {
             let previous = field::<*mut c_void>(frame, layout::FRAME_PREVIOUS).read();
             let thread_owned = is_thread_owned(frame);
             let on_c_stack = !thread_owned && is_entry_frame(frame);
+            let mut back = ptr::null_mut();
+            if thread_owned {
+                let object = field::<*mut PyObject>(frame, layout::FRAME_OBJECT).read();
+                if !object.is_null() {
+                    back = caller_of(object);
+                }
+            }
             if !on_c_stack {
                 // Nobody may walk from here into memory that is about to go.
                 field::<*mut c_void>(frame, layout::FRAME_PREVIOUS).write(ptr::null_mut());
@@ -125,7 +139,7 @@ pub(super) unsafe fn release(mut frame: *mut c_void) {
             if thread_owned {
                 let object = field::<*mut PyObject>(frame, layout::FRAME_OBJECT).read();
                 if !object.is_null() {
-                    hand_over(frame, object, next_frame_object(previous));
+                    hand_over(frame, object, back);
                     // Dropped with the rest; without memory to note it, leaked.
                     if garbage.try_reserve(1).is_ok() {
                         garbage.push(object);
@@ -147,6 +161,9 @@ pub(super) unsafe fn release(mut frame: *mut c_void) {
                 }
             }
             frame = previous;
+        }
+        if collecting != 0 {
+            ffi::PyGC_Enable();
         }
         for object in garbage {
             ffi::Py_XDECREF(object);

@@ -187,16 +187,6 @@ impl State {
         unsafe { abandoned::stack_holds(self.frames.suspended_frame(), slot, object) }
     }
 
-    /// Whether any Python frame is below the code that runs, in the running coroutine.
-    ///
-    /// # Safety
-    ///
-    /// `thread` is the current thread state.
-    pub(crate) unsafe fn runs_python(thread: *mut PyThreadState) -> bool {
-        // SAFETY: passed on.
-        unsafe { !Frames::current_frame(thread).read().is_null() }
-    }
-
     /// The context of a coroutine that does not run.
     pub(crate) fn context_slot(&mut self) -> *mut *mut PyObject {
         &raw mut self.context

@@ -242,10 +242,13 @@ pub(crate) unsafe fn make_dead(greenlet: *mut PyGreenlet) {
     // are let go of, because entry frames lie on it.
     unsafe {
         let this = body(greenlet);
-        if (*this).life != Life::Active || (*this).is_main {
+        if (*this).life != Life::Active || ((*this).is_main && !thread_of(greenlet).is_null()) {
             return;
         }
         (*this).life = Life::Dead;
+        if (*this).is_main {
+            return;
+        }
         if is_finalizing() || (*this).lost.load(Ordering::Acquire) {
             return;
         }

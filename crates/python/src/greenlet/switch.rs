@@ -31,7 +31,7 @@ use super::thread::{Thread, current_thread, delete_dropped_elsewhere, thread_of}
 use super::tracing;
 use super::types::{self, errors};
 use crate::error::set_switch_error;
-use crate::ffi::{METHOD_CALLS_WANT_A_DICT, State, current_thread_state};
+use crate::ffi::{METHOD_CALLS_WANT_A_DICT, current_thread_state};
 
 /// What a switch carries over. All pointers are owned references.
 #[derive(Debug)]
@@ -181,8 +181,16 @@ unsafe fn set_error(message: *const c_char) {
 enum Failure {
     Engine(SwitchError),
     Pretended,
-    /// Python code that runs on the stack of a finished greenlet wants to leave it.
-    Finished,
+}
+
+/// Whether the greenlet that switches means to be switched back to.
+///
+/// A greenlet that has come to its end leaves for ever with its result, and only with that: what may run on its stack before
+/// (the look-up of its parent's `run`, the unwinding of a greenlet that was dropped) switches as usual.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    ForNow,
+    ForEver,
 }
 
 /// Changes the stacks. Returns, when somebody switches back, who that was, with a reference.
@@ -197,6 +205,7 @@ unsafe fn swap(
     thread_state: *mut PyThreadState,
     target: *mut PyGreenlet,
     entry: bool,
+    leave: Leave,
 ) -> Result<*mut PyGreenlet, Failure> {
     // SAFETY: both greenlets are this thread's and kept alive: the target by the caller, the origin by the reference
     // that was `current`'s. After the engine returns on this stack, only locals from before and fresh loads are used.
@@ -213,12 +222,12 @@ unsafe fn swap(
                 c"greenlet: Failed low-level slp_switch(). The stack is probably corrupt.".as_ptr(),
             );
         }
-        if (*body(origin)).life == Life::Dead && State::runs_python(thread_state) {
-            return Err(Failure::Finished);
-        }
         (*thread).current = owned(target);
         let transfer = origin.expose_provenance();
-        let outcome = if (*body(origin)).life != Life::Dead {
+        if leave == Leave::ForEver {
+            (*body(origin)).life = Life::Dead;
+        }
+        let outcome = if leave == Leave::ForNow {
             if entry {
                 Slots::start(slots, thread_state, from, to, ENTRY, transfer)
             } else {
@@ -233,6 +242,7 @@ unsafe fn swap(
             Ok(origin) => Ok(ptr::with_exposed_provenance_mut(origin)),
             Err(error) => {
                 (*thread).current = origin;
+                (*body(origin)).life = Life::Active;
                 ffi::Py_DECREF(target.cast());
                 Err(Failure::Engine(error))
             }
@@ -320,7 +330,7 @@ unsafe fn drop_origin(origin: *mut PyGreenlet) {
 /// The GIL is held, `greenlet` is a live greenlet that the caller keeps alive.
 pub(crate) unsafe fn switch(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut PyObject {
     // SAFETY: passed on.
-    unsafe { switch_from_call(greenlet, parcel, ptr::null()) }
+    unsafe { deliver(greenlet, parcel, ptr::null(), Leave::ForNow) }
 }
 
 /// The same for a call of `switch()`, whose arguments lie at `arguments`.
@@ -333,6 +343,16 @@ pub(crate) unsafe fn switch_from_call(
     parcel: Parcel,
     arguments: *const *mut PyObject,
 ) -> *mut PyObject {
+    // SAFETY: passed on.
+    unsafe { deliver(greenlet, parcel, arguments, Leave::ForNow) }
+}
+
+unsafe fn deliver(
+    greenlet: *mut PyGreenlet,
+    parcel: Parcel,
+    arguments: *const *mut PyObject,
+    leave: Leave,
+) -> *mut PyObject {
     // SAFETY: every greenlet in the chain is held by the one before it, the first by the caller; whatever runs Python
     // code is followed by a fresh look at the state.
     unsafe {
@@ -342,7 +362,7 @@ pub(crate) unsafe fn switch_from_call(
             parcel.discard();
             return ptr::null_mut();
         }
-        if !(*thread).delete_later.is_empty() && (*body((*thread).current)).life != Life::Dead {
+        if !(*thread).delete_later.is_empty() {
             delete_dropped_elsewhere(thread);
         }
         if !check_allowed(thread, greenlet) {
@@ -355,9 +375,10 @@ pub(crate) unsafe fn switch_from_call(
         loop {
             match (*body(target)).life {
                 Life::Active => {
-                    return switch_to_active(thread, thread_state, target, target == greenlet, parcel);
+                    return switch_to_active(thread, thread_state, target, target == greenlet, parcel, leave);
                 }
-                Life::Pending => match start(thread, thread_state, target, target == greenlet, parcel) {
+                Life::Pending => match start(thread, thread_state, target, target == greenlet, parcel, leave)
+                {
                     Start::Returned(result) => return result,
                     Start::StartedMeanwhile(unused) => parcel = unused,
                 },
@@ -394,6 +415,7 @@ unsafe fn switch_to_active(
     target: *mut PyGreenlet,
     is_direct: bool,
     parcel: Parcel,
+    leave: Leave,
 ) -> *mut PyObject {
     // SAFETY: as for `switch`.
     unsafe {
@@ -403,7 +425,7 @@ unsafe fn switch_to_active(
             if (*thread).tracefunc.is_null() { result } else { trace_arrival(thread, target, result) }
         } else {
             (*thread).parcel = parcel;
-            match swap(thread, thread_state, target, false) {
+            match swap(thread, thread_state, target, false, leave) {
                 Ok(origin) => arrive(thread, origin),
                 Err(failure) => fail(thread, target, is_direct, false, &failure),
             }
@@ -428,11 +450,6 @@ unsafe fn fail(
                 discard_keeping_error(parcel);
                 ffi::PyErr_Clear();
                 set_switch_error(error);
-            }
-            Failure::Finished => {
-                discard_keeping_error(parcel);
-                ffi::PyErr_Clear();
-                set_error(c"a greenlet that has finished cannot switch any more".as_ptr());
             }
             Failure::Pretended => {
                 discard_keeping_error(parcel);
@@ -467,6 +484,7 @@ unsafe fn start(
     target: *mut PyGreenlet,
     is_direct: bool,
     parcel: Parcel,
+    leave: Leave,
 ) -> Start {
     // SAFETY: as for `switch`. The target is held over the lookup of `run`, which may run Python code; after it, the
     // state is looked at again.
@@ -513,7 +531,7 @@ unsafe fn start(
         (*target_body).run = run;
         (*thread).parcel = parcel;
         (*thread).replaced_run = old_run;
-        match swap(thread, thread_state, target, true) {
+        match swap(thread, thread_state, target, true, leave) {
             Ok(origin) => Start::Returned(arrive(thread, origin)),
             Err(failure) => {
                 (*target_body).life = Life::Pending;
@@ -641,14 +659,13 @@ unsafe fn last_moments(thread: *mut Thread, result: *mut PyObject) -> ! {
         clear(&raw mut (*this).run);
         saved.restore();
         let mut parcel = handle_exit(result);
-        (*this).life = Life::Dead;
         let mut parent = (*this).parent;
         while !parent.is_null() {
             // `run`, which is empty now, holds the parent: looking up the parent's own `run` may run Python code that
             // takes it away, and nothing that needs dropping may lie on this stack.
             let old = std::mem::replace(&mut (*this).run, owned(parent).cast());
             discard_object(old);
-            let failed = switch(parent, parcel);
+            let failed = deliver(parent, parcel, ptr::null(), Leave::ForEver);
             debug_assert!(failed.is_null());
             // The switch failed: its exception goes to the next parent.
             parcel = Parcel::Exception;
@@ -720,7 +737,6 @@ pub(crate) unsafe fn switch_quickly(
         let ordinary = (*target).life == Life::Active
             && (*target).main == (*thread).main
             && (*thread).current != greenlet
-            && (*body((*thread).current)).life == Life::Active
             && !(*target).broken.any()
             && (*thread).delete_later.is_empty()
             && count <= 1;
