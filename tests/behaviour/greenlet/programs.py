@@ -67,7 +67,13 @@ def run(
         kept["WEFT_STACK_SLOTS"] = str(slots)
     kept.update(environment or {})
     process = subprocess.Popen(
-        [sys.executable, *flags, "-c", PRELUDE.format(package=package) + textwrap.dedent(program), *arguments],
+        [
+            sys.executable,
+            *flags,
+            "-c",
+            PRELUDE.format(package=package) + textwrap.dedent(program),
+            *arguments,
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -213,5 +213,7 @@ def test_the_limit_may_change_while_greenlets_are_suspended() -> None:
     assert two.switch() == 0 or True
     print("good")
     """
-    program = program.replace("    assert two.switch() == 0 or True\n", "    try: two.switch()\n    except RecursionError: pass\n")
+    program = program.replace(
+        "    assert two.switch() == 0 or True\n", "    try: two.switch()\n    except RecursionError: pass\n"
+    )
     assert good(program) == ["good"]

@@ -240,6 +240,8 @@ def both() -> tuple[dict[str, str], dict[str, str]]:
 
 @needs_stock
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_it_ends_as_with_the_greenlet_package(snippet: str, both: tuple[dict[str, str], dict[str, str]]) -> None:
+def test_it_ends_as_with_the_greenlet_package(
+    snippet: str, both: tuple[dict[str, str], dict[str, str]]
+) -> None:
     stock, weft = both
     assert weft[snippet] == stock[snippet]

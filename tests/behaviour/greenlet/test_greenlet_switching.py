@@ -32,7 +32,9 @@ class TestValues:
     def test_a_start_calls_run_with_them(self, arguments: tuple, keywords: dict, received: object) -> None:
         assert Greenlet(lambda *a, **k: (a, k)).switch(*arguments, **keywords) == (arguments, keywords)
 
-    def test_a_suspended_switch_returns_them(self, arguments: tuple, keywords: dict, received: object) -> None:
+    def test_a_suspended_switch_returns_them(
+        self, arguments: tuple, keywords: dict, received: object
+    ) -> None:
         main = getcurrent()
         resumed = Greenlet(lambda: main.switch())
         resumed.switch()
@@ -42,7 +44,9 @@ class TestValues:
         main = getcurrent()
         assert Greenlet(lambda: main.switch(*arguments, **keywords)).switch() == received
 
-    def test_a_dead_one_stands_for_its_parent(self, arguments: tuple, keywords: dict, received: object) -> None:
+    def test_a_dead_one_stands_for_its_parent(
+        self, arguments: tuple, keywords: dict, received: object
+    ) -> None:
         dead = Greenlet(lambda: None)
         dead.switch()
         assert dead.switch(*arguments, **keywords) == received

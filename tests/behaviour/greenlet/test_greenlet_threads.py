@@ -219,7 +219,9 @@ def child(body):
 
 @every_slot_count
 def test_fork_inside_a_greenlet(slots: int | None) -> None:
-    text = FORK + """
+    text = (
+        FORK
+        + """
 def run():
     def body():
         assert main.gr_frame is not None
@@ -237,12 +239,15 @@ if os.getpid() != parent:
     os._exit(0)
 print(code)
 """
+    )
     assert good(SETUP + text, slots=slots) == ["0"]
 
 
 @every_slot_count
 def test_the_child_of_a_fork_uses_and_drops_greenlets_of_lost_threads(slots: int | None) -> None:
-    text = FORK + """
+    text = (
+        FORK
+        + """
 kept, running, stop = [], threading.Semaphore(0), threading.Event()
 def deep(depth):
     a = b = c = d = depth
@@ -285,11 +290,14 @@ print(child(body))
 stop.set()
 for one in threads: one.join()
 """
+    )
     assert good(SETUP + text, slots=slots) == ["0"]
 
 
 def test_fork_while_a_thread_ends() -> None:
-    text = FORK + """
+    text = (
+        FORK
+        + """
 def leaves():
     main = getcurrent()
     one = Greenlet(lambda: main.switch()); one.switch()
@@ -303,6 +311,7 @@ for _ in range(30):
     thread.join()
 print("good")
 """
+    )
     assert good(SETUP + text) == ["good"]
 
 
@@ -378,7 +387,9 @@ def test_a_foreign_thread_makes_and_ends_greenlets(slots: int | None, foreign: d
 
 
 @every_slot_count
-def test_greenlets_of_a_lost_thread_state_cannot_be_resumed(slots: int | None, foreign: dict[str, str]) -> None:
+def test_greenlets_of_a_lost_thread_state_cannot_be_resumed(
+    slots: int | None, foreign: dict[str, str]
+) -> None:
     # The thread leaves Python, and its thread state goes; a suspended greenlet's C frames point to it.
     text = """
     import foreign
