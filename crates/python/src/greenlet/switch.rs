@@ -514,9 +514,17 @@ unsafe fn start(
         };
         let target_body = body(target);
         if (*target_body).life != Life::Pending {
-            let saved = SavedError::take();
-            ffi::Py_DECREF(run);
-            saved.restore();
+            // Dropping it may run Python code that takes the target away.
+            owned(target);
+            discard_object(run);
+            if ffi::Py_REFCNT(target.cast()) == 1 {
+                discard_keeping_error(parcel);
+                ffi::PyErr_Clear();
+                set_error(GARBAGE.as_ptr());
+                discard_object(target.cast());
+                return Start::Returned(ptr::null_mut());
+            }
+            ffi::Py_DECREF(target.cast());
             return Start::StartedMeanwhile(parcel);
         }
         if !(*target_body).coroutine.host.start(thread_state) {

@@ -534,6 +534,8 @@ pub(crate) unsafe fn suspended_size(greenlet: *mut PyGreenlet) -> usize {
 
 extern "C" fn after_fork_in_child() {
     let survivor = HANDLE.try_with(|handle| handle.0.get()).unwrap_or(ptr::null_mut());
+    // A pending call that another thread was about to make is not made here; asking twice does no harm.
+    CLEANUP_SCHEDULED.store(false, Ordering::Release);
     // SAFETY: only atomics; the thread that forked is the only one there is.
     unsafe { alive::cut_off_all_but(survivor) };
 }
