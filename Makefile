@@ -7,7 +7,8 @@
 #   make test-all    make test for every CPython found
 #   make soak        the long tests
 #
-# PYTHON chooses the interpreter (default: python3, or the newest supported one), VENV the environment.
+# PYTHON chooses the interpreter (default: python3, or the newest supported one) of an environment that does not exist
+# yet, VENV the environment: for another interpreter, name another one.
 
 PYTHON ?= $(shell ci/interpreters.sh --default)
 VENV ?= .venv

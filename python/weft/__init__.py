@@ -6,9 +6,12 @@ mean it, in this process and its children; `python -m weft` does so for an uncha
 
 from __future__ import annotations
 
+from os import environ
+
 from weft import _support
 
 _support.check_interpreter()
+_support.check_settings(environ)
 try:
     from weft import _native
 except ImportError as _error:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Mapping
 
 OLDEST = (3, 11)
 NEWEST = (3, 13)
@@ -36,6 +38,37 @@ def check_interpreter() -> None:
         raise ImportError(reason, name="weft")
 
 
+# What each setting of the environment is, and its least and greatest value.
+SETTINGS = {
+    "WEFT_STACK_SIZE": ("bytes of C stack of a greenlet", 64 << 10, 1 << 40),
+    "WEFT_STACK_SLOTS": ("stack slots a thread may reserve", 1, 4096),
+}
+
+
+def check_settings(environment: Mapping[str, str]) -> None:
+    """Raise ImportError if a setting in the environment is no number, or not a possible one."""
+    for name, (meaning, least, most) in SETTINGS.items():
+        text = environment.get(name, "").strip()
+        if text and not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise ImportError(
+                f"{name}={text!r} is no number of {meaning} from {least} to {most}; correct it or unset it",
+                name="weft",
+            )
+
+
+def warn_of_another_engine() -> None:
+    """Warn if the greenlet package is loaded beside weft's greenlets: the two cannot switch in one thread."""
+    other = sys.modules.get("greenlet")
+    if other is not None and getattr(other, "greenlet", None) is not None:
+        warnings.warn(
+            "the greenlet package is loaded already, and weft.greenlet is another implementation beside it: "
+            "greenlets of the one that switch inside greenlets of the other (as gevent's do) crash the process. "
+            "Call weft.install() first thing, or start the program with `python -m weft`.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
 def explain(error: ImportError) -> ImportError:
     """The error to raise instead of `error`, which came from importing `weft._native`."""
     if _in_subinterpreter():
@@ -54,7 +87,7 @@ def _missing(folder: str) -> str:
     return (
         f"weft is installed without a native module for this interpreter ({wanted}); "
         f"{folder} has {', '.join(modules) or 'none at all'}. "
-        f"Reinstall it with this interpreter: {sys.executable} -m pip install --force-reinstall weft"
+        f"Install it with this interpreter, from weft's source: {sys.executable} -m pip install ."
     )
 
 

@@ -397,7 +397,7 @@ class TestInterpreters:
         assert (
             "ImportError: weft is installed without a native module for this interpreter "
             f"({sys.implementation.cache_tag} on {sys.platform}); {tmp_path}/weft has "
-            "_native.cpython-39-x86_64-linux-gnu.so. Reinstall it with this interpreter: "
+            "_native.cpython-39-x86_64-linux-gnu.so. Install it with this interpreter, from weft's source: "
         ) in found.err
 
     def test_with_a_damaged_native_module(self, tmp_path):
@@ -475,3 +475,28 @@ def _split(line: str) -> tuple[str, str, str]:
     version, _, rest = line.partition(" ")
     names, _, everything = rest.partition("] [")
     return repr(version), names + "]", "[" + everything
+
+
+def test_two_implementations_in_one_process_are_warned_of() -> None:
+    code = """
+import warnings
+import greenlet
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import weft.greenlet
+[warning] = caught
+print(warning.category.__name__, "weft.install()" in str(warning.message))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "RuntimeWarning True\n"
+
+
+@pytest.mark.parametrize("setting", ["8M", "-5", "0", "99999999999999999999"])
+@pytest.mark.parametrize("name", ["WEFT_STACK_SIZE", "WEFT_STACK_SLOTS"])
+def test_nonsense_in_a_setting_is_refused(name: str, setting: str) -> None:
+    environment = {**os.environ, name: setting}
+    ended = subprocess.run(
+        [sys.executable, "-c", "import weft"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert ended.returncode == 1
+    assert f"ImportError: {name}='{setting}' is no number of" in ended.stderr

@@ -46,7 +46,6 @@
 //! another coroutine, another thread or the kernel follows may point there. Chains that the host itself
 //! follows are mended by [`Host::relocate`], which is told of every move.
 
-use std::alloc::{self, Layout};
 use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,6 +53,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use weft_sys::mapping::{MappingError, StackMapping};
 
 use crate::arch::{self, Entry};
+
+mod image;
+mod moves;
+
+use image::Image;
+use moves::{Exchange, HelperRequest, exchange_on_helper};
 
 /// The part of the host that must follow a switch: for an interpreter, its thread state.
 ///
@@ -145,59 +150,6 @@ const SHARED_SLOTS: u32 = 8;
 /// How many slots all threads have reserved.
 static RESERVED: AtomicUsize = AtomicUsize::new(0);
 
-/// A buffer on the heap; the last `len` bytes of it are a stack's live part.
-#[derive(Debug)]
-struct Image {
-    data: *mut u8,
-    capacity: u32,
-    len: u32,
-}
-
-impl Image {
-    const EMPTY: Self = Self { data: ptr::null_mut(), capacity: 0, len: 0 };
-
-    fn layout(capacity: u32) -> Layout {
-        Layout::from_size_align(capacity as usize, 16).expect("a u32 size never overflows a layout")
-    }
-
-    /// Whether the buffer holds `size` bytes without wasting much.
-    const fn fits(&self, size: usize) -> bool {
-        let capacity = self.capacity as usize;
-        capacity >= size && capacity / 2 <= size && !self.data.is_null()
-    }
-
-    /// Where an image of `len` bytes begins.
-    const fn start(&self, len: usize) -> *mut u8 {
-        self.data.wrapping_add(self.capacity as usize - len)
-    }
-
-    /// Makes room for `size` bytes; keeps a buffer that already fits well.
-    fn reserve(&mut self, size: usize) -> Result<(), SwitchError> {
-        if self.fits(size) {
-            return Ok(());
-        }
-        let wanted = u32::try_from(size).map_err(|_| SwitchError::Image { size })?;
-        let capacity = wanted.next_multiple_of(16).max(16);
-        // SAFETY: the layout is not empty.
-        let data = unsafe { alloc::alloc(Self::layout(capacity)) };
-        if data.is_null() {
-            return Err(SwitchError::Image { size });
-        }
-        self.release();
-        self.data = data;
-        self.capacity = capacity;
-        Ok(())
-    }
-
-    fn release(&mut self) {
-        if !self.data.is_null() {
-            // SAFETY: allocated by `reserve` with this very layout, and given up here.
-            unsafe { alloc::dealloc(self.data, Self::layout(self.capacity)) };
-        }
-        *self = Self::EMPTY;
-    }
-}
-
 /// One coroutine. It must not move in memory from its first switch until it is dead.
 #[derive(Debug)]
 pub struct Coroutine<H> {
@@ -283,17 +235,6 @@ pub struct Slots<H: Host> {
     /// The shared slot that the next coroutine without one of its own is bound to.
     next_shared: u32,
     deaths: u32,
-}
-
-/// What the helper stack is asked to do.
-struct Exchange<H: Host> {
-    slots: *mut Slots<H>,
-    /// The coroutine to move out first, or null.
-    evict: *mut Coroutine<H>,
-    target: *mut Coroutine<H>,
-    entry: Option<Entry>,
-    /// Whether the one that goes out takes the buffer of the one that comes in.
-    trade: bool,
 }
 
 /// What [`Slots::enter`] has done.
@@ -769,172 +710,10 @@ impl<H: Host> Slots<H> {
             unsafe { slot.mapping.discard_below(KEPT_DEPTH) };
         }
     }
-
-    /// Copies a suspended coroutine's live part to its image, which has room for it.
-    ///
-    /// # Safety
-    ///
-    /// `coroutine` is resident in a slot, suspended, and nobody runs on that slot.
-    unsafe fn evict(slots: *mut Self, coroutine: *mut Coroutine<H>) {
-        // SAFETY: source and image do not overlap, the image has the capacity (made sure before), and
-        // the stack between context and top is initialised memory of the coroutine.
-        unsafe {
-            let slot = &mut (&mut (*slots).slots)[(*coroutine).slot as usize];
-            let live = slot.top.addr() - (*coroutine).sp.addr();
-            let start = (*coroutine).image.start(live);
-            ptr::copy_nonoverlapping((*coroutine).sp, start, live);
-            slot.occupant = ptr::null_mut();
-            slot.trim_below(live);
-            Self::moved_out(slot.top, coroutine, live);
-        }
-    }
-
-    /// Copies an evicted coroutine back to its slot, which is free.
-    ///
-    /// # Safety
-    ///
-    /// `coroutine` is evicted, its slot has no occupant, and nobody runs on it.
-    unsafe fn restore(slots: *mut Self, coroutine: *mut Coroutine<H>) {
-        // SAFETY: as in `evict`, the other way round.
-        unsafe {
-            let slot = &mut (&mut (*slots).slots)[(*coroutine).slot as usize];
-            debug_assert!(slot.occupant.is_null());
-            let len = (*coroutine).image.len as usize;
-            ptr::copy_nonoverlapping((*coroutine).image.start(len), (*coroutine).sp, len);
-            slot.occupant = coroutine;
-            Self::moved_in(coroutine);
-            if (*coroutine).image.capacity as usize > KEPT_DEPTH {
-                (*coroutine).image.release();
-            }
-        }
-    }
-
-    /// Moves `out` to the heap and `back` from there, in the buffer that `back` had.
-    ///
-    /// # Safety
-    ///
-    /// As for `evict` and `restore`: `out` occupies the slot that `back` is bound to. `back`'s buffer has room
-    /// for `out`.
-    unsafe fn trade(slots: *mut Self, out: *mut Coroutine<H>, back: *mut Coroutine<H>) {
-        // SAFETY: both images end at the buffer's end as both stacks end at the slot's top, so what they
-        // have in common is exchanged word by word, and the longer one's rest is copied. Stack pointers and the
-        // top are multiples of eight, so lengths and places are too.
-        unsafe {
-            let slot = &mut (&mut (*slots).slots)[(*out).slot as usize];
-            let leaving = slot.top.addr() - (*out).sp.addr();
-            let coming = (*back).image.len as usize;
-            let common = leaving.min(coming);
-            let buffer = &raw const (*back).image;
-            if leaving > common {
-                ptr::copy_nonoverlapping((*out).sp, (*buffer).start(leaving), leaving - common);
-            } else if coming > common {
-                ptr::copy_nonoverlapping((*buffer).start(coming), (*back).sp, coming - common);
-            }
-            ptr::swap_nonoverlapping(
-                slot.top.wrapping_sub(common).cast::<u64>(),
-                (*buffer).start(common).cast::<u64>(),
-                common / size_of::<u64>(),
-            );
-            slot.occupant = back;
-            // First the one that comes back: its frames lead into the buffer under its old length.
-            Self::moved_in(back);
-            std::mem::swap(&mut (*out).image, &mut (*back).image);
-            (*back).image.release();
-            Self::moved_out(slot.top, out, leaving);
-        }
-    }
-
-    /// What follows when `live` bytes of a stack that ended at `top` have come to lie in the image.
-    unsafe fn moved_out(top: *mut u8, coroutine: *mut Coroutine<H>, live: usize) {
-        // SAFETY: the coroutine is suspended and its image complete.
-        unsafe {
-            (*coroutine).image.len = u32::try_from(live).expect("checked when the image was reserved");
-            (*coroutine).state = State::Evicted;
-            let start = (*coroutine).image.start(live).addr();
-            let old = (*coroutine).sp.addr();
-            let delta = start.wrapping_sub(old).cast_signed();
-            (*coroutine).host.relocate(old..top.addr(), delta);
-        }
-    }
-
-    /// What follows when an image has come to lie in the slot again.
-    unsafe fn moved_in(coroutine: *mut Coroutine<H>) {
-        // SAFETY: the coroutine is suspended and its stack complete.
-        unsafe {
-            let len = (*coroutine).image.len as usize;
-            let start = (*coroutine).image.start(len).addr();
-            (*coroutine).image.len = 0;
-            (*coroutine).state = State::Resident;
-            let delta = (*coroutine).sp.addr().wrapping_sub(start).cast_signed();
-            (*coroutine).host.relocate(start..start + len, delta);
-        }
-    }
-}
-
-impl<H> Slot<H> {
-    /// Gives the deep pages back after a stack of `depth` bytes has left.
-    ///
-    /// # Safety
-    ///
-    /// Nothing below [`KEPT_DEPTH`] is in use, unless `depth` is not beyond it.
-    unsafe fn trim_below(&self, depth: usize) {
-        if depth > KEPT_DEPTH {
-            // SAFETY: says the caller.
-            unsafe { self.mapping.discard_below(KEPT_DEPTH) };
-        }
-    }
 }
 
 impl<H: Host> Drop for Slots<H> {
     fn drop(&mut self) {
         RESERVED.fetch_sub(self.slots.len(), Ordering::Relaxed);
-    }
-}
-
-impl<H: Host> Exchange<H> {
-    /// Moves the one out and the other in.
-    ///
-    /// # Safety
-    ///
-    /// Nobody runs on the target's slot; the image of the one to evict has room.
-    unsafe fn run(&mut self) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if self.trade {
-                return Slots::trade(self.slots, self.evict, self.target);
-            }
-            if !self.evict.is_null() {
-                Slots::evict(self.slots, self.evict);
-            }
-            match self.entry {
-                None => Slots::restore(self.slots, self.target),
-                Some(entry) => {
-                    let index = (*self.target).slot as usize;
-                    let slot = &mut (&mut (*self.slots).slots)[index];
-                    slot.occupant = self.target;
-                    (*self.target).sp = arch::first_context(slot.top, entry);
-                    (*self.target).state = State::Resident;
-                }
-            }
-        }
-    }
-}
-
-/// What [`exchange_on_helper`] gets; it lies on the stack that is left, so it is copied first.
-struct HelperRequest<H: Host> {
-    exchange: Exchange<H>,
-    thread: *mut H::Thread,
-}
-
-/// Runs on the helper stack while no coroutine runs.
-unsafe extern "C" fn exchange_on_helper<H: Host>(argument: *mut u8) -> *mut u8 {
-    // SAFETY: `enter` passes a `HelperRequest` for this `H`. It is moved out before the stack that it lies
-    // on is overwritten; nobody else reads it again.
-    unsafe {
-        let mut request = argument.cast::<HelperRequest<H>>().read();
-        request.exchange.run();
-        let target = request.exchange.target;
-        (*target).host.resume(request.thread);
-        (*target).sp
     }
 }

@@ -13,7 +13,10 @@ import os
 import sys
 from importlib.machinery import ModuleSpec
 
-from weft import _native
+from weft import _native, _support
+
+if __name__ != "greenlet":
+    _support.warn_of_another_engine()
 
 # The native half is a module of its own, as in greenlet; nothing on the path would lead to it.
 _native._greenlet.__spec__ = ModuleSpec("greenlet._greenlet", None, origin=_native.__file__)
@@ -55,6 +58,7 @@ __version__ = "3.5.6"  # of the greenlet whose behaviour this is
 def get_include() -> str:
     """The directory to give to a C compiler for `#include <greenlet/greenlet.h>`.
 
-    Extensions compiled against greenlet's own header of any 1.x to 3.x version work unchanged.
+    Extensions compiled against greenlet's own header of any 1.x to 3.x version work unchanged. They look for
+    the name `greenlet`, so `weft.install()` or `python -m weft` must have made it weft's.
     """
     return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")

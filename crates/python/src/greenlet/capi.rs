@@ -8,7 +8,8 @@ use std::ptr;
 use pyo3::ffi::{self, PyObject};
 
 use super::object::{Life, PyGreenlet, body, is_greenlet, owned, owned_or_null};
-use super::switch::{self, Parcel};
+use super::parcel::Parcel;
+use super::switch;
 use super::types::{self, errors};
 use super::{attributes, lifetime, methods};
 use crate::gil::GilCell;

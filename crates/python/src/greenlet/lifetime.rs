@@ -108,8 +108,8 @@ pub(crate) unsafe extern "C" fn vectorcall(
                 |index| if positional > index { arguments.offset(index).read() } else { ptr::null_mut() };
             set_up(greenlet, argument(0), argument(1))
         } else {
-            match super::switch::pack(arguments, positional, keyword_names) {
-                Some(super::switch::Parcel::Arguments(tuple, keywords)) => {
+            match super::parcel::pack(arguments, positional, keyword_names) {
+                Some(super::parcel::Parcel::Arguments(tuple, keywords)) => {
                     let status = init(greenlet.cast(), tuple, keywords);
                     ffi::Py_DECREF(tuple);
                     ffi::Py_XDECREF(keywords);
@@ -385,7 +385,7 @@ unsafe fn throw_exit(greenlet: *mut PyGreenlet, current: *mut PyGreenlet) {
             errors().greenlet_exit,
             c"Killing the greenlet because all references have vanished.".as_ptr(),
         );
-        let result = super::switch::switch(greenlet, super::switch::Parcel::Exception);
+        let result = super::switch::switch(greenlet, super::parcel::Parcel::Exception);
         if result.is_null() {
             ffi::PyErr_WriteUnraisable(greenlet.cast());
         }

@@ -6,7 +6,8 @@ use std::ptr;
 use pyo3::ffi::{self, PyObject};
 
 use super::object::{is_greenlet, owned, type_name};
-use super::switch::{self, pack, switch_quickly};
+use super::parcel::pack;
+use super::switch::{self, switch_quickly};
 use super::types::errors;
 
 pub(crate) const SWITCH_DOC: &CStr = c"switch(*args, **kwargs)\n\n\

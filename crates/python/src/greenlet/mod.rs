@@ -2,7 +2,7 @@
 //!
 //! * [`object`]: the object's layout and what hangs on it.
 //! * [`thread`]: what each thread keeps (its main and current greenlet, its stacks) and the thread's end.
-//! * [`switch`]: the switch, the first and the last moments of a greenlet.
+//! * [`switch`]: the switch; [`parcel`]: what it carries over; [`first_last`]: a greenlet's first and last moments.
 //! * [`lifetime`]: creation, garbage collection, deallocation of suspended greenlets.
 //! * [`attributes`]: `run`, `parent`, `dead`, `gr_frame`, `gr_context`, `repr()`.
 //! * [`types`]: the type objects; [`methods`]: `switch` and `throw`.
@@ -12,10 +12,12 @@
 
 mod attributes;
 mod capi;
+mod first_last;
 mod lifetime;
 mod methods;
 mod module;
 mod object;
+mod parcel;
 mod switch;
 mod thread;
 mod tracing;

@@ -23,118 +23,16 @@ use std::ffi::{CStr, c_char};
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject, PyThreadState};
-use weft_coroutine::arch::Entry;
 use weft_coroutine::slotted::{Slots, SwitchError};
 
-use super::object::{Life, PyGreenlet, SavedError, body, clear, owned, owned_or_null};
+use super::first_last::ENTRY;
+use super::object::{Life, PyGreenlet, SavedError, body, owned, owned_or_null};
+use super::parcel::{Parcel, handle_exit};
 use super::thread::{Thread, current_thread, delete_dropped_elsewhere, thread_of};
 use super::tracing;
 use super::types::{self, errors};
 use crate::error::set_switch_error;
 use crate::ffi::{METHOD_CALLS_WANT_A_DICT, current_thread_state};
-
-/// What a switch carries over. All pointers are owned references.
-#[derive(Debug)]
-#[must_use]
-pub(crate) enum Parcel {
-    /// Nothing is under way.
-    Empty,
-    /// What `switch()` is to return.
-    Value(*mut PyObject),
-    /// A tuple and a dictionary or null: what to call `run` with, or to make a value of.
-    Arguments(*mut PyObject, *mut PyObject),
-    /// The exception that is set in the thread state.
-    Exception,
-}
-
-impl Parcel {
-    pub(crate) const EMPTY: Self = Self::Empty;
-
-    /// Drops what it carries.
-    ///
-    /// # Safety
-    ///
-    /// The GIL is held. May run Python code.
-    pub(crate) unsafe fn discard(self) {
-        // SAFETY: owned references.
-        unsafe {
-            match self {
-                Self::Empty | Self::Exception => {}
-                Self::Value(value) => ffi::Py_DECREF(value),
-                Self::Arguments(arguments, keywords) => {
-                    ffi::Py_DECREF(arguments);
-                    ffi::Py_XDECREF(keywords);
-                }
-            }
-        }
-    }
-
-    /// What `switch()` returns for it: one positional argument itself, several as a tuple, keywords as a dictionary,
-    /// both as a pair. Null if an exception is set.
-    ///
-    /// # Safety
-    ///
-    /// The GIL is held. May run Python code.
-    pub(crate) unsafe fn into_value(self) -> *mut PyObject {
-        // SAFETY: owned references; a dictionary or null is what `Arguments` holds.
-        unsafe {
-            match self {
-                Self::Value(value) => value,
-                Self::Arguments(arguments, keywords) => {
-                    if keywords.is_null() || ffi::PyDict_Size(keywords) == 0 {
-                        ffi::Py_XDECREF(keywords);
-                        single_result(arguments)
-                    } else if ffi::PyTuple_Size(arguments) == 0 {
-                        ffi::Py_DECREF(arguments);
-                        keywords
-                    } else {
-                        let pair = ffi::PyTuple_Pack(2, arguments, keywords);
-                        ffi::Py_DECREF(arguments);
-                        ffi::Py_DECREF(keywords);
-                        pair
-                    }
-                }
-                Self::Empty | Self::Exception => ptr::null_mut(),
-            }
-        }
-    }
-}
-
-/// The only element of a tuple of one, anything else as it is; takes and gives a reference.
-unsafe fn single_result(result: *mut PyObject) -> *mut PyObject {
-    // SAFETY: an owned, live object.
-    unsafe {
-        if ffi::PyTuple_Check(result) == 0 || ffi::PyTuple_GET_SIZE(result) != 1 {
-            return result;
-        }
-        let only = owned(ffi::PyTuple_GET_ITEM(result, 0));
-        ffi::Py_DECREF(result);
-        only
-    }
-}
-
-/// What a greenlet ends with: `GreenletExit` counts as a return of that exception.
-///
-/// # Safety
-///
-/// The GIL is held; `result` is owned, or null with an exception set.
-pub(crate) unsafe fn handle_exit(result: *mut PyObject) -> Parcel {
-    // SAFETY: the exception is fetched whole, and what is not passed on is dropped.
-    unsafe {
-        if !result.is_null() {
-            return Parcel::Value(result);
-        }
-        if ffi::PyErr_ExceptionMatches(errors().greenlet_exit) == 0 {
-            return Parcel::Exception;
-        }
-        let (mut kind, mut value, mut traceback) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-        #[allow(deprecated, reason = "the one pair of functions that all supported versions have")]
-        ffi::PyErr_Fetch(&raw mut kind, &raw mut value, &raw mut traceback);
-        ffi::Py_XDECREF(kind);
-        ffi::Py_XDECREF(traceback);
-        if value.is_null() { Parcel::Value(owned(ffi::Py_None())) } else { Parcel::Value(value) }
-    }
-}
 
 /// Whether a switch from the calling thread may go to `target`; if not, the exception is set.
 unsafe fn check_allowed(thread: *mut Thread, target: *mut PyGreenlet) -> bool {
@@ -188,7 +86,7 @@ enum Failure {
 /// A greenlet that has come to its end leaves for ever with its result, and only with that: what may run on its stack before
 /// (the look-up of its parent's `run`, the unwinding of a greenlet that was dropped) switches as usual.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Leave {
+pub(super) enum Leave {
     ForNow,
     ForEver,
 }
@@ -307,7 +205,7 @@ unsafe fn trace_arrival(
 /// Lets go of the greenlet that was left; if it is finished, of its data stack too.
 ///
 /// An exception that is set stays set.
-unsafe fn drop_origin(origin: *mut PyGreenlet) {
+pub(super) unsafe fn drop_origin(origin: *mut PyGreenlet) {
     // SAFETY: the reference is ours, and a finished greenlet's data stack is not used by anybody.
     unsafe {
         if (*body(origin)).life == Life::Dead {
@@ -347,7 +245,7 @@ pub(crate) unsafe fn switch_from_call(
     unsafe { deliver(greenlet, parcel, arguments, Leave::ForNow) }
 }
 
-unsafe fn deliver(
+pub(super) unsafe fn deliver(
     greenlet: *mut PyGreenlet,
     parcel: Parcel,
     arguments: *const *mut PyObject,
@@ -400,7 +298,7 @@ unsafe fn deliver(
     }
 }
 
-unsafe fn discard_keeping_error(parcel: Parcel) {
+pub(super) unsafe fn discard_keeping_error(parcel: Parcel) {
     // SAFETY: the GIL is held.
     unsafe {
         let saved = SavedError::take();
@@ -559,135 +457,8 @@ unsafe fn start(
     }
 }
 
-/// [`first_moments`] as the engine takes it.
-const ENTRY: Entry = {
-    // SAFETY: the two types differ only in what the compiler may assume about unwinding. A C++ exception that leaves an
-    // extension's function must find the end of the stack above this function, so that the C++ runtime
-    // reports it, and no frame of ours that aborts before.
-    unsafe { std::mem::transmute::<unsafe extern "C-unwind" fn(usize) -> !, Entry>(first_moments) }
-};
-
-/// The first function on a greenlet's stack.
-unsafe extern "C-unwind" fn first_moments(transfer: usize) -> ! {
-    // SAFETY: entered by `swap` with the origin and its reference, under the GIL, as the current greenlet.
-    unsafe {
-        let origin: *mut PyGreenlet = ptr::with_exposed_provenance_mut(transfer);
-        let thread = current_thread(current_thread_state());
-        let result = run_to_end(thread, origin);
-        last_moments(thread, result)
-    }
-}
-
-/// Calls `run`; returns its result, or null with an exception set.
-///
-/// Few locals, because they stay on the stack for as long as the greenlet lives.
-#[inline(never)]
-unsafe fn run_to_end(thread: *mut Thread, origin: *mut PyGreenlet) -> *mut PyObject {
-    // SAFETY: as for `first_moments`.
-    unsafe {
-        let parcel = begin(thread, origin);
-        match parcel {
-            Parcel::Arguments(arguments, keywords) => {
-                let run = (*body((*thread).current)).run;
-                let result = call(run, arguments, keywords);
-                release_arguments(arguments, keywords);
-                result
-            }
-            _ => ptr::null_mut(),
-        }
-    }
-}
-
-/// Takes the parcel, tells the tracer, and lets go of what was only needed to get here.
-#[inline(never)]
-unsafe fn begin(thread: *mut Thread, origin: *mut PyGreenlet) -> Parcel {
-    // SAFETY: as for `first_moments`.
-    unsafe {
-        let mut parcel = std::mem::replace(&mut (*thread).parcel, Parcel::Empty);
-        let mut old_run = std::mem::replace(&mut (*thread).replaced_run, ptr::null_mut());
-        if !(*thread).tracefunc.is_null() {
-            let event = match parcel {
-                Parcel::Arguments(..) | Parcel::Value(_) => tracing::Event::Switch,
-                _ => tracing::Event::Throw,
-            };
-            if !tracing::call(thread, event, origin, (*thread).current) {
-                discard_keeping_error(std::mem::replace(&mut parcel, Parcel::Exception));
-            }
-        }
-        if let Parcel::Value(value) = parcel {
-            // A finished greenlet's result for a parent that was not started: its one argument.
-            let arguments = ffi::PyTuple_Pack(1, value);
-            ffi::Py_DECREF(value);
-            parcel = if arguments.is_null() {
-                Parcel::Exception
-            } else {
-                Parcel::Arguments(arguments, ptr::null_mut())
-            };
-        }
-        drop_origin(origin);
-        if !old_run.is_null() {
-            let saved = SavedError::take();
-            clear(&raw mut old_run);
-            saved.restore();
-        }
-        parcel
-    }
-}
-
-#[inline(always)]
-unsafe fn call(run: *mut PyObject, arguments: *mut PyObject, keywords: *mut PyObject) -> *mut PyObject {
-    // SAFETY: live objects; the greenlet's body holds `run` while it runs.
-    unsafe {
-        if keywords.is_null() && ffi::PyTuple_GET_SIZE(arguments) == 0 {
-            ffi::PyObject_CallNoArgs(run)
-        } else {
-            ffi::PyObject_Call(run, arguments, keywords)
-        }
-    }
-}
-
-#[inline(never)]
-unsafe fn release_arguments(arguments: *mut PyObject, keywords: *mut PyObject) {
-    // SAFETY: owned references; an exception that is set stays set.
-    unsafe {
-        let saved = SavedError::take();
-        ffi::Py_DECREF(arguments);
-        ffi::Py_XDECREF(keywords);
-        saved.restore();
-    }
-}
-
-/// Ends the current greenlet and passes its result on to the first parent that takes it.
-unsafe fn last_moments(thread: *mut Thread, result: *mut PyObject) -> ! {
-    // SAFETY: as for `first_moments`; after the last switch nothing of this stack is used again.
-    unsafe {
-        let greenlet = (*thread).current;
-        let this = body(greenlet);
-        let saved = SavedError::take();
-        clear(&raw mut (*this).run);
-        saved.restore();
-        let mut parcel = handle_exit(result);
-        let mut parent = (*this).parent;
-        while !parent.is_null() {
-            // `run`, which is empty now, holds the parent: looking up the parent's own `run` may run Python code that
-            // takes it away, and nothing that needs dropping may lie on this stack.
-            let old = std::mem::replace(&mut (*this).run, owned(parent).cast());
-            discard_object(old);
-            let failed = deliver(parent, parcel, ptr::null(), Leave::ForEver);
-            debug_assert!(failed.is_null());
-            // The switch failed: its exception goes to the next parent.
-            parcel = Parcel::Exception;
-            parent = next_parent(parent);
-        }
-        ffi::PyErr_WriteUnraisable(greenlet.cast());
-        ffi::Py_FatalError(
-            c"greenlet: ran out of parent greenlets while propagating exception; cannot continue".as_ptr(),
-        );
-    }
-}
-
 /// Drops a reference, if there is one; an exception that is set stays set.
-unsafe fn discard_object(object: *mut PyObject) {
+pub(super) unsafe fn discard_object(object: *mut PyObject) {
     // SAFETY: an owned reference or null, with the GIL.
     unsafe {
         if !object.is_null() {
@@ -698,7 +469,7 @@ unsafe fn discard_object(object: *mut PyObject) {
     }
 }
 
-unsafe fn next_parent(greenlet: *mut PyGreenlet) -> *mut PyGreenlet {
+pub(super) unsafe fn next_parent(greenlet: *mut PyGreenlet) -> *mut PyGreenlet {
     // SAFETY: a live greenlet. A main greenlet keeps something else in that field.
     unsafe { if (*body(greenlet)).is_main { ptr::null_mut() } else { (*body(greenlet)).parent } }
 }
@@ -792,51 +563,6 @@ pub(crate) unsafe fn switch_quickly(
             origin.expose_provenance(),
         );
         Some(arrive(thread, ptr::with_exposed_provenance_mut(origin)))
-    }
-}
-
-/// Packs what `switch()` was called with for a target that is not simply resumed.
-///
-/// # Safety
-///
-/// The GIL is held; vectorcall's conventions hold.
-pub(crate) unsafe fn pack(
-    arguments: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> Option<Parcel> {
-    // SAFETY: vectorcall's conventions: `count` positional ones, then one for each name.
-    unsafe {
-        let positional = if count == 0 {
-            owned(errors().empty_tuple)
-        } else {
-            let tuple = ffi::PyTuple_New(count);
-            if tuple.is_null() {
-                return None;
-            }
-            for index in 0..count {
-                ffi::PyTuple_SET_ITEM(tuple, index, owned(arguments.offset(index).read()));
-            }
-            tuple
-        };
-        let mut keywords = ptr::null_mut();
-        if !keyword_names.is_null() {
-            keywords = ffi::PyDict_New();
-            let mut complete = !keywords.is_null();
-            let mut index = 0;
-            while complete && index < ffi::PyTuple_GET_SIZE(keyword_names) {
-                let name = ffi::PyTuple_GET_ITEM(keyword_names, index);
-                let value = arguments.offset(count + index).read();
-                complete = ffi::PyDict_SetItem(keywords, name, value) == 0;
-                index += 1;
-            }
-            if !complete {
-                ffi::Py_DECREF(positional);
-                ffi::Py_XDECREF(keywords);
-                return None;
-            }
-        }
-        Some(Parcel::Arguments(positional, keywords))
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct Thread {
     /// Owned.
     pub(crate) current: *mut PyGreenlet,
     /// What a switch carries over; set last thing before the stacks change, taken first thing after.
-    pub(crate) parcel: super::switch::Parcel,
+    pub(crate) parcel: super::parcel::Parcel,
     /// The reference that a starting greenlet had to `run` before the lookup; the new greenlet drops it.
     pub(crate) replaced_run: *mut PyObject,
     /// Owned; null if nobody traces.
@@ -297,7 +297,7 @@ unsafe fn create(thread_state: *mut PyThreadState) -> *mut Thread {
         let thread = Box::into_raw(Box::new(Thread {
             main,
             current: object::owned(main),
-            parcel: super::switch::Parcel::EMPTY,
+            parcel: super::parcel::Parcel::EMPTY,
             replaced_run: ptr::null_mut(),
             tracefunc: ptr::null_mut(),
             delete_later: Vec::new(),
