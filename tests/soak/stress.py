@@ -32,6 +32,8 @@ import weakref
 from collections.abc import Callable
 
 PHASES = 6
+# What threads leave behind stays, and everything is slower with it.
+ABANDONING_ROUNDS = 1000
 SETTLED_PHASES = 2  # phases in which memory may still rise to what the program needs
 MEMORY_SLACK = 8 << 20
 
@@ -554,7 +556,7 @@ def main() -> int:
         first = index * 10_000_000
         rounds = itertools.count(first)
         if index == 0:
-            deadline = time.monotonic() + options.seconds / PHASES
+            deadline = time.monotonic() + options.seconds / (PHASES / 2)
             rounds_a_phase = phase(
                 greenlet,
                 shared,
@@ -564,7 +566,7 @@ def main() -> int:
                 abandon,
             )
         else:
-            last = first + rounds_a_phase
+            last = first + (min(rounds_a_phase, ABANDONING_ROUNDS) if abandon else rounds_a_phase)
             phase(greenlet, shared, options, rounds, lambda n, last=last: n >= last, abandon)
         settle(greenlet, threads)
         now = Resources(greenlet)
@@ -573,7 +575,7 @@ def main() -> int:
             if abandon
             else "nothing left"
         )
-        print(f"phase {index}: {rounds_a_phase} rounds, {kind}: {now}", flush=True)
+        print(f"phase {index}: {next(rounds) - first} rounds, {kind}: {now}", flush=True)
         if shared.failures:
             break
         allowed = shared.abandoned if abandon else 0
