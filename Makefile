@@ -6,6 +6,7 @@
 #   make bench       weft beside greenlet in one interleaved run; writes the README's table and chart
 #   make test-all    make test for every CPython found
 #   make soak        the long tests
+#   make bench-engine, test-rust, test-python, test-peers, update-pins, clean: parts of these, and upkeep
 #
 # PYTHON chooses the interpreter (default: python3, or the newest supported one) of an environment that does not exist
 # yet, VENV the environment: for another interpreter, name another one.
