@@ -267,6 +267,14 @@ unsafe fn find_thread(thread_state: *mut PyThreadState) -> *mut Thread {
             thread_ended(thread);
             thread = ptr::null_mut();
         }
+        if thread.is_null() && !ENDED.load(Ordering::Relaxed).is_null() && !is_finalizing() {
+            // Pending calls wait for the main thread, which may itself wait for threads to end, for a long time. Whoever
+            // begins clears away after those that have ended, so that their stacks do not pile up.
+            let saved = SavedError::take();
+            destroy_ended(ptr::null_mut());
+            saved.restore();
+            thread = HANDLE.try_with(|handle| handle.0.get()).unwrap_or(ptr::null_mut());
+        }
         if thread.is_null() {
             let created = create(thread_state);
             // Making it may have run a finalizer that was here first.
