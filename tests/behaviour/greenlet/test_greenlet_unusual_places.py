@@ -341,6 +341,7 @@ def test_an_uncaught_exception_prints_the_whole_traceback() -> None:
 def test_keyboard_interrupt_reaches_the_main_greenlet() -> None:
     program = """
     import os, signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
     def run():
         os.kill(os.getpid(), signal.SIGINT)
         while True: pass
