@@ -14,6 +14,8 @@
 PYTHON ?= $(shell ci/interpreters.sh --default)
 VENV ?= .venv
 SOAK_SECONDS ?= 600
+# Each of the engine's random tests, of which there are several, one after the other.
+ENGINE_SOAK_SECONDS ?= 60
 
 # Builds for different interpreters would evict each other from one target directory.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target/$(notdir $(abspath $(VENV)))
@@ -70,7 +72,7 @@ bench-engine: $(VENV)/.tools
 	cargo bench -p weft-coroutine
 
 soak: $(VENV)/.built
-	WEFT_SOAK_SECONDS=$(SOAK_SECONDS) ci/test-rust.sh
+	WEFT_SOAK_SECONDS=$(ENGINE_SOAK_SECONDS) ci/test-rust.sh
 	$(PY) tests/soak/stress.py --seconds $(SOAK_SECONDS)
 	$(PY) tests/peers/run.py greenlet --retries 1
 	$(PY) tests/peers/run.py gevent --retries 1

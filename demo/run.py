@@ -1,10 +1,12 @@
-"""Two unmodified programs that live on greenlet, run on greenlet and on weft.
+"""Unmodified programs that live on greenlet or multiprocessing, run on these and on weft.
 
     python demo/run.py [--rounds N]
 
 * `orders.py`: SQLAlchemy's asyncio layer with aiosqlite; the time is that of the whole process.
 * `quotes.py`: a Flask application served by gunicorn's gevent worker; the time is that of all
   requests, from the first to the last answer, over some connections at once.
+* `census.py`: processes and queues that count what is in the standard library's sources; the time
+  is that of the whole program.
 
 Both sides run in turn. Whatever they say is compared byte for byte: a difference is exit code 1.
 """
@@ -36,20 +38,31 @@ PATIENCE = 120  # seconds until something is taken to hang
 
 
 class DemoError(Exception):
-    """A program failed, or ran on other greenlets than it should have."""
+    """A program failed, or ran on something else than it should have."""
 
 
 @dataclass(frozen=True)
 class Side:
     name: str
     command: tuple[str, ...]
-    module: str  # the shared object that its greenlets come from
+    module: str  # in the path of the file that its greenlets, or queues, come from
 
 
+UNDER_WEFT = (sys.executable, "-m", "weft", "--only")
 SIDES = (
     Side("greenlet", (sys.executable,), "/greenlet/_greenlet."),
-    Side("weft", (sys.executable, "-m", "weft", "--only", "greenlet"), "/weft/_native."),
+    Side("weft", (*UNDER_WEFT, "greenlet"), "/weft/_native."),
 )
+PROCESS_SIDES = (
+    Side(
+        "the stdlib",
+        (sys.executable,),
+        f"/python{sys.version_info[0]}.{sys.version_info[1]}/multiprocessing/",
+    ),
+    Side("weft", (*UNDER_WEFT, "multiprocessing"), "/weft/"),
+)
+SOURCE_OF_GREENLETS = "import greenlet; print(greenlet._greenlet.__file__)"
+SOURCE_OF_QUEUES = "import sys, multiprocessing.queues as m; print(sys.modules[m.Queue.__module__].__file__)"
 
 
 def environment() -> dict[str, str]:
@@ -58,12 +71,11 @@ def environment() -> dict[str, str]:
 
 def check_side(side: Side, module: str) -> None:
     if side.module not in module:
-        raise DemoError(f"on {side.name}, but its greenlets come from {module or 'nowhere'}")
+        raise DemoError(f"on {side.name}, but what it uses comes from {module or 'nowhere'}")
 
 
-def check_command(side: Side) -> None:
-    """That what `side` starts gets the greenlets it should."""
-    code = "import greenlet; print(greenlet._greenlet.__file__)"
+def check_command(side: Side, code: str) -> None:
+    """That what `side` starts gets what it should."""
     check_side(side, output_of([*side.command, "-c", code]).decode())
 
 
@@ -86,6 +98,15 @@ def output_of(command: list[str]) -> bytes:
 def orders(side: Side) -> tuple[float, bytes]:
     started = time.perf_counter()
     output = output_of([*side.command, str(HERE / "orders.py")])
+    return time.perf_counter() - started, output
+
+
+# -- multiprocessing
+
+
+def census(side: Side) -> tuple[float, bytes]:
+    started = time.perf_counter()
+    output = output_of([*side.command, str(HERE / "census.py")])
     return time.perf_counter() - started, output
 
 
@@ -192,20 +213,25 @@ def quotes(side: Side) -> tuple[float, bytes]:
 # -- The comparison
 
 
-def compare(title: str, program: Callable[[Side], tuple[float, bytes]], rounds: int) -> bool:
+def compare(
+    title: str,
+    program: Callable[[Side], tuple[float, bytes]],
+    rounds: int,
+    sides: tuple[Side, Side] = SIDES,
+) -> bool:
     """Run `program` on both sides in turn, print the times; whether the output was the same."""
-    times: dict[str, list[float]] = {side.name: [] for side in SIDES}
-    outputs: dict[str, set[bytes]] = {side.name: set() for side in SIDES}
+    times: dict[str, list[float]] = {side.name: [] for side in sides}
+    outputs: dict[str, set[bytes]] = {side.name: set() for side in sides}
     print(f"\n{title}", flush=True)
     for number in range(rounds):
-        for side in SIDES if number % 2 == 0 else reversed(SIDES):
+        for side in sides if number % 2 == 0 else reversed(sides):
             seconds, output = program(side)
             times[side.name].append(seconds)
             outputs[side.name].add(output)
     for name, taken in times.items():
         low, high = min(taken), max(taken)
         print(f"  on {name:10}{median(taken):7.3f} s   ({low:.3f} … {high:.3f})")
-    print(f"  weft: {median(times['greenlet']) / median(times['weft']):.2f} times as fast")
+    print(f"  weft: {median(times[sides[0].name]) / median(times['weft']):.2f} times as fast")
     every = set().union(*outputs.values())
     if len(every) == 1:
         size = len(every.pop())
@@ -229,7 +255,9 @@ def main() -> int:
     count = CONNECTIONS * len(requests_of(0))
     try:
         for side in SIDES:
-            check_command(side)
+            check_command(side, SOURCE_OF_GREENLETS)
+        for side in PROCESS_SIDES:
+            check_command(side, SOURCE_OF_QUEUES)
         same = [
             compare(
                 f"SQLAlchemy {v['sqlalchemy']} asyncio with aiosqlite {v['aiosqlite']}: "
@@ -242,6 +270,13 @@ def main() -> int:
                 f"demo/quotes.py, {count:,} requests over {CONNECTIONS} connections",
                 quotes,
                 rounds,
+            ),
+            compare(
+                "the standard library's sources, three processes, queues, and a process a module: "
+                "demo/census.py, the whole program",
+                census,
+                rounds,
+                PROCESS_SIDES,
             ),
         ]
     except DemoError as error:

@@ -1,4 +1,7 @@
-"""For all tests: a watchdog for each, and a look at the end whether anything was left behind.
+"""For all tests: a watchdog for each, and a look whether anything was left behind.
+
+What is there after a test and was not before is noted with the test's name; what of it is still there at the
+end fails the run. In between it may go: a process that is still ending, a cache that the next test uses.
 
 The watchdog prints every thread's stack and ends the run; set its seconds by `WEFT_TEST_WATCHDOG`. It is generous:
 no test is expected to be anywhere near it.
@@ -20,7 +23,7 @@ WATCHDOG_SECONDS = float(os.environ.get("WEFT_TEST_WATCHDOG", "900"))
 
 def children() -> set[int]:
     """Process ids of this process's children, ended ones that nobody waited for included."""
-    found = set()
+    found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
         try:
             found.update(int(pid) for pid in (task / "children").read_text().split())
@@ -40,7 +43,7 @@ def names(folder: str) -> set[str]:
 
 def sockets() -> set[str]:
     """This process's own open sockets."""
-    found = set()
+    found: set[str] = set()
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
             target = os.readlink(descriptor)
@@ -61,14 +64,34 @@ def belongings() -> dict[str, set[object]]:
     }
 
 
+first_seen: dict[tuple[str, object], str] = {}  # after which test something was there
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Fails the run if child processes, shared memory, temporary files or sockets are left at its end."""
     before = belongings()
     yield
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    if tracker is not None:
+        tracker._resource_tracker._stop()  # the standard library's, which otherwise ends with this process
     after = belongings()
-    left = {kind: things - before[kind] for kind, things in after.items() if things - before[kind]}
-    assert not left, f"left behind by the tests: {left}"
+    left = [
+        f"{kind}: {thing} (since {first_seen.get((kind, thing), 'the end')})"
+        for kind, things in after.items()
+        for thing in things - before[kind]
+    ]
+    assert not left, "left behind by the tests: " + "; ".join(left)
+
+
+@pytest.fixture(autouse=True)
+def noted_by_name(request: pytest.FixtureRequest, nothing_left_behind: None) -> Iterator[None]:
+    """Notes after each test what was not there before it."""
+    before = belongings()
+    yield
+    for kind, things in belongings().items():
+        for thing in things - before[kind]:
+            first_seen[kind, thing] = request.node.nodeid
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,12 @@
 """What is measured, in which order it is shown, and what weft is required to reach.
 
-Data only. The code of a scenario is the function of its name in `scenarios.py`.
+Data only. The code of a scenario is the function of its name in the module of its suite.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-
-SUITE = "greenlet"  # results are benches/results/greenlet-3.11.json and so on
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,33 @@ class Scenario:
     must_below: float | None = None  # weft's own value, less than
     most_rounds: int | None = None  # where more would only take time
     needs_memory: int = 0  # bytes that have to be free
+    large: bool = False  # takes minutes: only with --large, or by its name
+    rivals: tuple[str, ...] = ()  # packages that do the same, beside the two sides
 
     @property
     def in_quick(self) -> bool:
         return self.needs_memory == 0
 
 
-SCENARIOS = (
+@dataclass(frozen=True)
+class Suite:
+    """A table of its own: results are benches/results/greenlet-3.11.json and so on."""
+
+    name: str  # of the package that weft takes the place of, and of the face
+    stock: str  # the distribution that is the stock side; "CPython" for the standard library
+    packages: tuple[str, ...]  # whose versions are recorded beside the two sides
+    measured: str  # the values, in words
+    caption: str  # the same, below a table
+    seconds: float  # that one repeat of a timed scenario takes
+    repeats: int
+    scenarios: tuple[Scenario, ...]
+
+    def stock_and(self, version: str) -> str:
+        """The head of the stock's column."""
+        return f"stdlib {version}" if self.stock == "CPython" else f"{self.stock} {version}"
+
+
+GREENLET = (
     Scenario("pair", "Switch", "switch there and back", must_ratio=6.5),
     Scenario("pair_value", "Switch", "… with a value each way"),
     Scenario("pair_frames", "Switch", "… below 300 Python frames", must_ratio=8),
@@ -60,3 +78,84 @@ SCENARIOS = (
     Scenario("gevent_queue", "gevent on top", "Queue ping-pong"),
     Scenario("gevent_sleep", "gevent on top", "sleep(0)"),
 )
+
+FIFO = ("faster-fifo",)
+LOKY = ("loky",)
+
+MULTIPROCESSING = (
+    Scenario("int_1to1", "Queue", "int, 1 producer, 1 consumer", must_ratio=40, rivals=FIFO),
+    Scenario("int_3to3", "Queue", "int, 3 producers, 3 consumers", must_ratio=20, rivals=FIFO),
+    Scenario("dict_1to1", "Queue", "small dict, 1 and 1", must_ratio=7, rivals=FIFO),
+    Scenario("int_own_1to1", "Queue", "weft.Queue: int, 1 and 1", rivals=FIFO),
+    Scenario("life", "Queue", "create and drop", must_ratio=10, rivals=FIFO),
+    Scenario("int_2to2", "Crowd", "int, 2 and 2", rivals=FIFO),
+    Scenario("int_4to4", "Crowd", "int, 4 and 4", rivals=FIFO),
+    Scenario("int_8to8", "Crowd", "int, 8 and 8", rivals=FIFO),
+    Scenario("int_16to16", "Crowd", "int, 16 and 16", rivals=FIFO),
+    Scenario("bytes_1m", "Large messages", "1 MiB bytes", must_ratio=25, rivals=FIFO),
+    Scenario("array_1m", "Large messages", "1 MiB ndarray", must_ratio=30, rivals=FIFO),
+    Scenario("array_64m", "Large messages", "64 MiB ndarray", must_ratio=15, most_rounds=3, rivals=FIFO),
+    Scenario("kept_1m", "Large messages", "1 MiB ndarray, 64 kept", must_ratio=1, rivals=FIFO),
+    Scenario(
+        "kept_64m", "Large messages", "64 MiB ndarray, 4 kept", must_ratio=1, most_rounds=3, rivals=FIFO
+    ),
+    Scenario("backlog_10000", "Growth", "int, 10,000 queued"),
+    Scenario("backlog_100000", "Growth", "int, 100,000 queued", most_rounds=5),
+    Scenario("backlog_1000000", "Growth", "int, 1,000,000 queued", most_rounds=3),
+    Scenario(
+        "backlog_10000000",
+        "Growth",
+        "int, 10,000,000 queued",
+        most_rounds=1,
+        needs_memory=4 * 10**9,
+        large=True,
+    ),
+    Scenario("start_forkserver", "Start and join", "beside forkserver", must_ratio=12, rivals=LOKY),
+    Scenario(
+        "start_numpy_forkserver",
+        "Start and join",
+        "… with numpy in __main__",
+        must_ratio=30,
+        most_rounds=5,
+        rivals=LOKY,
+    ),
+    Scenario("start_spawn", "Start and join", "beside spawn", must_ratio=40, rivals=LOKY),
+    Scenario(
+        "start_numpy_spawn",
+        "Start and join",
+        "… with numpy in __main__",
+        must_ratio=30,
+        most_rounds=5,
+        rivals=LOKY,
+    ),
+    Scenario("start_fork", "Start and join", "fork on both sides"),
+    Scenario("start_spares", "Start and join", "start() alone, spares waiting", must_below=0.3e-3),
+)
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            "greenlet",
+            stock="greenlet",
+            packages=("gevent",),
+            measured="time per operation, memory per greenlet",
+            caption="Time per operation and resident memory per greenlet",
+            # Short repeats, and many: the quickest is then one that nothing interrupted.
+            seconds=0.03,
+            repeats=20,
+            scenarios=GREENLET,
+        ),
+        Suite(
+            "multiprocessing",
+            stock="CPython",
+            packages=("faster-fifo", "loky", "numpy"),
+            measured="time per message, queue or process",
+            caption="Time per message, queue or process",
+            # Several processes are at work, and the scheduler has to find a place for each.
+            seconds=0.2,
+            repeats=5,
+            scenarios=MULTIPROCESSING,
+        ),
+    )
+}

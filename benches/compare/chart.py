@@ -9,6 +9,7 @@ from __future__ import annotations
 from html import escape
 from math import floor, log10
 
+from catalogue import SUITES
 from results import Row, Run, grouped, quantity, times
 
 WIDTH = 860
@@ -92,14 +93,15 @@ def svg(run: Run) -> str:
     height = TOP + HEADING * len(groups) + STEP * len(run.rows) + BOTTOM
     scale = Scale([row.ratio for row in run.rows])
     end = height - BOTTOM + 6
-    stock, weft = run.versions["greenlet"], run.versions["weft"]
+    suite = SUITES[run.suite]
+    title = f"Times better than {suite.name}"
+    beside = f"beside {suite.stock} {run.versions[suite.stock]} on " if suite.stock != "CPython" else "on "
     parts = [
-        text(16, 30, "Times better than greenlet", "title"),
+        text(16, 30, title, "title"),
         text(
             16,
             51,
-            f"weft {weft} beside greenlet {stock} on CPython {run.python}: "
-            f"time per operation, memory per greenlet; logarithmic scale",
+            f"weft {run.versions['weft']} {beside}CPython {run.python}: {suite.measured}; logarithmic scale",
         ),
     ]
     for tick in scale.ticks():
@@ -119,6 +121,6 @@ def svg(run: Run) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
         f'width="{WIDTH}" height="{height}" role="img">\n'
-        f"  <title>Times better than greenlet, CPython {run.series}</title>\n"
+        f"  <title>{title}, CPython {run.series}</title>\n"
         f"  <style>{STYLE}  </style>\n{body}\n</svg>\n"
     )

@@ -1,6 +1,6 @@
-"""Puts the recorded figures into README.md, between the markers; the only way they get there.
+"""Puts the recorded figures into README.md, between markers; the only way they get there.
 
-    python benches/compare/readme.py            # rewrites the block
+    python benches/compare/readme.py            # rewrites the blocks, one for each suite
     python benches/compare/readme.py --check    # fails if README says something else
 
 The figures are those of the files in benches/results: times of the oldest CPython among them,
@@ -14,41 +14,47 @@ import difflib
 import sys
 from pathlib import Path
 
-from catalogue import SUITE
+from catalogue import SUITES, Suite
+from report import rivals
 from results import Row, Run, grouped, quantity, times
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benches" / "results"
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 class ReadmeError(Exception):
-    """The block cannot be made, or there is no place for it."""
+    """A block cannot be made, or there is no place for it."""
 
 
-def recorded(folder: Path) -> list[Run]:
-    """The recorded runs, the oldest CPython first."""
-    runs = [Run.load(path) for path in folder.glob(f"{SUITE}-*.json")]
-    if not runs:
-        raise ReadmeError(f"{folder} has no recorded run; make one with benches/compare/run.py")
+def markers(suite: Suite) -> tuple[str, str]:
+    """What stands before and behind the block of a suite."""
+    name = "bench" if suite.name == "greenlet" else f"bench:{suite.name}"
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def recorded(suite: Suite, folder: Path) -> list[Run]:
+    """The recorded runs of a suite, the oldest CPython first."""
+    runs = [Run.load(path) for path in folder.glob(f"{suite.name}-*.json")]
     if quick := [run.stem for run in runs if run.quick]:
         raise ReadmeError(f"made with --quick, not for publication: {', '.join(quick)}")
     return sorted(runs, key=lambda run: [int(part) for part in run.series.split(".")])
 
 
-def block(runs: list[Run]) -> str:
+def block(suite: Suite, runs: list[Run]) -> str:
     """What stands between the markers."""
     first = runs[0]
+    others_shown = rivals(first)
     machine = first.machine
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}"
     others = [{row.name: row for row in run.rows} for run in runs[1:]]
     heads = [
-        f"greenlet {first.versions['greenlet']}",
+        suite.stock_and(first.versions[suite.stock]),
         f"weft {first.versions['weft']}",
+        *(f"{name} {first.versions[name]}" for name in others_shown),
         *(f"CPython {run.series}" for run in runs),
     ]
     lines = [
-        f"![Times better than greenlet](benches/results/{first.stem}.svg)",
+        f"![Times better than {suite.name}](benches/results/{first.stem}.svg)",
         "",
         "| | " + " | ".join(heads) + " |",
         "| :--- |" + " ---: |" * len(heads),
@@ -60,12 +66,16 @@ def block(runs: list[Run]) -> str:
             figures = [
                 quantity(row.stock, row.unit),
                 quantity(row.weft, row.unit),
+                *(
+                    quantity(row.rivals[name], row.unit) if name in row.rivals else ""
+                    for name in others_shown
+                ),
                 *(ratio(one) for one in ratios),
             ]
             lines.append(f"| {row.title} | " + " | ".join(figures) + " |")
     lines += [
         "",
-        f"Time per operation and resident memory per greenlet on CPython {first.python}, and how",
+        f"{suite.caption} on CPython {first.python}, and how",
         f"many times weft is better ({where}, {str(machine['recorded'])[:10]}).",
         "[What is measured, and how](benches/README.md).",
     ]
@@ -76,13 +86,25 @@ def ratio(row: Row | None) -> str:
     return "" if row is None else f"**{times(row.ratio)}**"
 
 
-def replaced(text: str, content: str) -> str:
-    """`text` with `content` between its markers."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ReadmeError(f"README.md needs one {BEGIN} and, below it, one {END}")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+def replaced(text: str, suite: Suite, content: str) -> str:
+    """`text` with `content` between the markers of a suite."""
+    begin, end = markers(suite)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ReadmeError(f"README.md needs one {begin} and, below it, one {end}")
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def with_figures(text: str, folder: Path) -> str:
+    """`text` with the figures of every suite. One that was never recorded has no place either."""
+    for suite in SUITES.values():
+        runs = recorded(suite, folder)
+        if runs:
+            text = replaced(text, suite, block(suite, runs))
+        elif any(marker in text for marker in markers(suite)):
+            raise ReadmeError(f"{folder} has no run of {suite.name}; make one with benches/compare/run.py")
+    return text
 
 
 def main() -> int:
@@ -95,7 +117,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         old = options.readme.read_text()
-        new = replaced(old, block(recorded(options.results)))
+        new = with_figures(old, options.results)
     except (ReadmeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

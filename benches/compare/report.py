@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
+from catalogue import SUITES
 from results import Run, grouped, quantity, requirement, times, verdict
 
-LEFT, RIGHT = str.ljust, str.rjust
-COLUMNS = (LEFT, RIGHT, RIGHT, RIGHT, RIGHT, RIGHT, LEFT)
+Align = Callable[..., str]
+LEFT: Align = str.ljust
+RIGHT: Align = str.rjust
+
+
+def rivals(run: Run) -> list[str]:
+    """The packages beside the two sides; each has a column."""
+    return sorted({name for row in run.rows for name in row.rivals})
+
+
+def columns(run: Run) -> list[Align]:
+    return [LEFT, RIGHT, RIGHT, *(RIGHT for _ in rivals(run)), RIGHT, RIGHT, RIGHT, LEFT]
 
 
 def heads(run: Run) -> list[str]:
+    suite = SUITES[run.suite]
     return [
         "",
-        f"greenlet {run.versions['greenlet']}",
+        suite.stock_and(run.versions[suite.stock]),
         f"weft {run.versions['weft']}",
+        *(f"{name} {run.versions[name]}" for name in rivals(run)),
         "ratio",
         "range",
         "must",
@@ -32,6 +46,10 @@ def cells(run: Run) -> list[tuple[str, list[list[str]]]]:
                     row.title,
                     quantity(row.stock, row.unit),
                     quantity(row.weft, row.unit),
+                    *(
+                        quantity(row.rivals[name], row.unit) if name in row.rivals else ""
+                        for name in rivals(run)
+                    ),
                     times(row.ratio),
                     " … ".join(times(ratio) for ratio in row.spread),
                     requirement(row),
@@ -53,9 +71,11 @@ def setting(run: Run) -> list[str]:
     """Where the figures come from, in lines."""
     machine = run.machine
     load = " ".join(f"{value:.2f}" for value in machine["load"])  # type: ignore[attr-defined]
+    shown = {"CPython", "weft", SUITES[run.suite].stock, *rivals(run)}
+    others = [f"{name} {version}" for name, version in run.versions.items() if name not in shown]
     rounds = max((len(row.rounds) for row in run.rows), default=0)
     return [
-        f"CPython {run.python}, gevent {run.versions['gevent']}",
+        ", ".join([f"CPython {run.python}", *others]),
         f"{machine['cpu']}, {machine['cores']} cores, {machine['architecture']}",
         f"{machine['kernel']}, {machine['libc']}, transparent huge pages: {machine['huge_pages']}",
         f"{machine['recorded']}, load at the start {load}",
@@ -66,12 +86,13 @@ def setting(run: Run) -> list[str]:
 def terminal(run: Run) -> str:
     table = cells(run)
     lines = [heads(run), *(line for _, lines in table for line in lines)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    aligns = columns(run)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(aligns))]
     widths[0] += 2  # rows stand below their group
 
     def line(texts: list[str]) -> str:
         return "  ".join(
-            align(text, width) for align, text, width in zip(COLUMNS, texts, widths, strict=True)
+            align(text, width) for align, text, width in zip(aligns, texts, widths, strict=True)
         ).rstrip()
 
     shown = [*setting(run), "", line(heads(run))]
@@ -84,23 +105,23 @@ def terminal(run: Run) -> str:
 
 def markdown(run: Run) -> str:
     marks = {LEFT: ":---", RIGHT: "---:"}
-    rules = [marks[align] for align in COLUMNS]
+    rules = [marks[align] for align in columns(run)]
     lines = [
-        f"# greenlet and weft on CPython {run.series}",
+        f"# {run.suite} and weft on CPython {run.series}",
         "",
-        "Written by `benches/compare/run.py`. Time per operation, resident memory per greenlet:",
+        f"Written by `benches/compare/run.py`. {SUITES[run.suite].caption}:",
         "medians of the rounds. The ratio says how many times weft is better, the range beside it",
         "what single rounds gave.",
         "",
         *(f"- {line}" for line in setting(run)),
         "",
-        f"![How many times faster than greenlet]({run.stem}.svg)",
+        f"![How many times faster than {run.suite}]({run.stem}.svg)",
         "",
         "| " + " | ".join(heads(run)) + " |",
         "| " + " | ".join(rules) + " |",
     ]
     for group, rows in cells(run):
-        lines.append(f"| **{group}** |" + " |" * (len(COLUMNS) - 1))
+        lines.append(f"| **{group}** |" + " |" * (len(heads(run)) - 1))
         lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", f"{summary(run)}.", ""])
 

@@ -14,7 +14,7 @@ from statistics import median
 
 @dataclass
 class Row:
-    """One scenario: what it is, what is required, and a value for each side in each round."""
+    """One scenario: what it is, what is required, and in each round a value for each side and rival."""
 
     name: str
     group: str
@@ -31,6 +31,12 @@ class Row:
     @property
     def weft(self) -> float:
         return median(values["weft"] for values in self.rounds)
+
+    @property
+    def rivals(self) -> dict[str, float]:
+        """The values of the other packages, by their names."""
+        names = [name for name in self.rounds[0] if name not in ("stock", "weft")]
+        return {name: median(values[name] for values in self.rounds) for name in sorted(names)}
 
     @property
     def ratio(self) -> float:

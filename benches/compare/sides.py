@@ -1,36 +1,52 @@
-"""The two sides, and one measurement in a process of its own."""
+"""The two sides of a suite and their rivals, and one measurement in a process of its own."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-WORKER = Path(__file__).with_name("worker.py")
+from catalogue import Scenario, Suite
+
+HERE = Path(__file__).parent
 # What would make a side something else than it is: weft's own switch, tuning of the packages.
 # PYTHON* is ignored by the interpreter's option -E.
-FOREIGN = ("WEFT", "GREENLET", "GEVENT", "LIBEV", "MALLOC")
+FOREIGN = ("WEFT", "GREENLET", "GEVENT", "LIBEV", "MALLOC", "OPENBLAS", "OMP_")
 TIMEOUT = 900  # seconds
 
 
 @dataclass(frozen=True)
 class Side:
+    """One column: `key` is stock, weft or the name of a rival."""
+
     key: str
     package: str
     command: tuple[str, ...]
 
     @property
     def version(self) -> str:
-        return version(self.package)
+        return version_of(self.package)
+
+    @property
+    def rival(self) -> list[str]:
+        return [] if self.key in ("stock", "weft") else [self.key]
 
 
-STOCK = Side("stock", "greenlet", (sys.executable, "-E"))
-WEFT = Side("weft", "weft", (sys.executable, "-E", "-m", "weft", "--only", "greenlet"))
-SIDES = (STOCK, WEFT)
+def version_of(package: str) -> str:
+    return platform.python_version() if package == "CPython" else version(package)
+
+
+def sides(suite: Suite, scenario: Scenario) -> tuple[Side, ...]:
+    plain = (sys.executable, "-E")
+    under_weft = (*plain, "-m", "weft", "--only", suite.name)
+    rivals = (Side(rival, rival, plain) for rival in scenario.rivals)
+    return Side("stock", suite.stock, plain), Side("weft", "weft", under_weft), *rivals
 
 
 @dataclass(frozen=True)
@@ -45,26 +61,32 @@ class MeasurementError(Exception):
     """A worker ended badly, or measured something else than it was asked to."""
 
 
-def measure(side: Side, scenario: str, effort: Effort) -> float:
+def measure(side: Side, suite: Suite, scenario: str, effort: Effort) -> float:
     """The value of `scenario` on `side`, from a fresh process."""
-    arguments = [str(WORKER), scenario, str(effort.seconds), str(effort.repeats)]
+    worker = "worker_numpy.py" if "numpy" in scenario else "worker.py"
+    arguments = [suite.name, scenario, str(effort.seconds), str(effort.repeats), *side.rival]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
+    # A session of its own: after a failure, the processes of the scenario have to go as well.
+    process = subprocess.Popen(
+        [*side.command, str(HERE / worker), *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        ended = subprocess.run(
-            [*side.command, *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-        )
-    except subprocess.TimeoutExpired:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         raise MeasurementError(f"{scenario} on {side.key}: no result after {TIMEOUT} s") from None
-    if ended.returncode != 0:
-        raise MeasurementError(
-            f"{scenario} on {side.key}: exit code {ended.returncode}\n{ended.stderr.strip()}"
-        )
-    answer = json.loads(ended.stdout.splitlines()[-1])
+    if process.returncode != 0 or not output:
+        raise MeasurementError(f"{scenario} on {side.key}: exit code {process.returncode}\n{errors.strip()}")
+    answer = json.loads(output.splitlines()[-1])
     expected = {"name": side.package, "version": side.version}
     if answer["implementation"] != expected:
         raise MeasurementError(

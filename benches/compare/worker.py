@@ -1,42 +1,58 @@
 """Measures one scenario in this process and prints the result as one line of JSON.
 
-    worker.py SCENARIO SECONDS REPEATS
+    worker.py SUITE SCENARIO SECONDS REPEATS [RIVAL]
 
 A timed scenario is repeated; each repeat runs for about SECONDS, and the quickest counts, the
 one that was disturbed least. `run.py` starts this file once as `python worker.py` and once as
-`python -m weft --only greenlet worker.py`; it does not know which.
+`python -m weft --only SUITE worker.py`; it does not know which.
+
+Processes that a scenario starts may import this file again as their `__main__`: it imports next
+to nothing itself.
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import os
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 
-import greenlet
-import scenarios
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loop import Loop
 
 
-def implementation() -> dict[str, str]:
-    """Whose greenlets these are: checked by `run.py`, so that no side measures the other."""
-    package = Path(greenlet.__file__).parent
-    name = "weft" if package.parent.name == "weft" else "greenlet"
-    return {"name": name, "version": version(name)}
+def implementation(suite: str, rival: str | None) -> dict[str, str]:
+    """Whose code was measured: checked by `run.py`, so that no side measures the other."""
+    import platform
+    from importlib.metadata import version
+
+    if rival is not None:
+        return {"name": rival, "version": version(rival)}
+    if suite == "greenlet":
+        import greenlet
+
+        package = Path(greenlet.__file__).parent
+        name = "weft" if package.parent.name == "weft" else "greenlet"
+    else:
+        from apis import is_weft
+
+        name = "weft" if is_weft() else "CPython"
+    return {"name": name, "version": platform.python_version() if name == "CPython" else version(name)}
 
 
 def elapsed(run: Callable[[int], None], count: int) -> float:
+    from time import perf_counter
+
     start = perf_counter()
     run(count)
     return perf_counter() - start
 
 
-def time_loop(loop: scenarios.Loop, seconds: float, repeats: int) -> float:
+def time_loop(loop: Loop, seconds: float, repeats: int) -> float:
     """Seconds per operation, the least of `repeats` measurements."""
+    import gc
+
     count = 1
     loop.run(count)  # what happens once, as the making of gevent's hub
     while (took := min(elapsed(loop.run, count) for _ in range(2))) < seconds / 4:
@@ -49,14 +65,30 @@ def time_loop(loop: scenarios.Loop, seconds: float, repeats: int) -> float:
     return min(times) / (count * loop.operations)
 
 
-def main(name: str, seconds: float, repeats: int) -> None:
-    result = getattr(scenarios, name)()
-    if isinstance(result, scenarios.Loop):
-        result = time_loop(result, seconds, repeats)
-    print(json.dumps({"implementation": implementation(), "value": result}), flush=True)
-    # Taking a million greenlets down is not part of anything.
-    os._exit(0)
+def measure(suite: str, scenario: str, seconds: float, repeats: int, rival: str | None) -> float:
+    from importlib import import_module
+
+    arguments = []
+    if suite == "multiprocessing":
+        from apis import RIVALS, Api
+
+        arguments.append(RIVALS[rival]() if rival else Api())
+    result = getattr(import_module(f"scenarios_{suite}"), scenario)(*arguments)
+    if isinstance(result, float):
+        return result
+    return time_loop(result, seconds, repeats)
+
+
+def main(suite: str, scenario: str, seconds: str, repeats: str, rival: str | None = None) -> None:
+    import json
+    import os
+
+    value = measure(suite, scenario, float(seconds), int(repeats), rival)
+    print(json.dumps({"implementation": implementation(suite, rival), "value": value}), flush=True)
+    if suite == "greenlet":
+        # Taking a million greenlets down is not part of anything.
+        os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    main(*sys.argv[1:])

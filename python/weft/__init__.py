@@ -21,16 +21,47 @@ from weft._install import InstallError, install
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from weft import greenlet
+    from weft import greenlet, multiprocessing
+    from weft._queue import Queue, UnpicklableError
+    from weft.multiprocessing.api import Process
+    from weft.multiprocessing.errors import OwnerDied, ProcessDied
+    from weft.multiprocessing.queues import ShutDown
 
-__all__ = ["InstallError", "__version__", "greenlet", "install"]
+__all__ = [
+    "InstallError",
+    "OwnerDied",
+    "Process",
+    "ProcessDied",
+    "Queue",
+    "ShutDown",
+    "UnpicklableError",
+    "__version__",
+    "greenlet",
+    "install",
+    "multiprocessing",
+]
 
 __version__: str = _native.__version__
 
 
+# Where the names come from that are imported when they are first used; "" for a module.
+_LAZY = {
+    "greenlet": ("weft.greenlet", ""),
+    "multiprocessing": ("weft.multiprocessing", ""),
+    "Queue": ("weft._queue", "Queue"),
+    "ShutDown": ("weft.multiprocessing.queues", "ShutDown"),
+    "UnpicklableError": ("weft._queue", "UnpicklableError"),
+    "Process": ("weft.multiprocessing.api", "Process"),
+    "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
+    "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),
+}
+
+
 def __getattr__(name: str) -> object:
-    if name == "greenlet":
+    if name in _LAZY:
         from importlib import import_module
 
-        return import_module("weft.greenlet")
+        source, attribute = _LAZY[name]
+        module = import_module(source)
+        return getattr(module, attribute) if attribute else module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

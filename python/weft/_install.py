@@ -6,7 +6,8 @@ front of `sys.meta_path` and imports nothing itself. From then on, for every ins
 * `greenlet` is loaded from the files of `weft.greenlet`, as the module `greenlet`;
 * `weft.greenlet`, and what lies below, is that same module object under a second name;
 * BORROWED parts of the displaced package, its tests, are found where it is installed, without
-  importing the package itself.
+  importing the package itself;
+* `multiprocessing` stays the standard library's, and what it is made of becomes weft's: see `_patches`.
 
 Locks: importing `weft.greenlet` waits for the import of `greenlet`, never the other way round,
 and each name enters `sys.modules` under its own import lock only: a name that turns up there
@@ -25,6 +26,8 @@ from _thread import RLock
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
+from weft import _patches
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,6 +43,7 @@ VARIABLE = "WEFT_INSTALL"
 # the finder looks for the name in the package that holds the face.
 FACES = {
     "greenlet": "weft.greenlet",
+    "multiprocessing": "weft.multiprocessing",
 }
 
 # What the faces do not have themselves.
@@ -59,25 +63,29 @@ class InstallError(RuntimeError):
 
 
 def install(only: str | Iterable[str] | None = None) -> None:
-    """Make `import greenlet` mean weft's face, in this process and the children it starts.
+    """Make `greenlet` and `multiprocessing` mean weft's, in this process and the children it starts.
 
     `only` names what to replace: an iterable of names, or one string with commas. The default
-    is everything weft has a face for, at present `greenlet`. Calling it again is harmless. Faces
-    are loaded when first imported. Children are reached by the environment variable
+    is everything weft has a face for. Calling it again is harmless. Faces are loaded when first
+    imported. `multiprocessing` is changed in place, at any time: names that were bound before
+    start weft's processes afterwards. Children are reached by the environment variable
     WEFT_INSTALL, also those started with `-I` or `-E`, but not those started with `-S` or with
     an environment that leaves the variable out.
 
     Raises ValueError for a name without a face, and `InstallError`, with nothing changed, if
-    one of the packages was imported before: call it earlier, or run under `python -m weft`.
+    `greenlet` was imported before: call it earlier, or run under `python -m weft`.
     """
     names = parse_names(only)
     with _lock:
         for name in names:
-            _check_in_time(name)
+            if name not in _patches.IN_PLACE:
+                _check_in_time(name)
         if _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
         for name in names:
-            if name not in _installed:
+            if name in _patches.IN_PLACE:
+                _patches.activate(name)
+            elif name not in _installed:
                 _adopt(name)
                 _installed.add(name)
         known = os.environ.get(VARIABLE, "").split(",")
@@ -168,7 +176,7 @@ def _family(name: str) -> list[str]:
 
 
 class _Finder:
-    """The finder that `install` puts first; its state is `_installed`."""
+    """The finder that `install` puts first; its state is `_installed`, and what is to be patched."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -177,6 +185,9 @@ class _Finder:
             return _face_spec(fullname)
         if fullname.startswith("weft."):
             return _alias_spec(fullname)
+        if fullname in _patches.active:
+            others = [finder for finder in sys.meta_path if finder is not self]
+            return _patches.find_spec(fullname, path, others)
         if fullname in BORROWED and fullname.partition(".")[0] in _installed:
             return _borrowed_spec(fullname)
         return None
@@ -208,7 +219,7 @@ def _alias_of(fullname: str, target: str) -> ModuleSpec | None:
     found = find_spec(target)
     if found is None:
         return None
-    spec = ModuleSpec(fullname, _AliasLoader(target), origin=found.origin)
+    spec = ModuleSpec(fullname, AliasLoader(target), origin=found.origin)
     spec.submodule_search_locations = found.submodule_search_locations
     return spec
 
@@ -231,7 +242,7 @@ class _FaceLoader(SourceFileLoader):
     """Loads a face under the installed name; tells it apart from the stock."""
 
 
-class _AliasLoader(Loader):
+class AliasLoader(Loader):
     """Hands out the module `target` under a second name."""
 
     def __init__(self, target: str) -> None:

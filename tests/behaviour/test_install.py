@@ -183,11 +183,15 @@ print(len(found), all(f is greenlet for f in found), len(finders), sys.meta_path
 
 class TestNames:
     @pytest.mark.parametrize(
-        "only", ["", "'greenlet'", "['greenlet']", "iter(('greenlet',))", "only={'greenlet'}"]
+        "only",
+        ["", "'greenlet'", "['greenlet']", "iter(('greenlet',))", "only={'greenlet'}", "'multiprocessing'"],
     )
     def test_accepted(self, only):
         code = f"import os, weft; print(weft.install({only}), weft.install(), os.environ['WEFT_INSTALL'])"
-        assert prints("-c", code) == ["None None greenlet"]
+        first = "multiprocessing" if "multiprocessing" in only else "greenlet"
+        (line,) = prints("-c", code)
+        assert line.startswith(f"None None {first},")
+        assert set(line.removeprefix("None None ").split(",")) == set(_install.FACES)
 
     @pytest.mark.parametrize("only", ["numpy", ["greenlet", "numpy"], "greenlet,numpy", ("numpy",)])
     def test_unknown(self, only):
@@ -212,7 +216,7 @@ class TestNames:
     def test_the_parents_names_are_kept_for_children(self):
         code = "import os, weft; weft.install(); print(os.environ['WEFT_INSTALL'])"
         found = python("-c", code, env={"WEFT_INSTALL": "later"})
-        assert found.out == "later,greenlet\n"
+        assert found.out == "later,greenlet,multiprocessing\n"
 
 
 class TestTooLate:
@@ -358,7 +362,7 @@ class TestAtStart:
         assert (found.code, found.out) == (0, "on it goes\n")
         assert found.err == (
             "weft: WEFT_INSTALL=numpy has no effect in this process: "
-            "weft cannot replace 'numpy'; what it can: greenlet\n"
+            "weft cannot replace 'numpy'; what it can: greenlet, multiprocessing\n"
         )
 
     def test_standard_error_may_be_closed(self):

@@ -1,10 +1,12 @@
 """Run one test module of another project in this process and record every result.
 
-    collect.py MODE MODULE OUT IMPL [unittest arguments]
+    collect.py FACE MODE MODULE OUT IMPL [unittest arguments]
 
-MODE `main` runs MODULE as `python -m MODULE` would; `tests` hands MODULE to `unittest.main`.
+MODE `main` runs MODULE as `python -m MODULE` would; `tests` hands MODULE to `unittest.main`;
+`class` does so with one class of a module, MODULE being `module.Class`.
 OUT receives one JSON object a line, written as it happens, so that a crash loses nothing.
-IMPL is `weft` or `stock`: whose greenlets this process must be using.
+FACE is the name weft plays, `greenlet` or `multiprocessing`, and IMPL is `weft` or `stock`:
+whose this process must be using.
 
 The recorder enters through `unittest.runner` when the module under test imports it, never
 earlier: modules that patch the standard library first must find it as untouched as under `-m`.
@@ -75,6 +77,15 @@ def wrong_greenlets(impl: str, module: str) -> str | None:
         if not issubclass(gevent.Greenlet, expected):
             return f"gevent.Greenlet does not derive from {expected!r}"
     return None
+
+
+def wrong_face(face: str, impl: str, module: str) -> str | None:
+    """Why what this process knows as `face` is not that of `impl`, or None."""
+    if face == "greenlet":
+        return wrong_greenlets(impl, module)
+    import mp_impl  # beside the wrappers, on PYTHONPATH: children ask it as well
+
+    return mp_impl.wrong_multiprocessing(impl)
 
 
 def record_results(runner: object, journal: Journal, module: str) -> None:
@@ -172,13 +183,13 @@ class RunnerHook:
 
 
 def main() -> None:
-    mode, module, out, impl, *arguments = sys.argv[1:]
+    face, mode, module, out, impl, *arguments = sys.argv[1:]
     here = os.path.dirname(os.path.abspath(__file__))
     # As `-m` has it: the working directory first, this script's not at all.
     sys.path[:] = [os.getcwd()] + [p for p in sys.path if p and os.path.abspath(p) != here]
     faulthandler.enable()
     journal = Journal(out)
-    problem = wrong_greenlets(impl, module)
+    problem = wrong_face(face, impl, module)
     journal.write("guard", problem=problem)
     if problem is not None:
         print("guard:", problem, file=sys.stderr)
@@ -189,10 +200,11 @@ def main() -> None:
         record_results(sys.modules["unittest.runner"], journal, module)
     else:
         sys.meta_path.insert(0, RunnerHook(journal, module))
-    if mode == "tests":
+    if mode in ("tests", "class"):
         import unittest
 
-        unittest.main(module=module, argv=[module, "-v", *arguments])
+        name, _, chosen = module.rpartition(".") if mode == "class" else (module, "", "")
+        unittest.main(module=name, argv=[name, "-v", *arguments, *([chosen] if chosen else [])])
     else:
         sys.argv[1:] = arguments
         runpy.run_module(module, run_name="__main__", alter_sys=True)

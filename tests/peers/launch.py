@@ -14,6 +14,10 @@ from pathlib import Path
 TOKEN = "WEFT_PEERS_TOKEN"
 GRACE = 3.0  # seconds for a process to end by itself after its parent, or after SIGABRT
 OUTPUT_TAIL = 4000
+STACKS_SHOWN = 30_000
+# The suites of processes have every interpreter print its stacks at this signal (cpython/sitecustomize.py).
+SHOW_STACKS = signal.SIGRTMAX
+STACKS_TAKE = 0.3  # seconds to let a process print them
 
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -27,12 +31,14 @@ class Ended:
     seconds: float
     output: str
     leftovers: list[str] = field(default_factory=list)
+    stacks: str = ""  # of all its processes, at the timeout
 
 
 def run(command: list[str], env: dict[str, str], cwd: Path, timeout: float) -> Ended:
     """Run `command` to its end or for `timeout` seconds; then end every process it left.
 
-    At the timeout SIGABRT comes first: faulthandler then prints every thread's stack.
+    At the timeout all its processes that know the signal SHOW_STACKS print theirs. SIGABRT comes
+    next: faulthandler then prints every thread's stack of the command itself.
     """
     token = uuid.uuid4().hex
     log = cwd / "output.txt"
@@ -49,10 +55,12 @@ def run(command: list[str], env: dict[str, str], cwd: Path, timeout: float) -> E
         )
     _running.add(process)
     timed_out = False
+    stacks = ""
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:
         timed_out = True
+        stacks = _show_stacks(process.pid, token, log)
         process.send_signal(signal.SIGABRT)
         try:
             process.wait(GRACE)
@@ -68,13 +76,39 @@ def run(command: list[str], env: dict[str, str], cwd: Path, timeout: float) -> E
     with log.open("rb") as output:
         output.seek(max(0, log.stat().st_size - OUTPUT_TAIL))
         tail = output.read().decode(errors="replace")
-    return Ended(process.returncode, timed_out, seconds, tail, leftovers)
+    return Ended(process.returncode, timed_out, seconds, tail, leftovers, stacks)
 
 
 def stop_all() -> None:
     """Kill what other threads are running; their `run` then returns."""
     for process in list(_running):
         process.kill()
+
+
+def _show_stacks(session: int, token: str, log: Path) -> str:
+    """What every process of a run is doing: its own account where it gives one, else the kernel's."""
+    shown = []
+    for pid in sorted(_processes_of(session, token)):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+            account = f"in {Path(f'/proc/{pid}/wchan').read_text() or 'user code'}\n"
+            before = log.stat().st_size
+            if _catches(status, SHOW_STACKS):
+                os.kill(pid, SHOW_STACKS)
+                time.sleep(STACKS_TAKE)
+                with log.open("rb") as output:
+                    output.seek(before)
+                    account += output.read().decode(errors="replace")
+        except OSError:
+            continue
+        shown.append(f"-- process {pid}: {_command_line(pid)}\n{account}")
+    return "\n".join(shown)[:STACKS_SHOWN]
+
+
+def _catches(status: str, number: int) -> bool:
+    """Whether /proc/PID/status says that a signal has a handler."""
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return bool(int(fields["SigCgt"], 16) >> (number - 1) & 1)
 
 
 def _end_leftovers(session: int, token: str) -> list[str]:

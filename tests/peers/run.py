@@ -3,6 +3,7 @@
     python tests/peers/run.py greenlet
     python tests/peers/run.py gevent --part --retries 1
     python tests/peers/run.py gevent --impl stock --record
+    python tests/peers/run.py multiprocessing --method spawn --classes '*Queue' 'Test*'
 
 See README.md in this folder.
 """
@@ -35,6 +36,8 @@ class Options:
     pythons: list[str]
     report: Path | None
     only: str | None
+    methods: list[str]
+    classes: list[str]
     part: bool
     jobs: int
     retries: int
@@ -48,10 +51,18 @@ class Options:
 
     def select(self, modules: list[str]) -> list[str]:
         """The modules --only asks for: the one of that name, else all that contain or match it."""
+        if self.methods or self.classes:
+            modules = [m for m in modules if self._in_methods_and_classes(m)]
         pattern = self.only.partition("::")[0] if self.only else ""
         if pattern in modules:
             return [pattern]
         return [m for m in modules if pattern in m or fnmatch.fnmatchcase(m, pattern)]
+
+    def _in_methods_and_classes(self, module: str) -> bool:
+        wrapper, _, name = module.partition(".")
+        return (not self.methods or wrapper.removeprefix("mp_") in self.methods) and (
+            not self.classes or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.classes)
+        )
 
 
 def parse(arguments: list[str]) -> Options:
@@ -72,6 +83,21 @@ def parse(arguments: list[str]) -> Options:
         help="the module PATTERN, or all that contain or match it;\nMODULE::PATTERN selects tests by name",
     )
     parser.add_argument(
+        "--method",
+        action="append",
+        dest="methods",
+        default=[],
+        choices=suites.METHODS,
+        help="of multiprocessing: this start method only; may be repeated",
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="of multiprocessing: these classes of tests",
+    )
+    parser.add_argument(
         "--part", action="store_true", help="the modules listed in part-SUITE.txt, if there is one"
     )
     parser.add_argument("--jobs", type=int, default=2, help="modules at a time (default 2)")
@@ -86,7 +112,10 @@ def parse(arguments: list[str]) -> Options:
     given["suite"] = suites.SUITES[given["suite"]]
     given["pythons"] = given["pythons"] or [sys.executable]
     options = Options(**given)
-    if options.record and (options.impl != "stock" or options.only or options.part):
+    selective = options.only or options.methods or options.classes
+    if (options.methods or options.classes) and options.suite.path is None:
+        parser.error("--method and --classes are for multiprocessing")
+    if options.record and (options.impl != "stock" or selective or options.part):
         parser.error("--record needs --impl stock and the whole suite")
     return options
 
@@ -96,12 +125,12 @@ def choose_modules(options: Options, installed: Installed) -> list[str]:
     listing = HERE / f"part-{options.suite.name}.txt"
     if options.part and listing.exists():
         lines = (line.partition("#")[0].strip() for line in listing.read_text().splitlines())
-        wanted = {line.removesuffix(".py") for line in lines if line}
-        if unknown := wanted - set(installed.modules):
-            raise SystemExit(f"{listing.name} lists modules that are not installed: {sorted(unknown)}")
-        modules = [m for m in modules if m in wanted]
+        wanted = [line.removesuffix(".py") for line in lines if line]
+        if unknown := [w for w in wanted if not fnmatch.filter(installed.modules, w)]:
+            raise SystemExit(f"{listing.name} lists modules that are not installed: {unknown}")
+        modules = [m for m in modules if any(fnmatch.fnmatchcase(m, w) for w in wanted)]
     if not modules:
-        raise SystemExit(f"no module of {options.suite.name} is selected by {options.only!r}")
+        raise SystemExit(f"no module of {options.suite.name} is selected")
     return modules
 
 

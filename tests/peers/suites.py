@@ -15,6 +15,9 @@ import launch
 
 HERE = Path(__file__).resolve().parent
 COLLECT = HERE / "collect.py"
+CPYTHON = HERE / "cpython"  # wrappers of CPython's own tests, and what their processes import
+
+METHODS = ("fork", "spawn", "forkserver")
 
 # From best to worst; a test reported twice (subtests, tearDown) keeps the worst.
 OUTCOMES = ("skip", "pass", "xfail", "unexpected-pass", "fail", "error", "crash", "timeout")
@@ -24,10 +27,12 @@ GOOD = ("pass", "xfail")
 @dataclass(frozen=True)
 class Suite:
     name: str
-    package: str
+    package: str  # that holds the modules; empty if they are found by themselves
     mode: str  # of collect.py
     timeout: float  # seconds a module may take
     env: dict[str, str]
+    face: str = "greenlet"  # the name that has to be weft's
+    path: Path | None = None  # where modules lie that are no package
     beside: bool = False  # the tests import helpers that lie beside them by bare name
     timeouts: dict[str, float] = field(default_factory=dict)  # for modules known to hang
     # modules that would skip themselves: the variables to leave out for them
@@ -61,6 +66,16 @@ SUITES = {
                 "test__monkey_sigchld_3": ("PYTHONDEVMODE",),
             },
         ),
+        # A "module" is a class under one start method: a hang costs no more than that.
+        Suite(
+            "multiprocessing",
+            "",
+            mode="class",
+            timeout=300,
+            env={"PYTHONFAULTHANDLER": "1"},
+            face="multiprocessing",
+            path=CPYTHON,
+        ),
     )
 }
 
@@ -84,6 +99,20 @@ for name in ("greenlet", "gevent", "psutil", "objgraph", "zope.event", "zope.int
         pass
 print(json.dumps({"python": "%d.%d.%d" % sys.version_info[:3], "folder": folder,
                   "modules": modules, "alone": alone, "peers": peers}))
+"""
+
+# The same for CPython's tests: the classes of the wrappers that have tests.
+_DESCRIBE_CLASSES = """
+import importlib, json, os, sys, test, unittest
+modules = []
+for name in sys.argv[1:]:
+    module = importlib.import_module(name)
+    names = unittest.defaultTestLoader.getTestCaseNames
+    modules += [f"{name}.{known}" for known, found in vars(module).items()
+                if isinstance(found, type) and issubclass(found, unittest.TestCase) and names(found)]
+version = "%d.%d.%d" % sys.version_info[:3]
+print(json.dumps({"python": version, "folder": os.path.dirname(test.__file__),
+                  "modules": modules, "alone": [], "peers": {"CPython": version}}))
 """
 
 
@@ -122,9 +151,11 @@ class ModuleRun:
 
 
 def describe(suite: Suite, python: str) -> Installed:
+    wrappers = ["mp_main", *(f"mp_{method}" for method in METHODS)]
+    arguments = [_DESCRIBE, suite.package] if suite.package else [_DESCRIBE_CLASSES, *wrappers]
     answer = subprocess.run(
-        [python, "-c", _DESCRIBE, suite.package],
-        env=_environment(suite, None),
+        [python, "-c", *arguments],
+        env=_environment(suite),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -133,13 +164,13 @@ def describe(suite: Suite, python: str) -> Installed:
 
 
 def guard(suite: Suite, python: str, impl: str) -> str | None:
-    """Whether a process and its child use the greenlets of `impl`: a complaint or None."""
+    """Whether a process and its child use the face of `impl`: a complaint or None."""
     spawn = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
-    check = [str(COLLECT), "guard", suite.package, os.devnull, impl]
+    check = [str(COLLECT), suite.face, "guard", suite.package, os.devnull, impl]
     for command in (check, ["-c", spawn, *check]):
         ended = subprocess.run(
-            [*_interpreter(python, impl), *command],
-            env=_environment(suite, None),
+            [*_interpreter(suite, python, impl), *command],
+            env=_environment(suite),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -155,12 +186,14 @@ def run_module(
 ) -> ModuleRun:
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as scratch:
         journal = Path(scratch, "results.jsonl")
-        command = [*_interpreter(python, impl), str(COLLECT)]
-        command += [suite.mode, f"{suite.package}.{module}", str(journal), impl]
+        command = [*_interpreter(suite, python, impl), str(COLLECT), suite.face]
+        full_name = f"{suite.package}.{module}" if suite.package else module
+        command += [suite.mode, full_name, str(journal), impl]
         if match is not None:
             command += ["-k", match]
         env = _environment(suite, installed.folder)
         env["TMPDIR"] = scratch
+        env["PEERS_IMPL"] = impl
         for name in suite.without.get(module, ()):
             del env[name]
         timeout = suite.timeouts.get(module, suite.timeout)
@@ -171,17 +204,19 @@ def run_module(
     return run
 
 
-def _interpreter(python: str, impl: str) -> list[str]:
-    return [python, "-u", "-m", "weft", "--only", "greenlet"] if impl == "weft" else [python, "-u"]
+def _interpreter(suite: Suite, python: str, impl: str) -> list[str]:
+    return [python, "-u", "-m", "weft", "--only", suite.face] if impl == "weft" else [python, "-u"]
 
 
-def _environment(suite: Suite, folder: str | None) -> dict[str, str]:
+def _environment(suite: Suite, folder: str | None = None) -> dict[str, str]:
     """This process's environment without what would steer the suites, plus the suite's own."""
     steering = ("WEFT_", "PYTHON", "GEVENT", "GREENLET_", "GITHUB_", "TRAVIS", "APPVEYOR")
     env = {k: v for k, v in os.environ.items() if not k.startswith(steering) and k != "CI"}
     env.update(suite.env)
     if suite.beside and folder is not None:
         env["PYTHONPATH"] = folder
+    if suite.path is not None:
+        env["PYTHONPATH"] = str(suite.path)
     return env
 
 
@@ -218,7 +253,7 @@ def _read_journal(run: ModuleRun, events: list[dict[str, Any]], ended: launch.En
         return
     tail = ended.output.strip()[-1500:]
     if ended.timed_out:
-        note(open_test, "timeout", tail, ended.seconds)
+        note(open_test, "timeout", ended.stacks or tail, ended.seconds)
     elif open_test is not None or ended.returncode < 0 or (begun and not finished):
         note(open_test, "crash", f"{_ending(ended.returncode)}\n{tail}", ended.seconds)
     elif not begun:

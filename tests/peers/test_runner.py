@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -77,6 +78,35 @@ class Files(unittest.TestCase):
                         if line.outcome != "flaky" and stock_too:
                             self.assertNotIn(line.test, passes)
 
+    def test_a_line_for_all_start_methods_must_hold_for_each(self) -> None:
+        tests = verdict._under_each_method("mp_*.TestX::test_y")
+        self.assertEqual(tests, [f"mp_{m}.TestX::test_y" for m in ("fork", "spawn", "forkserver")])
+        self.assertEqual(verdict._under_each_method("m::T.t"), ["m::T.t"])
+
+
+class Guard(unittest.TestCase):
+    """Of the standard library's own multiprocessing, which is what the runner's interpreter has."""
+
+    def complaint(self, impl: str, code: str = "") -> str:
+        program = f"{code}\nimport mp_impl\nprint(mp_impl.wrong_multiprocessing({impl!r}))"
+        env = {**os.environ, "PYTHONPATH": str(suites.CPYTHON)}
+        ended = subprocess.run(
+            [sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, text=True, check=True
+        )
+        return ended.stdout.strip()
+
+    def test_stock(self) -> None:
+        self.assertEqual(self.complaint("stock"), "None")
+
+    def test_weft_in_a_run_of_the_stock(self) -> None:
+        self.assertIn("weft is imported", self.complaint("stock", "import sys, os; sys.modules['weft'] = os"))
+
+    def test_a_class_from_elsewhere(self) -> None:
+        code = (
+            "import multiprocessing.queues as q\nclass Queue(q.Queue):\n  def put(self): 0\nq.Queue = Queue"
+        )
+        self.assertIn("not the standard library", self.complaint("stock", code))
+
 
 class Journal(unittest.TestCase):
     def read(self, events: list[dict[str, Any]], ended: launch.Ended) -> dict[str, str]:
@@ -122,6 +152,19 @@ class Launch(unittest.TestCase):
         ended = self.run_code("import signal\ndef stuck():\n    signal.pause()\nstuck()", 0.5)
         self.assertTrue(ended.timed_out)
         self.assertIn("in stuck", ended.output)
+
+    def test_the_watchdog_shows_all_processes_that_say_what_they_do(self) -> None:
+        code = (
+            "import faulthandler, os, signal\n"
+            "faulthandler.register(signal.SIGRTMAX, all_threads=True)\n"
+            "def parent():\n    os.wait()\n"
+            "def child():\n    signal.pause()\n"
+            "(parent if os.fork() else child)()"
+        )
+        ended = self.run_code(code, 0.5)
+        self.assertTrue(ended.timed_out)
+        self.assertIn("in parent", ended.stacks)
+        self.assertIn("in child", ended.stacks)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suites import GOOD, HERE, Installed, Result
+from suites import GOOD, HERE, METHODS, Installed, Result
 
 EXPECTABLE = ("fail", "error", "skip", "timeout", "crash", "missing", "flaky")
 STOCK_TOO = "stock too:"
@@ -65,14 +65,22 @@ def read_expectations(suite: str, version: str, impl: str) -> dict[str, Expectat
         fields = [part.strip() for part in line.split(" | ")]
         if len(fields) != 4 or fields[2] not in EXPECTABLE or not fields[3]:
             raise BadExpectations(f"{path.name}:{number}: not `test | versions | outcome | reason`")
-        test, versions, outcome, reason = fields
+        pattern, versions, outcome, reason = fields
         if versions != "*" and version not in [v.strip() for v in versions.split(",")]:
             continue
-        if test in found:
-            raise BadExpectations(f"{path.name}:{number}: a second line for {test} on {version}")
-        if impl == "weft" or reason.startswith(STOCK_TOO):
-            found[test] = Expectation(test, outcome, reason)
+        for test in _under_each_method(pattern):
+            if test in found:
+                raise BadExpectations(f"{path.name}:{number}: a second line for {test} on {version}")
+            if impl == "weft" or reason.startswith(STOCK_TOO):
+                found[test] = Expectation(test, outcome, reason)
     return found
+
+
+def _under_each_method(pattern: str) -> list[str]:
+    """The tests a line is about: `mp_*.` stands for all start methods, and each must hold."""
+    if not pattern.startswith("mp_*."):
+        return [pattern]
+    return [f"mp_{method}.{pattern.removeprefix('mp_*.')}" for method in METHODS]
 
 
 def baseline_path(suite: str, version: str) -> Path:

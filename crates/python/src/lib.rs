@@ -1,12 +1,16 @@
 //! The Python faces of weft: the only crate that knows PyO3 and CPython.
 //!
 //! * [`ffi`]: the interpreter's state that a coroutine switch saves, one file per version of CPython.
+//! * [`queue`]: process queues and their messages.
+//! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
 
 mod error;
 mod ffi;
 mod gil;
 mod greenlet;
+mod process;
+mod queue;
 
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
@@ -48,5 +52,7 @@ fn check_interpreter(py: Python<'_>) -> PyResult<()> {
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     check_interpreter(module.py())?;
     module.setattr("__version__", env!("CARGO_PKG_VERSION"))?;
+    queue::init(module)?;
+    process::init(module)?;
     greenlet::init(module)
 }

@@ -2,4 +2,6 @@
 //!
 //! This crate is the bottom of weft: it knows the kernel and nothing above it.
 
+pub mod futex;
 pub mod mapping;
+pub mod memory_file;

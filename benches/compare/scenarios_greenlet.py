@@ -1,26 +1,18 @@
 """The scenarios: plain programs on `import greenlet`, the same for both sides.
 
 A timed scenario sets its stage and returns a `Loop`; a memory scenario returns bytes. One
-operation of a switch scenario is a pair of switches: into the other greenlet and back.
+operation of a switch scenario is a pair of switches: into the other greenlet and back. The loops
+are those of the standard library's `timeit`: `repeat` makes no numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import repeat
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from greenlet import getcurrent, greenlet
-
-
-class Loop(NamedTuple):
-    """`run(n)` does `n * operations` operations and as little else as possible.
-
-    The loops are those of the standard library's `timeit`: `repeat` makes no numbers.
-    """
-
-    run: Callable[[int], None]
-    operations: int = 1
+from loop import Loop
 
 
 def echo() -> NoReturn:

@@ -1,0 +1,63 @@
+//! A started process as a Python object.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Instant;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use weft_process::child::{self, Waited};
+
+use super::error::exception;
+use super::patience;
+
+/// A process that this one forked or spawned, or had a template fork.
+#[pyclass(frozen, module = "weft._native._process")]
+pub(super) struct Child(pub(super) child::Child);
+
+#[pymethods]
+impl Child {
+    /// The child of this process with this id.
+    #[new]
+    fn new(pid: u32) -> PyResult<Self> {
+        child::Child::own(pid).map(Self).ok_or_else(|| PyValueError::new_err("no process id"))
+    }
+
+    #[getter]
+    fn pid(&self) -> i32 {
+        self.0.pid()
+    }
+
+    /// The exit code, or minus the signal; None while it runs, and if it cannot be known.
+    fn poll(&self) -> Option<i32> {
+        // With the GIL, so that no fork finds the lock inside taken.
+        match self.0.poll() {
+            Waited::Ended(status) => Some(status),
+            Waited::NotOurs | Waited::TimedOut | Waited::Interrupted => None,
+        }
+    }
+
+    /// As poll, after at most that many seconds of waiting; None waits for ever.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
+        let patience = patience(timeout)?;
+        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match py.detach(|| self.0.wait(left)).map_err(|error| exception(&error))? {
+                Waited::Ended(status) => return Ok(Some(status)),
+                Waited::NotOurs | Waited::TimedOut => return Ok(None),
+                Waited::Interrupted => py.check_signals()?,
+            }
+        }
+    }
+
+    /// Sends a signal, unless the process has ended.
+    fn signal(&self, number: i32) -> PyResult<()> {
+        self.0.signal(number).map_err(|error| exception(&error))
+    }
+
+    /// A descriptor that is readable once the process has ended; it lives as long as this object.
+    fn sentinel(&self) -> PyResult<RawFd> {
+        self.0.sentinel().map(|descriptor| descriptor.as_raw_fd()).map_err(|error| exception(&error))
+    }
+}

@@ -1,0 +1,315 @@
+//! How Python objects become messages.
+//!
+//! None, booleans, integers of 64 bits, floats, strings, bytes, bytearrays, memoryviews, and tuples of the first six are
+//! encoded here; everything else is pickled. Only exact types are: an instance of a subclass is pickled. A message's
+//! kind says what its body is; large bodies travel in the first span instead, without being copied twice.
+//!
+//! The bytes are untrusted as far as memory goes: every length is checked. What a pickle does is its sender's doing.
+
+use pyo3::exceptions::PyOSError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyFloat, PyInt, PyList, PyString, PyTuple};
+use weft_shm::Span;
+use weft_shm::queue::LONGEST_BODY;
+use weft_shm::robust::RobustMutex;
+
+use super::arenas::{own_arena, shm_error};
+use super::buffer::SharedBuffer;
+use super::parker::without_gil;
+use super::pickling;
+use super::view::View;
+
+pub(super) type Spans = Vec<Span<RobustMutex>>;
+
+/// Kinds of messages, and tags of the items of a tuple.
+mod kind {
+    pub(super) const PICKLE: u8 = 0;
+    pub(super) const NONE: u8 = 1;
+    pub(super) const TRUE: u8 = 2;
+    pub(super) const FALSE: u8 = 3;
+    pub(super) const INT: u8 = 4;
+    pub(super) const FLOAT: u8 = 5;
+    pub(super) const STR: u8 = 6;
+    pub(super) const BYTES: u8 = 7;
+    pub(super) const TUPLE: u8 = 8;
+    pub(super) const BYTEARRAY: u8 = 9;
+    pub(super) const MEMORYVIEW: u8 = 10;
+    /// Set in the kind if the body is the first span.
+    pub(super) const IN_SPAN: u8 = 0x40;
+}
+
+/// Why an object was not encoded.
+pub(super) enum Failure {
+    /// There is no shared memory for it.
+    Memory(PyErr),
+    /// The pickler, or the object's reduction, raised this.
+    Pickle(PyErr),
+}
+
+impl From<PyErr> for Failure {
+    /// What is not said to be the pickler's is a lack of memory.
+    fn from(error: PyErr) -> Self {
+        Self::Memory(error)
+    }
+}
+
+/// Items of a tuple that is encoded here, at most.
+const LONGEST_TUPLE: ffi::Py_ssize_t = 255;
+
+/// Copies of at least this size are made without the GIL.
+const LONG_COPY: usize = 256 << 10;
+
+/// Encodes `object` into `body` and `spans`, and says what kind of message that is.
+///
+pub(super) fn encode(
+    object: &Bound<'_, PyAny>,
+    body: &mut Vec<u8>,
+    spans: &mut Spans,
+) -> Result<u8, Failure> {
+    if let Some(kind) = scalar(object, body, spans)? {
+        return Ok(kind);
+    }
+    let type_of = object.get_type_ptr();
+    if type_of == &raw mut ffi::PyTuple_Type {
+        if flat_tuple(object, body)? {
+            return Ok(kind::TUPLE);
+        }
+        body.clear();
+    } else if type_of == &raw mut ffi::PyByteArray_Type {
+        // SAFETY: a bytearray; the copy into body or span is over before anybody can resize it, unless the GIL
+        // is given up, for which `bytes_of` holds an export of the buffer.
+        let view = View::of(object)?;
+        return Ok(payload(object.py(), kind::BYTEARRAY, view.bytes(), body, spans)?);
+    } else if type_of == &raw mut ffi::PyMemoryView_Type
+        && let Some(kind) = memoryview(object, body, spans)?
+    {
+        return Ok(kind);
+    }
+    pickling::dump(object, body, spans)?;
+    if body.len() > LONGEST_BODY {
+        let span = filled(object.py(), body)?;
+        spans.insert(0, span);
+        body.clear();
+        return Ok(kind::PICKLE | kind::IN_SPAN);
+    }
+    Ok(kind::PICKLE)
+}
+
+/// Encodes what needs no look inside; `None` if it is something else.
+fn scalar(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) -> PyResult<Option<u8>> {
+    let py = object.py();
+    let pointer = object.as_ptr();
+    let type_of = object.get_type_ptr();
+    // SAFETY: the type was compared before each call that needs one; the GIL is held.
+    unsafe {
+        if type_of == &raw mut ffi::PyLong_Type {
+            let mut overflow = 0;
+            let value = ffi::PyLong_AsLongLongAndOverflow(pointer, &raw mut overflow);
+            if overflow != 0 {
+                return Ok(None);
+            }
+            body.extend_from_slice(&value.to_le_bytes());
+            Ok(Some(kind::INT))
+        } else if type_of == &raw mut ffi::PyUnicode_Type {
+            let mut length = 0;
+            let start = ffi::PyUnicode_AsUTF8AndSize(pointer, &raw mut length);
+            if start.is_null() {
+                // Lone surrogates; the pickler knows what to do.
+                ffi::PyErr_Clear();
+                return Ok(None);
+            }
+            let bytes = std::slice::from_raw_parts(start.cast(), length as usize);
+            payload(py, kind::STR, bytes, body, spans).map(Some)
+        } else if type_of == &raw mut ffi::PyBytes_Type {
+            let start = ffi::PyBytes_AsString(pointer).cast_const().cast();
+            let bytes = std::slice::from_raw_parts(start, ffi::PyBytes_Size(pointer) as usize);
+            payload(py, kind::BYTES, bytes, body, spans).map(Some)
+        } else if type_of == &raw mut ffi::PyFloat_Type {
+            body.extend_from_slice(&ffi::PyFloat_AsDouble(pointer).to_le_bytes());
+            Ok(Some(kind::FLOAT))
+        } else if pointer == ffi::Py_None() {
+            Ok(Some(kind::NONE))
+        } else if pointer == ffi::Py_True() {
+            Ok(Some(kind::TRUE))
+        } else if pointer == ffi::Py_False() {
+            Ok(Some(kind::FALSE))
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+/// Puts bytes into the body, or into a span if they are many.
+fn payload(py: Python<'_>, kind: u8, bytes: &[u8], body: &mut Vec<u8>, spans: &mut Spans) -> PyResult<u8> {
+    if bytes.len() <= LONGEST_BODY {
+        body.extend_from_slice(bytes);
+        return Ok(kind);
+    }
+    spans.push(filled(py, bytes)?);
+    Ok(kind | kind::IN_SPAN)
+}
+
+/// A new span with a copy of `bytes`, which stay as they are meanwhile.
+pub(super) fn filled(py: Python<'_>, bytes: &[u8]) -> PyResult<Span<RobustMutex>> {
+    let arena = own_arena(py)?;
+    let copy = || {
+        let span = Span::new(&arena, bytes.len())?;
+        // SAFETY: the span is this function's alone and has this length.
+        unsafe { span.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(span)
+    };
+    if bytes.len() >= LONG_COPY { without_gil(py, copy) } else { copy() }.map_err(shm_error)
+}
+
+/// Encodes a tuple of scalars. False if it is something else; what was written has to be thrown away then.
+fn flat_tuple(object: &Bound<'_, PyAny>, body: &mut Vec<u8>) -> PyResult<bool> {
+    // SAFETY: an exact tuple, which does not change; its items are borrowed while it lives.
+    unsafe {
+        let length = ffi::PyTuple_Size(object.as_ptr());
+        if length > LONGEST_TUPLE {
+            return Ok(false);
+        }
+        body.push(length as u8);
+        let mut spans = Vec::new();
+        for position in 0..length {
+            let item = ffi::PyTuple_GetItem(object.as_ptr(), position);
+            let item = Bound::from_borrowed_ptr(object.py(), item);
+            let at = body.len();
+            body.extend_from_slice(&[0; 5]);
+            let Some(kind) = scalar(&item, body, &mut spans)? else { return Ok(false) };
+            if !spans.is_empty() || body.len() > LONGEST_BODY {
+                return Ok(false);
+            }
+            body[at] = kind;
+            let size = (body.len() - at - 5) as u32;
+            body[at + 1..at + 5].copy_from_slice(&size.to_le_bytes());
+        }
+    }
+    Ok(true)
+}
+
+/// Encodes a memoryview of plain items in one piece, with its format and shape. `None` if it is something else.
+fn memoryview(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) -> PyResult<Option<u8>> {
+    let view = View::of(object)?;
+    let format: String = object.getattr("format")?.extract()?;
+    if !view.is_contiguous() || format.len() != 1 {
+        return Ok(None);
+    }
+    let shape: Vec<u64> = object.getattr("shape")?.extract()?;
+    body.push(format.as_bytes()[0]);
+    body.push(shape.len() as u8);
+    for extent in shape {
+        body.extend_from_slice(&extent.to_le_bytes());
+    }
+    spans.push(filled(object.py(), view.bytes())?);
+    Ok(Some(kind::MEMORYVIEW))
+}
+
+fn damaged(what: &str) -> PyErr {
+    PyOSError::new_err(format!("a message in shared memory is damaged: {what}"))
+}
+
+/// The object that the message stands for.
+pub(super) fn decode<'py>(
+    py: Python<'py>,
+    kind: u8,
+    body: &[u8],
+    mut spans: Spans,
+) -> PyResult<Bound<'py, PyAny>> {
+    if kind & kind::IN_SPAN == 0 {
+        return match kind {
+            kind::PICKLE => {
+                let buffers = buffers(py, spans)?;
+                pickling::load(PyBytes::new(py, body).as_any(), buffers.as_ref())
+            }
+            kind::TUPLE => tuple(py, body),
+            kind::BYTEARRAY => Ok(PyByteArray::new(py, body).into_any()),
+            kind::MEMORYVIEW => view_of(py, body, spans),
+            kind => plain(py, kind, body),
+        };
+    }
+    if spans.is_empty() {
+        return Err(damaged("it has no buffer"));
+    }
+    let first = spans.remove(0);
+    // SAFETY: a span is its holder's alone and has this length.
+    let bytes = unsafe { std::slice::from_raw_parts(first.as_ptr(), first.len()) };
+    match kind & !kind::IN_SPAN {
+        kind::PICKLE => {
+            let buffers = buffers(py, spans)?;
+            let data = SharedBuffer::wrap(py, first)?;
+            pickling::load(&data, buffers.as_ref())
+        }
+        kind::BYTES => long_copy(py, bytes),
+        kind::BYTEARRAY => Ok(PyByteArray::new(py, bytes).into_any()),
+        kind => plain(py, kind, bytes),
+    }
+}
+
+/// Bytes, copied without the GIL if they are many.
+fn long_copy<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    PyBytes::new_with(py, bytes.len(), |place| {
+        if bytes.len() >= LONG_COPY {
+            without_gil(py, || place.copy_from_slice(bytes));
+        } else {
+            place.copy_from_slice(bytes);
+        }
+        Ok(())
+    })
+    .map(Bound::into_any)
+}
+
+fn plain<'py>(py: Python<'py>, kind: u8, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let word = || body.try_into().map_err(|_| damaged("a number has another length"));
+    Ok(match kind {
+        kind::NONE => py.None().into_bound(py),
+        kind::TRUE | kind::FALSE => pyo3::types::PyBool::new(py, kind == kind::TRUE).to_owned().into_any(),
+        kind::INT => PyInt::new(py, i64::from_le_bytes(word()?)).into_any(),
+        kind::FLOAT => PyFloat::new(py, f64::from_le_bytes(word()?)).into_any(),
+        kind::STR => {
+            let text = std::str::from_utf8(body).map_err(|_| damaged("a string is not UTF-8"))?;
+            PyString::new(py, text).into_any()
+        }
+        kind::BYTES => PyBytes::new(py, body).into_any(),
+        _ => return Err(damaged("its kind is not known")),
+    })
+}
+
+fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let short = || damaged("a tuple is cut short");
+    let (length, mut rest) = body.split_first().ok_or_else(short)?;
+    let mut items = Vec::with_capacity(usize::from(*length));
+    for _ in 0..*length {
+        let (kind, behind) = rest.split_first().ok_or_else(short)?;
+        let (size, behind) = behind.split_first_chunk().ok_or_else(short)?;
+        let size = u32::from_le_bytes(*size) as usize;
+        let (item, behind) = behind.split_at_checked(size).ok_or_else(short)?;
+        items.push(plain(py, *kind, item)?);
+        rest = behind;
+    }
+    Ok(PyTuple::new(py, items)?.into_any())
+}
+
+fn view_of<'py>(py: Python<'py>, body: &[u8], mut spans: Spans) -> PyResult<Bound<'py, PyAny>> {
+    let ([format, extents], rest) = body.split_first_chunk().ok_or_else(|| damaged("a view is cut short"))?;
+    let shape: Vec<u64> =
+        rest.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
+    if spans.len() != 1 || shape.len() != usize::from(*extents) {
+        return Err(damaged("a view does not fit its buffer"));
+    }
+    let buffer = SharedBuffer::wrap(py, spans.remove(0))?;
+    let view = py.get_type::<pyo3::types::PyMemoryView>().call1((buffer,))?;
+    view.call_method1("cast", (char::from(*format).to_string(), PyTuple::new(py, shape)?))
+}
+
+fn buffers(py: Python<'_>, spans: Spans) -> PyResult<Option<Bound<'_, PyList>>> {
+    if spans.is_empty() {
+        return Ok(None);
+    }
+    let list = PyList::empty(py);
+    for span in spans {
+        list.append(SharedBuffer::wrap(py, span)?)?;
+    }
+    Ok(Some(list))
+}

@@ -1,0 +1,99 @@
+//! How a thread of the interpreter waits: without the GIL, and open to signals.
+
+use std::time::Duration;
+
+use pyo3::exceptions::PyEOFError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use weft_shm::Queue;
+use weft_wait::thread::{self, Slices};
+use weft_wait::{Deadline, Parker, Signal, Ticket, Woken};
+
+/// Gives the GIL up until it is dropped.
+struct Detached(*mut ffi::PyThreadState);
+
+impl Detached {
+    /// # Safety
+    ///
+    /// The calling thread holds the GIL, and uses nothing that the GIL guards until this is dropped.
+    unsafe fn new() -> Self {
+        // SAFETY: the GIL is held.
+        Self(unsafe { ffi::PyEval_SaveThread() })
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        // SAFETY: the thread state that `new` saved, on the same thread.
+        unsafe { ffi::PyEval_RestoreThread(self.0) };
+    }
+}
+
+/// Runs `work`, which knows nothing of Python, without the GIL.
+pub(super) fn without_gil<T>(_py: Python<'_>, work: impl FnOnce() -> T) -> T {
+    // SAFETY: the GIL is held, as `_py` shows; the engine's code that `work` consists of touches no Python object.
+    let _detached = unsafe { Detached::new() };
+    work()
+}
+
+/// The calling thread.
+pub(super) struct GilParker<'py> {
+    py: Python<'py>,
+    slices: Slices,
+    source: Option<&'py Queue>,
+}
+
+impl<'py> GilParker<'py> {
+    pub(super) fn new(py: Python<'py>) -> Self {
+        Self { py, slices: Slices::default(), source: None }
+    }
+
+    /// For a wait that ends with EOFError when nobody is left who could put something into `source`.
+    pub(super) fn for_reader(py: Python<'py>, source: &'py Queue) -> Self {
+        Self { py, slices: Slices::default(), source: Some(source) }
+    }
+
+    /// At the end of a slice: whether there is still something to wait for.
+    fn check_source(&self) -> PyResult<()> {
+        match self.source {
+            // Emptiness is looked at last: what was put before the writer died is there to be got.
+            Some(queue) if !queue.has_writer() && queue.is_empty() => {
+                Err(PyEOFError::new_err("every process that could put something into the queue has ended"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Parker for GilParker<'_> {
+    type Interrupt = PyErr;
+
+    fn park(&mut self, signal: &Signal, ticket: Ticket, deadline: Deadline) -> PyResult<()> {
+        let slices = &mut self.slices;
+        let woken = without_gil(self.py, || thread::sleep(signal, ticket, slices, deadline));
+        self.py.check_signals()?;
+        if woken == Woken::TimedOut { self.check_source() } else { Ok(()) }
+    }
+
+    fn block(&mut self, step: &mut dyn FnMut() -> bool) -> PyResult<()> {
+        while !without_gil(self.py, &mut *step) {
+            self.py.check_signals()?;
+        }
+        Ok(())
+    }
+
+    fn linger(&mut self, ready: &mut dyn FnMut() -> bool) -> bool {
+        without_gil(self.py, || thread::spin(ready))
+    }
+}
+
+/// When to give up, from the arguments `block` and `timeout` of a queue's methods; the timeout is in seconds.
+pub(super) fn deadline(block: bool, timeout: Option<f64>) -> Deadline {
+    match (block, timeout) {
+        (false, _) => Deadline::after(Duration::ZERO),
+        (true, None) => Deadline::NEVER,
+        (true, Some(seconds)) => {
+            Duration::try_from_secs_f64(seconds.max(0.0)).map_or(Deadline::NEVER, Deadline::after)
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Everything that is not encoded natively: the interpreter's pickler, protocol 5, large buffers out of band.
+//!
+//! Making a `ForkingPickler` costs more than pickling a small dictionary, so each thread keeps one. Its reducers
+//! are looked up in live tables, so those that are registered later count. A pickler in use, by
+//! an object whose reduction puts something into another queue, is left alone: a second one is made.
+
+use std::cell::RefCell;
+
+use parking_lot::Mutex;
+use pyo3::exceptions::PyBufferError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use super::codec::{Failure, Spans, filled};
+use super::view::View;
+
+/// Buffers of at least so many bytes travel out of band.
+const LARGE: usize = 8 << 10;
+/// A buffer that grew beyond this is not kept.
+const KEPT: usize = 1 << 20;
+
+const PROTOCOL: i32 = 5;
+/// What the standard library uses: arrays arrive writable, whatever they were.
+const OLD_PROTOCOL: i32 = 4;
+
+/// Where a pickler writes, and what it asks about buffers.
+#[pyclass(frozen, name = "_PickleSink", module = "weft._native")]
+struct Sink(Mutex<Written>);
+
+#[derive(Default)]
+struct Written {
+    bytes: Vec<u8>,
+    spans: Spans,
+    /// A buffer cannot go out of band, because it would arrive read-only.
+    read_only: bool,
+    /// There was no shared memory for a buffer.
+    no_memory: bool,
+}
+
+#[pymethods]
+impl Sink {
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            self.0.lock().bytes.extend_from_slice(bytes.as_bytes());
+            return Ok(bytes.as_bytes().len());
+        }
+        let view = View::of(data)?;
+        if !view.is_in_one_piece() {
+            return Err(PyBufferError::new_err("a pickle is written in pieces that are contiguous"));
+        }
+        self.0.lock().bytes.extend_from_slice(view.bytes());
+        Ok(view.bytes().len())
+    }
+
+    /// The pickler's `buffer_callback`: true for a buffer that it shall write itself.
+    fn keep_in_band(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let view = View::of(buffer)?;
+        if view.is_read_only() {
+            self.0.lock().read_only = true;
+            return Ok(true);
+        }
+        let full = self.0.lock().spans.len() + 1 >= weft_shm::queue::MOST_SPANS;
+        if !view.is_in_one_piece() || view.bytes().len() < LARGE || full {
+            return Ok(true);
+        }
+        // While the GIL is given up the export keeps the memory where it is.
+        match filled(buffer.py(), view.bytes()) {
+            Ok(span) => self.0.lock().spans.push(span),
+            Err(error) => {
+                self.0.lock().no_memory = true;
+                return Err(error);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A pickler and where it writes.
+struct Kept {
+    class: Py<PyAny>,
+    sink: Py<Sink>,
+    dump: Py<PyAny>,
+    clear_memo: Py<PyAny>,
+}
+
+thread_local! {
+    static KEPT_PICKLER: RefCell<Option<Kept>> = const { RefCell::new(None) };
+}
+
+fn reduction(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    MODULE
+        .get_or_try_init(py, || Ok(py.import("multiprocessing.reduction")?.into_any().unbind()))
+        .map(|module| module.bind(py))
+}
+
+impl Kept {
+    fn new(py: Python<'_>, class: Bound<'_, PyAny>, protocol: i32) -> PyResult<Self> {
+        let sink = Bound::new(py, Sink(Mutex::default()))?;
+        let callback = if protocol >= PROTOCOL { Some(sink.getattr("keep_in_band")?) } else { None };
+        // By position: the class's constructor takes nothing else.
+        let pickler = class.call1((&sink, protocol, true, callback))?;
+        Ok(Self {
+            dump: pickler.getattr("dump")?.unbind(),
+            clear_memo: pickler.getattr("clear_memo")?.unbind(),
+            sink: sink.unbind(),
+            class: class.unbind(),
+        })
+    }
+
+    fn dump(&self, object: &Bound<'_, PyAny>) -> Result<Written, Failure> {
+        let py = object.py();
+        let outcome = self.dump.bind(py).call1((object,));
+        let written = std::mem::take(&mut *self.sink.get().0.lock());
+        outcome.map_err(if written.no_memory { Failure::Memory } else { Failure::Pickle })?;
+        self.clear_memo.bind(py).call0()?;
+        Ok(written)
+    }
+}
+
+/// Appends the pickle of `object` to `body`, and its large buffers to `spans`.
+///
+/// A pickler that cannot be made counts as the object's failure, too.
+pub(super) fn dump(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) -> Result<(), Failure> {
+    let py = object.py();
+    let class = reduction(py)?.getattr(pyo3::intern!(py, "ForkingPickler"))?;
+    let kept = KEPT_PICKLER.with(|kept| kept.borrow_mut().take()).filter(|kept| kept.class.is(&class));
+    let kept = match kept {
+        Some(kept) => kept,
+        None => Kept::new(py, class.clone(), PROTOCOL)?,
+    };
+    // A pickler whose dump failed is thrown away.
+    let mut written = kept.dump(object)?;
+    if written.read_only {
+        written = Kept::new(py, class, OLD_PROTOCOL)?.dump(object)?;
+    }
+    body.extend_from_slice(&written.bytes);
+    spans.append(&mut written.spans);
+    if written.bytes.capacity() <= KEPT {
+        written.bytes.clear();
+        kept.sink.get().0.lock().bytes = written.bytes;
+    }
+    KEPT_PICKLER.with(|place| *place.borrow_mut() = Some(kept));
+    Ok(())
+}
+
+/// The object that `data` is the pickle of.
+pub(super) fn load<'py>(
+    data: &Bound<'py, PyAny>,
+    buffers: Option<&Bound<'py, PyList>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = data.py();
+    let loads = LOADS.get_or_try_init(py, || {
+        Ok::<_, PyErr>(reduction(py)?.getattr("ForkingPickler")?.getattr("loads")?.unbind())
+    })?;
+    match buffers {
+        None => loads.bind(py).call1((data,)),
+        Some(buffers) => {
+            let keywords = PyDict::new(py);
+            keywords.set_item(pyo3::intern!(py, "buffers"), buffers)?;
+            loads.bind(py).call((data,), Some(&keywords))
+        }
+    }
+}

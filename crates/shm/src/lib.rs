@@ -1,0 +1,35 @@
+//! Shared memory that survives the death of those who use it.
+//!
+//! * [`Arena`]: one segment for all shared objects of a program, and who owns which part of it;
+//! * [`Span`]: a large buffer in one process's hands;
+//! * [`Queue`]: messages between processes.
+//!
+//! The header of a segment and everything in it is untrusted input: offsets are checked before they are followed.
+//! Who may write into a segment can still make others read nonsense; it is trusted like the sender of a pickle.
+
+mod arena;
+mod buddy;
+mod crash;
+mod error;
+mod fork;
+pub mod identity;
+mod layout;
+mod lock;
+mod object;
+mod private;
+pub mod queue;
+pub mod robust;
+mod span;
+mod sweep;
+mod windows;
+
+#[cfg(test)]
+mod tests;
+
+pub use arena::Arena;
+pub use error::ShmError;
+pub use layout::UNIT;
+pub use object::Handle;
+pub use private::PrivateSpan;
+pub use queue::{Queue, QueueError, Received};
+pub use span::Span;

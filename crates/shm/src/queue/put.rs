@@ -1,0 +1,162 @@
+//! The producers' end.
+
+use std::sync::atomic::Ordering;
+
+use weft_wait::{Deadline, Parker, wait_until};
+
+use super::layout::{
+    HEAD, JUMP, LARGE_CHUNK, LONGEST_BODY, MOST_SPANS, Place, RECORDS, REFERENCE, RecordHead, SMALL_CHUNK,
+};
+use super::{ChunkView, OPEN, Queue, QueueError};
+use crate::error::ShmError;
+use crate::layout::{Kind, UNIT, order_for, order_of, state};
+use crate::robust::Robust;
+use crate::span::Span;
+
+impl<L: Robust> Queue<L> {
+    /// Puts a message: a `kind` and a `body` as the caller likes, and `spans`, which are the queue's if it succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::TimedOut`] if there was no room until the deadline, and the other errors. The spans are still
+    /// the caller's then.
+    ///
+    /// # Panics
+    ///
+    /// If the kind is 255, the body longer than [`LONGEST_BODY`] or there are more than [`MOST_SPANS`] spans.
+    pub fn put<P: Parker>(
+        &self,
+        kind: u8,
+        body: &[u8],
+        spans: &mut Vec<Span<L>>,
+        parker: &mut P,
+        deadline: Deadline,
+    ) -> Result<(), QueueError<P::Interrupt>> {
+        assert!(kind != JUMP && body.len() <= LONGEST_BODY && spans.len() <= MOST_SPANS);
+        if let Some(outcome) = self.attempt_put(kind, body, spans, parker) {
+            return outcome;
+        }
+        let ready = || !self.is_full() || self.is_shut_down();
+        wait_until(&self.header().room.0, parker, deadline, ready, |parker| {
+            self.attempt_put(kind, body, spans, parker)
+        })?
+    }
+
+    /// Tries once; `None` if there is no room.
+    fn attempt_put<P: Parker>(
+        &self,
+        kind: u8,
+        body: &[u8],
+        spans: &mut Vec<Span<L>>,
+        parker: &mut P,
+    ) -> Option<Result<(), QueueError<P::Interrupt>>> {
+        match self.put_locked(kind, body, spans, parker) {
+            Ok(true) => {
+                self.raise_unlocked(&self.header().items.0);
+                self.tell_pollers();
+                Some(Ok(()))
+            }
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn put_locked<P: Parker>(
+        &self,
+        kind: u8,
+        body: &[u8],
+        spans: &mut Vec<Span<L>>,
+        parker: &mut P,
+    ) -> Result<bool, QueueError<P::Interrupt>> {
+        let header = self.header();
+        let most = header.max_size.load(Ordering::Relaxed);
+        let _side = self.lock_put(parker)?;
+        if header.closed.load(Ordering::SeqCst) != OPEN {
+            return Err(QueueError::ShutDown);
+        }
+        let place = header.put.0.place();
+        if most != 0 && place.count.saturating_sub(header.get.0.count()) >= most {
+            return Ok(false);
+        }
+        let head = RecordHead { length: body.len() as u32, kind, spans: spans.len() as u8 };
+        let mut view = self.view(&self.put_view, place)?;
+        let (mut next, size) = (place, head.size());
+        // Behind each record there must be room for a jump.
+        if place.offset as usize + size + HEAD > view.limit as usize {
+            (next, view) = self.chain(place, view, size)?;
+        }
+        let mut given = 0;
+        let outcome = spans.iter().try_for_each(|span| {
+            span.hand_over(self.handle().unit, place.count)?;
+            given += 1;
+            crash_point("put: span handed over");
+            Ok::<_, ShmError>(())
+        });
+        if let Err(error) = outcome {
+            for span in &spans[..given] {
+                let _ = span.take_back();
+            }
+            if next.chunk != place.chunk {
+                let _ = self.arena().free(next.chunk);
+            }
+            return Err(error.into());
+        }
+        // SAFETY: `size` bytes from the place on lie in the chunk, and nobody reads them before the commit.
+        unsafe {
+            let mut at = view.start.as_ptr().add(next.offset as usize);
+            at.cast::<u64>().write(head.encode());
+            at = at.add(HEAD);
+            for span in spans.iter() {
+                at.cast::<[u64; 2]>().write([span.unit().into(), span.len() as u64]);
+                at = at.add(REFERENCE);
+            }
+            at.copy_from_nonoverlapping(body.as_ptr(), body.len());
+        }
+        crash_point("put: written");
+        header.put.0.commit(Place {
+            offset: next.offset + size as u32,
+            count: place.count.wrapping_add(1),
+            ..next
+        });
+        crash_point("put: committed");
+        // SAFETY: guarded by the side's lock, which is held.
+        unsafe { *self.put_view.get() = view };
+        for span in spans.drain(..) {
+            span.forget();
+        }
+        Ok(true)
+    }
+
+    /// Adds a chunk with room for a record of `size` bytes, and writes the jump to it.
+    #[cold]
+    fn chain(&self, place: Place, view: ChunkView, size: usize) -> Result<(Place, ChunkView), ShmError> {
+        let order = (view.limit as usize / UNIT).trailing_zeros();
+        // A consumer in the same chunk keeps up: there is no need for larger ones.
+        let wanted = if self.header().get.0.ordinal_hint() == place.ordinal {
+            order.saturating_sub(1).max(SMALL_CHUNK)
+        } else {
+            (order + 1).clamp(SMALL_CHUNK, LARGE_CHUNK)
+        };
+        let least = RECORDS as usize + size + HEAD;
+        let least = order_for(least).ok_or(ShmError::TooLarge { bytes: size as u64 })?;
+        let (unit, start) = self.arena().allocate_piece(UNIT << wanted.max(least))?;
+        let ordinal = place.ordinal.wrapping_add(1);
+        let descriptor = self.arena().descriptor(unit)?;
+        descriptor.object.store(self.handle().unit, Ordering::Relaxed);
+        descriptor.ordinal.store(ordinal, Ordering::Relaxed);
+        let order = order_of(descriptor.state.load(Ordering::Relaxed));
+        descriptor.state.store(state(Kind::Chunk, order), Ordering::Release);
+        crash_point("put: chunk taken");
+        let fresh = ChunkView { ordinal, start, limit: (UNIT as u32) << order, forks: self.object.forks() };
+        let jump = RecordHead { length: unit, kind: JUMP, spans: 0 };
+        // SAFETY: the chunk is longer than its head; behind every record there is room for a jump.
+        unsafe {
+            fresh.start.as_ptr().cast::<u64>().write(ordinal);
+            view.start.as_ptr().add(place.offset as usize).cast::<u64>().write(jump.encode());
+        }
+        crash_point("put: jump written");
+        Ok((Place { chunk: unit, offset: RECORDS, ordinal, count: place.count }, fresh))
+    }
+}
+
+pub(super) use crate::crash::crash_point;

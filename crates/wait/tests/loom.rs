@@ -1,0 +1,179 @@
+//! Every interleaving of waiters and wakers at a signal, up to a bound, with a model of the kernel's futex.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p weft-wait --release --test loom`. A waiter that is never woken is a deadlock of
+//! the model, which loom reports. Sleeps have no slices here: the signal has to do without its backstop.
+//!
+//! The bound: one waiter and one waker without any; three or four threads with at most two preemptions each run.
+
+#![cfg(loom)]
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::thread;
+use weft_wait::Signal;
+
+/// Items to take, and a signal for when there is one: a queue as waiters see it.
+struct Box {
+    put: AtomicU32,
+    got: AtomicU32,
+    closed: AtomicU32,
+    signal: Signal,
+}
+
+impl Box {
+    fn new() -> Arc<Self> {
+        let counter = || AtomicU32::new(0);
+        Arc::new(Self { put: counter(), got: counter(), closed: counter(), signal: Signal::new() })
+    }
+
+    fn put(&self) {
+        self.put.fetch_add(1, Ordering::Release);
+        self.signal.raise();
+    }
+
+    fn close(&self) {
+        self.closed.store(1, Ordering::Release);
+        self.signal.raise_all();
+    }
+
+    /// Some(true) with an item, Some(false) if there will be none. The looks are plain loads, as the queue's are.
+    fn try_get(&self) -> Option<bool> {
+        loop {
+            let got = self.got.load(Ordering::Acquire);
+            if got >= self.put.load(Ordering::Acquire) {
+                // Nobody puts after the end, so a second look that finds nothing finds nothing for ever.
+                let is_over =
+                    self.closed.load(Ordering::Acquire) != 0 && got >= self.put.load(Ordering::Acquire);
+                return is_over.then_some(false);
+            }
+            if self.got.compare_exchange(got, got + 1, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return Some(true);
+            }
+        }
+    }
+
+    fn get(&self) -> bool {
+        loop {
+            if let Some(outcome) = self.try_get() {
+                return outcome;
+            }
+            let ticket = self.signal.announce();
+            if let Some(outcome) = self.try_get() {
+                return outcome;
+            }
+            self.signal.sleep(ticket);
+        }
+    }
+
+    /// Announces itself, finds nothing perhaps, and goes away: its time is over, or it was killed.
+    fn give_up(&self) -> bool {
+        let _ = self.signal.announce();
+        self.try_get() == Some(true)
+    }
+}
+
+fn model(preemptions: Option<usize>, check: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions;
+    builder.check(check);
+}
+
+#[test]
+fn one_waiter_one_waker() {
+    model(None, || {
+        let items = Box::new();
+        let waiter = thread::spawn({
+            let items = Arc::clone(&items);
+            move || assert!(items.get())
+        });
+        items.put();
+        waiter.join().unwrap();
+    });
+}
+
+#[test]
+fn one_waiter_two_items() {
+    model(None, || {
+        let items = Box::new();
+        let waiter = thread::spawn({
+            let items = Arc::clone(&items);
+            move || assert!(items.get() && items.get())
+        });
+        items.put();
+        items.put();
+        waiter.join().unwrap();
+    });
+}
+
+#[test]
+fn two_waiters_two_wakers() {
+    model(Some(2), || {
+        let items = Box::new();
+        let waiters = [(); 2].map(|()| {
+            let items = Arc::clone(&items);
+            thread::spawn(move || assert!(items.get()))
+        });
+        let waker = thread::spawn({
+            let items = Arc::clone(&items);
+            move || items.put()
+        });
+        items.put();
+        waker.join().unwrap();
+        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+    });
+}
+
+#[test]
+fn a_stale_flag_costs_a_call_and_no_wake_up() {
+    model(Some(2), || {
+        let items = Box::new();
+        // Somebody was killed in its sleep.
+        let _ = items.signal.announce();
+        let waiter = thread::spawn({
+            let items = Arc::clone(&items);
+            move || assert!(items.get())
+        });
+        let waker = thread::spawn({
+            let items = Arc::clone(&items);
+            move || items.put()
+        });
+        items.put();
+        waker.join().unwrap();
+        waiter.join().unwrap();
+    });
+}
+
+#[test]
+fn one_that_gives_up_takes_no_wake_up_along() {
+    model(Some(2), || {
+        let items = Box::new();
+        let fickle = thread::spawn({
+            let items = Arc::clone(&items);
+            move || items.give_up()
+        });
+        let waiter = thread::spawn({
+            let items = Arc::clone(&items);
+            move || assert!(items.get())
+        });
+        items.put();
+        if fickle.join().unwrap() {
+            items.put();
+        }
+        waiter.join().unwrap();
+    });
+}
+
+#[test]
+fn a_shutdown_reaches_everybody() {
+    model(Some(2), || {
+        let items = Box::new();
+        let waiters = [(); 2].map(|()| {
+            let items = Arc::clone(&items);
+            thread::spawn(move || items.get())
+        });
+        items.put();
+        items.close();
+        let got = waiters.map(|waiter| waiter.join().unwrap());
+        assert_eq!(got.iter().filter(|got| **got).count(), 1);
+    });
+}

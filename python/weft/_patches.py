@@ -1,0 +1,114 @@
+"""Faces that change the standard library's modules in place, as data, and the engine that applies them.
+
+A package that half the program has bound names of cannot be exchanged, but what those names look up when they are
+called can: `multiprocessing.Process` imports its `Popen` from a submodule at every start. So a late install reaches
+what was bound before, and modules that are imported later are patched as soon as they have run. The order of the table
+and of imports does not matter.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    Rows = tuple[tuple[str, str], ...]
+
+_OURS = "weft.multiprocessing"
+
+# By face: the module to change, and which of its attributes (with dots into classes) becomes which of ours.
+# "()" is no attribute: the replacement is called with the module, before the others are put in.
+IN_PLACE: dict[str, dict[str, Rows]] = {
+    "multiprocessing": {
+        "multiprocessing.process": (
+            ("BaseProcess._sentinel", "weft._sentinel.sentinel"),
+            ("BaseProcess.interrupt", "weft._sentinel.interrupt"),
+        ),
+        "multiprocessing.popen_fork": (("Popen", f"{_OURS}.popen_fork.Popen"),),
+        "multiprocessing.popen_spawn_posix": (("Popen", f"{_OURS}.popen_spawn_posix.Popen"),),
+        "multiprocessing.popen_forkserver": (("Popen", f"{_OURS}.popen_forkserver.Popen"),),
+        "multiprocessing.forkserver": (
+            ("()", f"{_OURS}.forkserver.take_over"),
+            ("_forkserver", f"{_OURS}.forkserver._forkserver"),
+            ("ensure_running", f"{_OURS}.forkserver.ensure_running"),
+            ("get_inherited_fds", f"{_OURS}.forkserver.get_inherited_fds"),
+            ("set_forkserver_preload", f"{_OURS}.forkserver.set_forkserver_preload"),
+        ),
+        "multiprocessing.queues": (
+            ("Queue", f"{_OURS}.queues.Queue"),
+            ("JoinableQueue", f"{_OURS}.queues.JoinableQueue"),
+            ("SimpleQueue", f"{_OURS}.queues.SimpleQueue"),
+        ),
+    },
+}
+
+# What is to be changed, of all faces installed.
+active: dict[str, Rows] = {}
+
+
+def activate(face: str) -> None:
+    """Apply the face's changes to what is imported, and from now on to what will be."""
+    for name, rows in IN_PLACE[face].items():
+        active[name] = rows
+        module = sys.modules.get(name)
+        # One that is still running is patched at its end, by its loader, if that is ours.
+        if module is not None and not getattr(module.__spec__, "_initializing", False):
+            _apply(module, rows)
+
+
+def find_spec(fullname: str, path: Sequence[str] | None, finders: Iterable[object]) -> ModuleSpec | None:
+    """The spec that `finders` have for a module to be changed; None for all others."""
+    rows = active.get(fullname)
+    if rows is None:
+        return None
+    for finder in finders:
+        find: Callable[[str, Sequence[str] | None], ModuleSpec | None] | None
+        find = getattr(finder, "find_spec", None)
+        spec: ModuleSpec | None = None if find is None else find(fullname, path)
+        if spec is not None:
+            if spec.loader is not None:
+                spec.loader = _PatchingLoader(spec.loader, rows)  # type: ignore[assignment]
+            return spec
+    return None
+
+
+class _PatchingLoader:
+    """The module's own loader, and then the changes. Afterwards the module names its own loader again."""
+
+    def __init__(self, loader: object, rows: Rows) -> None:
+        self._loader = loader
+        self._rows = rows
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        create: Callable[[ModuleSpec], ModuleType | None] | None
+        create = getattr(self._loader, "create_module", None)
+        return None if create is None else create(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader  # type: ignore[assignment]
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader  # type: ignore[assignment]
+        self._loader.exec_module(module)  # type: ignore[attr-defined]
+        _apply(module, self._rows)
+
+
+def _apply(module: ModuleType, rows: Rows) -> None:
+    for attribute, replacement in rows:
+        source, _, name = replacement.rpartition(".")
+        ours = getattr(import_module(source), name)
+        if attribute == "()":
+            ours(module)
+            continue
+        *classes, last = attribute.split(".")
+        holder: object = module
+        for part in classes:
+            holder = getattr(holder, part)
+        setattr(holder, last, ours)

@@ -1,0 +1,19 @@
+"""Being a spawned process: what the command line of `popen_spawn_posix` calls."""
+
+from __future__ import annotations
+
+import sys
+
+from weft._native import _process
+from weft.multiprocessing._stock import resource_tracker, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def main(payload: int, parent: int, tracker: int, lifeline: int) -> NoReturn:
+    """Run the process object in `payload` and exit with its code. All are descriptors this process inherited."""
+    _process.lifeline_join(lifeline)
+    resource_tracker._resource_tracker._fd = tracker
+    sys.exit(spawn._main(payload, parent))

@@ -1,0 +1,21 @@
+"""The standard library's modules and objects with their private parts, which its type stubs do not have."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    context: Any
+    process: Any
+    resource_tracker: Any
+    spawn: Any
+    util: Any
+    environ: Any
+    # A `BaseProcess`, private attributes included.
+    AnyProcess: TypeAlias = Any
+else:
+    from multiprocessing import context, process, resource_tracker, spawn, util
+    from os import environ
+
+__all__ = ["context", "environ", "process", "resource_tracker", "spawn", "util"]

@@ -1,0 +1,169 @@
+"""The template process: what it does before it forks, and what its children do first.
+
+The loop in between is the engine's, `weft._native._process.Template.run`.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from functools import partial
+
+from weft._native import _process
+from weft.multiprocessing import _payload, context, forkserver
+from weft.multiprocessing._running import run_and_exit
+from weft.multiprocessing._stock import context as stock
+from weft.multiprocessing._stock import environ, process, resource_tracker, spawn, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+
+def main(socket: int, table: int, lifeline: int, tracker: int) -> NoReturn:
+    """Be a template until no client is left. All are descriptors that this process inherited."""
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    _process.lifeline_join(lifeline)
+    resource_tracker._resource_tracker._fd = tracker
+    os.set_inheritable(tracker, False)
+    template = _process.Template(socket, table)
+    preparation = template.receive_preparation()
+    if preparation is None:
+        os._exit(0)
+    _import_all(pickle.loads(preparation))
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    util._close_stdin()
+    util._flush_std_streams()
+    baseline = dict(environ._data)
+    rehearse = _rehearsal()
+    gc.collect()
+    gc.freeze()
+    template.ready(pickle.dumps(forkserver.Ready(baseline, _threads())))
+    job = template.run(rehearse)
+    if job is None:
+        os._exit(0)
+    run_and_exit(partial(_run, job, on_interrupt, baseline, (tracker, None)))
+
+
+def _import_all(order: forkserver.Order) -> None:
+    data = order.data
+    sys.path[:] = data["sys_path"]
+    sys.argv[:] = data["sys_argv"]
+    process.ORIGINAL_DIR = data["orig_dir"]
+    current = process.current_process()
+    if "__main__" in order.preload:
+        current._inheriting = True
+        try:
+            if "init_main_from_name" in data:
+                spawn._fixup_main_from_name(data["init_main_from_name"])
+            elif "init_main_from_path" in data:
+                spawn._fixup_main_from_path(data["init_main_from_path"])
+        except BaseException:
+            # Each child imports it again, and reports what happens then, as children without a template would.
+            pass
+        finally:
+            del current._inheriting
+    for name in order.preload:
+        try:
+            __import__(name)
+        except ImportError:
+            pass
+        except Exception:
+            traceback.print_exc()
+
+
+def _threads() -> list[str]:
+    """The names of threads that a child would miss, and their libraries would not know."""
+    if not _process.other_threads():
+        return []
+    # A library that is prepared for forks stops its threads before one, and starts them again when it needs them.
+    _process.probe_fork()
+    left = _process.other_threads()
+    if not left:
+        return []
+    known = {thread.native_id for thread in threading.enumerate()}
+    named = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    native = len(left) - (len(known) - 1)
+    return named + [f"{native} not started by Python"] * (native > 0)
+
+
+def _rehearsal() -> Callable[[], object]:
+    """What a process that is forked in advance does before it waits, so as not to do it for the first time later.
+
+    It goes the way that a child goes, as far as that changes nothing: most of a child's time is first touches of
+    memory that it shares with the template.
+    """
+    sample = io.BytesIO()
+    stock.set_spawning_popen(sample)  # keys may be pickled while there is any
+    try:
+        _payload.dump(spawn.get_preparation_data("rehearsal"), sample)
+        _payload.dump(context.ForkServerProcess(target=_nothing, name="rehearsal"), sample)
+    finally:
+        stock.set_spawning_popen(None)
+    content = sample.getvalue()
+
+    def rehearse() -> None:
+        current = process.current_process()
+        parent = process.parent_process()
+        payload = io.BytesIO(content)
+        current.authkey = pickle.load(payload)["authkey"]
+        os.chdir(os.getcwd())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        target = pickle.load(payload)
+        target.run()
+        assert not process.active_children() and process.parent_process() is parent
+        util.info("rehearsed")
+        util._flush_std_streams()
+
+    return rehearse
+
+
+def _nothing() -> None:
+    """The target of a rehearsal."""
+
+
+def _run(
+    job: _process.Job,
+    on_interrupt: Any,
+    baseline: dict[bytes, bytes],
+    tracker: tuple[int | None, int | None],
+) -> int:
+    """In a child: be the process that was asked for; returns its exit code."""
+    signal.signal(signal.SIGINT, on_interrupt)
+    server = forkserver._forkserver
+    server._adopt(job.link, baseline, tracker)
+    fds = job.descriptors
+    payload = io.BytesIO(job.payload)
+    if payload.read(1) == forkserver.WITH_EXTRA:
+        extra: forkserver.Extra = pickle.load(payload)
+        _change_environ(extra.environ)
+        if extra.has_tracker:
+            resource_tracker._resource_tracker._fd = fds.pop()
+            server._tracker = (-1, None)
+    server._inherited_fds = fds
+    current = process.current_process()
+    current._inheriting = True
+    try:
+        spawn.prepare(pickle.load(payload))
+        target = pickle.load(payload)
+    finally:
+        del current._inheriting
+    code: int = target._bootstrap(job.parent)
+    return code
+
+
+def _change_environ(changes: dict[bytes, bytes | None]) -> None:
+    for name, value in changes.items():
+        if value is None:
+            os.environb.pop(name, None)
+        else:
+            os.environb[name] = value

@@ -1,0 +1,203 @@
+"""The contexts of `weft.multiprocessing`, one for each start method and the default.
+
+They are the standard library's with weft's processes and queues. Which start method is the default one is a property of
+the process, not of a package: it is kept by the standard library's default context.
+"""
+
+from __future__ import annotations
+
+from multiprocessing import context as stock
+from multiprocessing import process
+
+from weft._sentinel import interrupt, sentinel
+from weft.multiprocessing import _stock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from weft.multiprocessing._popen import Popen
+    from weft.multiprocessing._stock import AnyProcess
+    from weft.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
+
+__all__: list[str] = []
+
+ProcessError = stock.ProcessError
+BufferTooShort = stock.BufferTooShort
+TimeoutError = stock.TimeoutError
+AuthenticationError = stock.AuthenticationError
+assert_spawning = stock.assert_spawning
+get_spawning_popen = stock.get_spawning_popen
+set_spawning_popen = stock.set_spawning_popen
+
+
+class _Process(process.BaseProcess):
+    """A process whose sentinel is opened on demand."""
+
+    if TYPE_CHECKING:
+        _start_method: str | None
+
+        @staticmethod
+        def _Popen(process_obj: AnyProcess) -> Popen: ...
+        @staticmethod
+        def _after_fork() -> None: ...
+
+    _sentinel = sentinel
+    interrupt = interrupt
+
+
+class ForkProcess(_Process):
+    """A process started by forking this one."""
+
+    _start_method = "fork"
+
+    @staticmethod
+    def _Popen(process_obj: AnyProcess) -> Popen:
+        from weft.multiprocessing.popen_fork import Popen
+
+        return Popen(process_obj)
+
+
+class SpawnProcess(_Process):
+    """A process started in a fresh interpreter."""
+
+    _start_method = "spawn"
+
+    @staticmethod
+    def _Popen(process_obj: AnyProcess) -> Popen:
+        from weft.multiprocessing.popen_spawn_posix import Popen
+
+        return Popen(process_obj)
+
+    @staticmethod
+    def _after_fork() -> None:
+        """Nothing was forked."""
+
+
+class ForkServerProcess(_Process):
+    """A process started from the template process."""
+
+    _start_method = "forkserver"
+
+    @staticmethod
+    def _Popen(process_obj: AnyProcess) -> Popen:
+        from weft.multiprocessing.popen_forkserver import Popen
+
+        return Popen(process_obj)
+
+
+class Process(_Process):
+    """A process started by the default method."""
+
+    _start_method = None
+
+    @staticmethod
+    def _Popen(process_obj: AnyProcess) -> Popen:
+        popen: Popen = _default_context.get_context().Process._Popen(process_obj)
+        return popen
+
+    @staticmethod
+    def _after_fork() -> None:
+        _default_context.get_context().Process._after_fork()
+
+
+class BaseContext(stock.BaseContext):
+    """What the contexts have in common."""
+
+    if TYPE_CHECKING:
+        _name: str
+        Process: type[_Process]
+
+    def Queue(self, maxsize: int = 0) -> Queue[Any]:  # type: ignore[override, unused-ignore]
+        """Returns a queue object"""
+        from weft.multiprocessing.queues import Queue
+
+        return Queue(maxsize, ctx=self.get_context())
+
+    def JoinableQueue(self, maxsize: int = 0) -> JoinableQueue[Any]:  # type: ignore[override, unused-ignore]
+        """Returns a queue object"""
+        from weft.multiprocessing.queues import JoinableQueue
+
+        return JoinableQueue(maxsize, ctx=self.get_context())
+
+    def SimpleQueue(self) -> SimpleQueue[Any]:  # type: ignore[override, unused-ignore]
+        """Returns a queue object"""
+        from weft.multiprocessing.queues import SimpleQueue
+
+        return SimpleQueue(ctx=self.get_context())
+
+    def set_forkserver_preload(self, module_names: list[str]) -> None:
+        """Set list of module names to try to load in the template process."""
+        from weft.multiprocessing.forkserver import set_forkserver_preload
+
+        set_forkserver_preload(module_names)
+
+    def get_context(self, method: str | None = None) -> BaseContext:  # type: ignore[override]
+        """The context of that start method, or this one; ValueError if there is none."""
+        if method is None:
+            return self
+        try:
+            return _concrete_contexts[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
+
+
+class ForkContext(BaseContext):
+    """Processes are started by forking this one."""
+
+    _name = "fork"
+    Process = ForkProcess
+
+
+class SpawnContext(BaseContext):
+    """Processes are started in fresh interpreters."""
+
+    _name = "spawn"
+    Process = SpawnProcess
+
+
+class ForkServerContext(BaseContext):
+    """Processes are started from the template process."""
+
+    _name = "forkserver"
+    Process = ForkServerProcess
+
+
+_concrete_contexts: dict[str, BaseContext] = {
+    "fork": ForkContext(),
+    "spawn": SpawnContext(),
+    "forkserver": ForkServerContext(),
+}
+
+
+class DefaultContext(BaseContext):
+    """Processes are started by the method that the program or the interpreter's version chose."""
+
+    Process = Process
+
+    def get_context(self, method: str | None = None) -> BaseContext:  # type: ignore[override]
+        """The context of that start method, or the one in use, which is settled by asking."""
+        if method is None:
+            method = _stock.context._default_context.get_start_method()
+        return super().get_context(method)
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Choose the default; RuntimeError if it is settled already and `force` is not given."""
+        _stock.context._default_context.set_start_method(method, force)
+
+    def get_start_method(self, allow_none: bool = False) -> str | None:  # type: ignore[override]
+        """The default; None if it is not settled and `allow_none` is given."""
+        name: str | None = _stock.context._default_context.get_start_method(allow_none)
+        return name
+
+    def get_all_start_methods(self) -> list[str]:
+        """Returns a list of the supported start methods, default first."""
+        names: list[str] = _stock.context._default_context.get_all_start_methods()
+        return names
+
+
+_default_context = DefaultContext()
+
+
+def _force_start_method(method: str) -> None:
+    _stock.context._force_start_method(method)

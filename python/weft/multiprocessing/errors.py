@@ -1,0 +1,54 @@
+"""What can happen to processes, as exceptions."""
+
+from __future__ import annotations
+
+import signal
+
+__all__ = ["OwnerDied", "ProcessDied"]
+
+
+class ProcessDied(Exception):
+    """A process ended before it had done what was expected of it.
+
+    `pid` and `name` say which one, `exitcode` how it ended: its exit code, minus the signal, or None if that is
+    not known; `signal` is the signal that ended it, or None.
+    """
+
+    __module__ = "weft"
+    _did = "process {who} ended"
+
+    def __init__(self, pid: int | None, name: str | None = None, exitcode: int | None = None) -> None:
+        super().__init__(pid, name, exitcode)
+        self.pid = pid
+        self.name = name
+        self.exitcode = exitcode
+
+    @property
+    def signal(self) -> signal.Signals | int | None:
+        """The signal that ended the process."""
+        if self.exitcode is None or self.exitcode >= 0:
+            return None
+        try:
+            return signal.Signals(-self.exitcode)
+        except ValueError:
+            return -self.exitcode  # a real-time signal has no name
+
+    def __str__(self) -> str:
+        who = " ".join(str(part) for part in (self.name, self.pid) if part is not None) or "of unknown id"
+        cause = self.signal
+        if cause is not None:
+            how = f"killed by {cause.name if isinstance(cause, signal.Signals) else f'signal {cause}'}"
+        elif self.exitcode is not None:
+            how = f"exit code {self.exitcode}"
+        else:
+            how = "how is not known"
+        return f"{self._did.format(who=who)} ({how})"
+
+
+class OwnerDied(ProcessDied):
+    """The process that held a lock, or worked on what the lock protects, ended without releasing it.
+
+    Raised once, to one of those that wait. The lock is free then; what it protects may be half done.
+    """
+
+    _did = "process {who} ended while it held the lock"

@@ -1,0 +1,85 @@
+"""Starting a process by executing a fresh interpreter."""
+
+from __future__ import annotations
+
+import io
+import os
+
+from weft._native import _process
+from weft.multiprocessing import _payload, _popen
+from weft.multiprocessing._running import this_process
+from weft.multiprocessing._stock import context, resource_tracker, spawn, util
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from weft.multiprocessing._stock import AnyProcess
+
+__all__ = ["Popen"]
+
+# The standard library's line in a child, and ours.
+_STOCK_PROGRAM = "from multiprocessing.spawn import spawn_main; spawn_main("
+_PROGRAM = (
+    "import sys; sys.path.insert(0, {path!r}); from weft.multiprocessing._spawned import main; "
+    "del sys.path[0]; main({numbers})"
+)
+
+
+class _DupFd:
+    """A descriptor under the number it has in the child too."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def detach(self) -> int:
+        """The descriptor."""
+        return self.fd
+
+
+class Popen(_popen.Popen):
+    """A spawned process: a fresh interpreter that is told what to run."""
+
+    method = "spawn"
+    DupFd = _DupFd
+
+    def __init__(self, process_obj: AnyProcess) -> None:
+        self._fds: list[int] = []
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _launch(self, process_obj: AnyProcess) -> None:
+        tracker = resource_tracker.getfd()
+        data = spawn.get_preparation_data(process_obj._name)
+        buffer = io.BytesIO()
+        context.set_spawning_popen(self)
+        try:
+            _payload.dump(data, buffer)
+            _payload.dump(process_obj, buffer)
+        finally:
+            context.set_spawning_popen(None)
+        payload = os.memfd_create("weft-payload", os.MFD_CLOEXEC)
+        try:
+            with open(payload, "wb", closefd=False) as file:
+                file.write(buffer.getbuffer())
+            os.lseek(payload, 0, os.SEEK_SET)
+            numbers = (payload, this_process(), tracker, _process.lifeline_ensure())
+            self._fds.extend(numbers)
+            self.pid = util.spawnv_passfds(spawn.get_executable(), command_line(*numbers), self._fds)
+        finally:
+            os.close(payload)
+
+
+def command_line(payload: int, parent: int, tracker: int, lifeline: int) -> list[str | bytes]:
+    """How to execute the child; with weft's entry in the place of the standard library's."""
+    # The executable may be bytes.
+    line: list[str | bytes] = spawn.get_command_line(tracker_fd=tracker, pipe_handle=payload)
+    numbers = f"{payload}, {parent}, {tracker}, {lifeline}"
+    program = _PROGRAM.format(path=package_root(), numbers=numbers)
+    return [program if isinstance(word, str) and word.startswith(_STOCK_PROGRAM) else word for word in line]
+
+
+def package_root() -> str:
+    """The directory that holds weft, which the child's own path need not have."""
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

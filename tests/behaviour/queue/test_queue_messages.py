@@ -1,0 +1,197 @@
+"""What goes into a queue comes out as it was."""
+
+from __future__ import annotations
+
+import array
+import collections
+import decimal
+import math
+import multiprocessing
+import threading
+from typing import Any
+
+import pytest
+from weft.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
+
+CONTEXT = multiprocessing.get_context("fork")
+
+
+class Point:
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Point) and other.x == self.x
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Number(int):
+    pass
+
+
+Pair = collections.namedtuple("Pair", "left right")
+
+MESSAGES = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    2**63 - 1,
+    -(2**63),
+    2**63,
+    10**100,
+    0.0,
+    -1.5,
+    float("inf"),
+    "",
+    "plain",
+    "grüße \N{SNOWMAN} \U0001f600",
+    "null\0inside",
+    "\ud800 alone",
+    b"",
+    b"bytes \0\xff",
+    "x" * 20_000,
+    b"y" * 20_000,
+    b"z" * 3_000_000,
+    (),
+    (1, "two", 3.0, b"four", None, True),
+    (1, (2, 3)),
+    (1, [2, 3]),
+    tuple(range(255)),
+    tuple(range(256)),
+    ("x" * 10_000, "y" * 10_000),
+    [],
+    [1, 2, [3]],
+    {"a": 1, "b": [2]},
+    {1, 2},
+    1 + 2j,
+    bytearray(b"array"),
+    bytearray(100_000),
+    array.array("d", [1.0, 2.0] * 50_000),
+    decimal.Decimal("1.10"),
+    Point(3),
+    Number(7),
+    Pair(1, 2),
+    {"large": b"q" * 200_000, "small": 1},
+]
+
+
+def identity(value: Any) -> str:
+    text = repr(value) if not isinstance(value, Point) else f"Point {value.x}"
+    return f"{type(value).__name__} {text[:30]}"
+
+
+@pytest.fixture(params=[Queue, JoinableQueue, SimpleQueue])
+def queue(request: pytest.FixtureRequest) -> Any:
+    return request.param(ctx=CONTEXT)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=identity)
+def test_a_message_arrives_as_it_was(message: Any) -> None:
+    queue = Queue[Any](ctx=CONTEXT)
+    queue.put(message)
+    received = queue.get()
+    assert received == message
+    assert type(received) is type(message)
+
+
+def test_messages_arrive_in_order(queue: Any) -> None:
+    for message in MESSAGES * 3:
+        queue.put(message)
+    for message in MESSAGES * 3:
+        assert queue.get() == message
+    assert queue.empty()
+
+
+def test_not_a_number_arrives() -> None:
+    queue = Queue[float](ctx=CONTEXT)
+    queue.put(math.nan)
+    assert math.isnan(queue.get())
+
+
+def test_the_same_object_twice_in_a_message_is_one_object() -> None:
+    queue = Queue[Any](ctx=CONTEXT)
+    part = [1]
+    queue.put([part, part])
+    first, second = queue.get()
+    assert first is second
+
+
+def test_a_message_is_what_it_was_when_it_was_put() -> None:
+    queue = Queue[list[int]](ctx=CONTEXT)
+    message = [1]
+    queue.put(message)
+    message.append(2)
+    assert queue.get() == [1]
+
+
+def test_a_memoryview_arrives_with_its_shape() -> None:
+    queue = Queue[memoryview](ctx=CONTEXT)
+    source = memoryview(array.array("i", range(6))).cast("B").cast("i", (2, 3))
+    queue.put(source)
+    received = queue.get()
+    assert received.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert (received.format, received.shape, received.readonly) == ("i", (2, 3), False)
+
+
+def test_buffers_out_of_band_are_writable_and_private() -> None:
+    numpy = pytest.importorskip("numpy")
+    queue = Queue[Any](ctx=CONTEXT)
+    source = numpy.arange(100_000)
+    queue.put(source)
+    queue.put({"array": source, "twice": [source, source]})
+    first, second = queue.get(), queue.get()
+    assert (first == source).all() and (second["array"] == source).all()
+    first[0] = 77
+    assert source[0] == 0 and second["array"][0] == 0
+    assert second["twice"][0] is second["twice"][1]
+
+
+def test_a_read_only_array_arrives_writable() -> None:
+    numpy = pytest.importorskip("numpy")
+    queue = Queue[Any](ctx=CONTEXT)
+    source = numpy.arange(100_000)
+    source.setflags(write=False)
+    queue.put(source)
+    received = queue.get()
+    received[0] = 5
+    assert received[0] == 5 and source[0] == 0
+
+
+class Sends:
+    """An object whose reduction uses a queue itself."""
+
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
+
+    def __reduce__(self) -> Any:
+        self.queue.put({"from": "inside"})
+        return str, ("outside",)
+
+
+def test_pickling_may_use_queues() -> None:
+    inner, outer = Queue[Any](ctx=CONTEXT), Queue[Any](ctx=CONTEXT)
+    outer.put([Sends(inner), Sends(inner)])
+    assert outer.get() == ["outside", "outside"]
+    assert [inner.get(), inner.get()] == [{"from": "inside"}] * 2
+
+
+def test_threads_share_a_queue() -> None:
+    queue = Queue[tuple[int, int]](ctx=CONTEXT)
+    each, threads = 2_000, 8
+
+    def produce(number: int) -> None:
+        for position in range(each):
+            queue.put((number, position))
+
+    workers = [threading.Thread(target=produce, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    received = [queue.get() for _ in range(each * threads)]
+    for worker in workers:
+        worker.join()
+    assert sorted(received) == [(n, p) for n in range(threads) for p in range(each)]
+    for number in range(threads):
+        assert [p for n, p in received if n == number] == list(range(each))

@@ -1,0 +1,63 @@
+"""`weft.Queue`: errors at the caller."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+import pytest
+import weft
+
+
+class Holder:
+    def __init__(self, part: object) -> None:
+        self.part = part
+
+
+LOCK = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        (LOCK, "obj"),
+        ([1, LOCK], "obj[1]"),
+        ({"a": {"b": (0, LOCK)}}, "obj['a']['b'][1]"),
+        ({"x": [Holder(LOCK)]}, "obj['x'][0].part"),
+    ],
+)
+def test_what_cannot_be_pickled_is_named(message: Any, path: str) -> None:
+    queue = weft.Queue[Any](1)
+    with pytest.raises(weft.UnpicklableError) as caught:
+        queue.put(message)
+    assert caught.value.path == path and caught.value.part is LOCK
+    assert str(caught.value) == (
+        f"cannot put {path}, a _thread.lock, into a queue: cannot pickle '_thread.lock' object"
+    )
+    assert isinstance(caught.value, pickle.PicklingError)
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert queue.empty()
+    queue.put("there is room")
+
+
+def test_an_object_that_refuses_by_itself_is_named() -> None:
+    class Refuses:
+        def __reduce__(self) -> Any:
+            raise RuntimeError("not me")
+
+    with pytest.raises(
+        weft.UnpicklableError, match=r"cannot put obj\[0\], a .*Refuses, into a queue: not me"
+    ):
+        weft.Queue[Any]().put([Refuses()])
+
+
+def test_it_joins_and_shuts_down() -> None:
+    queue = weft.Queue[int]()
+    queue.put(1)
+    assert queue.get() == 1
+    queue.task_done()
+    queue.join()
+    queue.shutdown()
+    with pytest.raises(weft.ShutDown):
+        queue.put(2)

@@ -1,0 +1,32 @@
+"""No more descriptors, no more memory: an exception that says so, never a signal; then all goes on."""
+
+from __future__ import annotations
+
+import arena
+import pytest
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("what", ["descriptors", "memory", "file-size"])
+def test_exhausted(what: str, method: str, weft: arena.Side) -> None:
+    play, lines = arena.run(weft, "exhaust.py", "--what", what, "--method", method)
+    assert play.returncode == 0, (lines, play.errors)
+    assert lines[-1] == "usable"
+    for line in lines[:-1]:
+        _, _, message = line.partition(": ")
+        assert line == "never refused" or message.strip(), line
+    assert not play.left
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_thousand_queues_with_few_descriptors(method: str, weft: arena.Side) -> None:
+    play, lines = arena.run(weft, "many.py", "--what", "queues", "--method", method)
+    assert play.returncode == 0, (lines, play.errors)
+    assert not play.left
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_thousand_processes_with_few_descriptors(method: str, weft: arena.Side) -> None:
+    play, lines = arena.run(weft, "many.py", "--what", "processes", "--method", method)
+    assert play.returncode == 0, (lines, play.errors)
+    assert not play.left

@@ -1,0 +1,7 @@
+"""CPython's tests of multiprocessing under the start method fork; child processes import this too."""
+
+import mp_impl
+from test._test_multiprocessing import install_tests_in_module_dict
+
+mp_impl.check()
+install_tests_in_module_dict(globals(), "fork")
