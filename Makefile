@@ -14,6 +14,7 @@
 PYTHON ?= $(shell ci/interpreters.sh --default)
 VENV ?= .venv
 SOAK_SECONDS ?= 600
+SOAK_KILLS ?= 9000
 # Each of the engine's random tests, of which there are several, one after the other.
 ENGINE_SOAK_SECONDS ?= 60
 
@@ -58,6 +59,7 @@ test-peers: $(VENV)/.built
 	$(PY) -m unittest discover -s tests/peers
 	$(PY) tests/peers/run.py greenlet --retries 1
 	$(PY) tests/peers/run.py gevent --part --retries 1
+	$(PY) tests/peers/run.py multiprocessing --part --retries 1
 
 # --- more ---------------------------------------------------------------------------------------------------
 
@@ -76,6 +78,8 @@ soak: $(VENV)/.built
 	$(PY) tests/soak/stress.py --seconds $(SOAK_SECONDS)
 	$(PY) tests/peers/run.py greenlet --retries 1
 	$(PY) tests/peers/run.py gevent --retries 1
+	$(PY) tests/peers/run.py multiprocessing --retries 1
+	$(PY) tests/faults/processes/soak.py --kills $(SOAK_KILLS)
 
 test-all:
 	ci/test-all.sh

@@ -165,7 +165,7 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// No descriptors left.
+    /// The system's. That no descriptors are left is none: it looks again and again then.
     pub fn wait(&self, patience: Option<Duration>) -> Result<Waited, ProcessError> {
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
         let opened;
@@ -176,7 +176,13 @@ impl Child {
                     Waited::TimedOut => {}
                     other => return Ok(other),
                 }
-                match self.open()? {
+                let descriptor = match self.open() {
+                    Err(ProcessError::System { source: Errno::MFILE | Errno::NFILE, .. }) => {
+                        return Ok(self.wait_in_slices(deadline));
+                    }
+                    other => other?,
+                };
+                match descriptor {
                     Some(descriptor) => {
                         opened = descriptor;
                         &opened
@@ -192,6 +198,28 @@ impl Child {
             Ok(_) => Ok(self.after_end(deadline)),
             Err(Errno::INTR) => Ok(Waited::Interrupted),
             Err(source) => Err(ProcessError::System { action: "poll", source }),
+        }
+    }
+
+    /// Waits without a descriptor, of which there are none left.
+    fn wait_in_slices(&self, deadline: Option<Instant>) -> Waited {
+        loop {
+            match self.poll() {
+                Waited::TimedOut => {}
+                other => return other,
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Waited::TimedOut;
+            }
+            let slice = left.map_or(REPORT_SLICE, |left| left.min(REPORT_SLICE));
+            let interrupted = match self.entry() {
+                Some(entry) => entry.sleep(slice) == weft_sys::futex::Woken::Interrupted,
+                None => poll(&mut [], Some(&timespec(slice))) == Err(Errno::INTR),
+            };
+            if interrupted {
+                return Waited::Interrupted;
+            }
         }
     }
 

@@ -35,7 +35,7 @@ const KIND_SHIFT: u32 = 62;
 const FD_BITS: u32 = 31;
 const FD_MASK: u64 = (1 << FD_BITS) - 1;
 
-/// The packed state: kind, writer, reader. Only [`change`] and the fork handler write it.
+/// The packed state: kind, writer, reader. Only this module and its fork handler write it.
 static STATE: AtomicU64 = AtomicU64::new(0);
 /// Tells lifelines apart; inherited by forks, new for every root. 0 before the first.
 static IDENTITY: AtomicU64 = AtomicU64::new(0);

@@ -380,9 +380,9 @@ const fn first_unit(units: u32) -> u32 {
 ///
 /// A limit on the size of files counts: exceeding it would not only be an error, but a deadly signal.
 fn usual_size() -> u64 {
-    // SAFETY: a plain question to the system.
-    let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
-    let memory = u64::try_from(pages).unwrap_or(0) * rustix::param::page_size() as u64;
+    // SAFETY: plain questions to the system.
+    let (pages, page) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let memory = u64::try_from(pages).unwrap_or(0).saturating_mul(u64::try_from(page).unwrap_or(0));
     let size = memory.saturating_mul(2).checked_next_power_of_two().unwrap_or(LARGEST).clamp(USUAL, LARGEST);
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX);
     if limit >= size { size } else { 1 << limit.max(1).ilog2() }

@@ -142,6 +142,12 @@ const FREE: u32 = 0;
 const TAKEN: u32 = 1;
 const DEAD: u32 = 2;
 
+#[cfg(test)]
+thread_local! {
+    /// This thread is the only one with its locks, so it waits for none.
+    pub(crate) static ALONE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 /// The twin of [`RobustMutex`] for one process: it spins, and takes a panic for a death.
 #[derive(Debug)]
 #[repr(C, align(8))]
@@ -158,8 +164,11 @@ unsafe impl Robust for LocalLock {
         if self.0.compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return Some(Held::Clean);
         }
-        let died = self.0.compare_exchange(DEAD, TAKEN, Ordering::Acquire, Ordering::Relaxed);
-        died.is_ok().then_some(Held::AfterDeath)
+        match self.0.compare_exchange(DEAD, TAKEN, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Some(Held::AfterDeath),
+            Err(FREE | TAKEN) => None,
+            Err(other) => panic!("a lock in shared memory is damaged (it says {other})"),
+        }
     }
 
     fn lock_within(&self, patience: Duration) -> Option<Held> {
@@ -168,6 +177,8 @@ unsafe impl Robust for LocalLock {
             if let Some(held) = self.try_lock() {
                 return Some(held);
             }
+            #[cfg(test)]
+            assert!(!ALONE.get(), "a lock in shared memory is damaged (nobody can hold it)");
             if start.elapsed() >= patience {
                 return None;
             }

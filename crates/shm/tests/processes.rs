@@ -233,10 +233,14 @@ fn killed_at_random_instants(pulse: &AtomicU32) {
     let (mut kills, mut stillborn) = (0, 0);
     for seed in seeds(40) {
         println!("killed_at_random_instants: seed {seed}");
-        let (more_kills, more_stillborn) = round(&arena, notes, pulse, seed);
+        // One arena for many rounds has to stay small; one of its own shows whether a round left anything.
+        let own = (seed % 2 == 0).then(|| Arena::create().unwrap());
+        let (more_kills, more_stillborn) = round(own.as_ref().unwrap_or(&arena), notes, pulse, seed);
         (kills, stillborn) = (kills + more_kills, stillborn + more_stillborn);
-        arena.sweep();
-        assert!(stillborn > 0 || arena.blocks_in_use().unwrap() == 0, "{:?}", arena.blocks_in_use());
+        if let Some(own) = own.filter(|_| more_stillborn == 0) {
+            own.sweep();
+            assert_eq!(own.blocks_in_use().unwrap(), 0);
+        }
     }
     if std::env::var_os("WEFT_SOAK_SECONDS").is_some() {
         for _ in 0..62 {

@@ -109,6 +109,7 @@ impl Parker for ThreadParker {
     }
 
     fn linger(&mut self, ready: &mut dyn FnMut() -> bool) -> bool {
+        self.slices = Slices::default(); // this wait is a new one
         spin(ready)
     }
 }

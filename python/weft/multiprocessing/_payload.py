@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from weft.multiprocessing._stock import context
+import os
+import sys
+
+from weft.multiprocessing._stock import context, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import io
+
+    from weft.multiprocessing._stock import AnyProcess
 
 
 def dump(obj: object, file: io.BytesIO) -> None:
@@ -17,3 +22,22 @@ def dump(obj: object, file: io.BytesIO) -> None:
         context.reduction.dump(obj, file)
     else:
         own(obj, file)
+
+
+def dump_all(process_obj: AnyProcess, file: io.BytesIO) -> None:
+    """Write what a child reads: how to become like this process, and then the process object."""
+    data = spawn.get_preparation_data(process_obj._name)
+    if hasattr(process_obj, "_weft_dump") and not main_can_be_imported():
+        # What it needs of the main module travels by value.
+        data.pop("init_main_from_path", None)
+    dump(data, file)
+    dump(process_obj, file)
+
+
+def main_can_be_imported() -> bool:
+    """Whether a child can import the main module again: not what came from standard input, -c or a prompt."""
+    main = sys.modules["__main__"]
+    if getattr(main, "__spec__", None) is not None:
+        return True
+    path = getattr(main, "__file__", None)
+    return path is not None and os.path.basename(path) != "<stdin>"

@@ -11,16 +11,14 @@ It is a `multiprocessing.process.BaseProcess` like all others, and works with ev
 from __future__ import annotations
 
 import os
-import sys
 from collections import ChainMap
-from importlib.util import find_spec
 from multiprocessing import process
 from multiprocessing.reduction import DupFd, ForkingPickler
 from pickle import PicklingError
 
 from weft._native import _process
 from weft._sentinel import interrupt, sentinel
-from weft.multiprocessing import context
+from weft.multiprocessing import _payload, context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,17 +127,15 @@ class Process(process.BaseProcess):
             file.seek(position)
             file.truncate()
             if not _dump_by_value(self, file):
-                if find_spec("cloudpickle") is None:
-                    error.add_note(
-                        "Lambdas, closures and local classes need the package cloudpickle: "
-                        "pip install weft[cloudpickle]"
-                    )
+                error.add_note(
+                    "Lambdas, closures and local classes need the package cloudpickle: "
+                    "pip install weft[cloudpickle]"
+                )
                 raise
 
     def _needs_cloudpickle(self) -> bool:
         """Whether this refers to the main module by name, and children cannot import that."""
-        main = sys.modules["__main__"]
-        if getattr(main, "__spec__", None) is not None or hasattr(main, "__file__"):
+        if _payload.main_can_be_imported():
             return False
         named = (self._target, type(self))
         return any(getattr(part, "__module__", None) == "__main__" for part in named)
@@ -170,11 +166,14 @@ os.register_at_fork(after_in_child=_drop_bond)
 def _dump_by_value(obj: object, file: io.BytesIO) -> bool:
     """Pickle code by value; False if cloudpickle is not installed."""
     try:
-        from cloudpickle import CloudPickler  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        from cloudpickle import CloudPickler  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         return False
-    pickler = CloudPickler(file)
-    # What multiprocessing and other libraries know to reduce: descriptors, locks, connections, tensors.
-    pickler.dispatch_table = ChainMap(vars(ForkingPickler)["_extra_reducers"], pickler.dispatch_table)
-    pickler.dump(obj)
+
+    class Pickler(CloudPickler):  # type: ignore[misc, unused-ignore]
+        # What multiprocessing and other libraries know to reduce: descriptors, locks, connections, tensors. The
+        # pickler looks for it when it is made.
+        dispatch_table = ChainMap(vars(ForkingPickler)["_extra_reducers"], CloudPickler.dispatch_table)
+
+    Pickler(file).dump(obj)
     return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from weft.multiprocessing import _payload, _popen, forkserver, popen_spawn_posix
-from weft.multiprocessing._stock import context, spawn
+from weft.multiprocessing._stock import context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,12 +51,10 @@ class Popen(_popen.Popen):
         return len(self._fds) - 1
 
     def _launch(self, process_obj: AnyProcess) -> None:
-        data = spawn.get_preparation_data(process_obj._name)
         buffer = io.BytesIO()
         context.set_spawning_popen(self)
         try:
-            _payload.dump(data, buffer)
-            _payload.dump(process_obj, buffer)
+            _payload.dump_all(process_obj, buffer)
         finally:
             context.set_spawning_popen(None)
         self._child = forkserver._forkserver.start(buffer.getvalue(), self._fds)

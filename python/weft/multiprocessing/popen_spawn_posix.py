@@ -51,12 +51,10 @@ class Popen(_popen.Popen):
 
     def _launch(self, process_obj: AnyProcess) -> None:
         tracker = resource_tracker.getfd()
-        data = spawn.get_preparation_data(process_obj._name)
         buffer = io.BytesIO()
         context.set_spawning_popen(self)
         try:
-            _payload.dump(data, buffer)
-            _payload.dump(process_obj, buffer)
+            _payload.dump_all(process_obj, buffer)
         finally:
             context.set_spawning_popen(None)
         payload = os.memfd_create("weft-payload", os.MFD_CLOEXEC)

@@ -227,19 +227,9 @@ impl QueueBase {
     ///
     /// A queue that was shut down counts as having one.
     fn _wait_for_item(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
-        let queue = slf.get().queue()?;
-        let ready = || !queue.is_empty() || queue.is_shut_down();
         let mut parker = GilParker::new(slf.py());
-        let outcome =
-            weft_wait::wait_until(queue.items(), &mut parker, deadline(true, timeout), ready, |_| {
-                ready().then_some(())
-            });
-        match outcome.map_err(QueueError::from) {
-            Ok(()) => {
-                // This waiter took nothing: the wake-up may have been meant for one who will.
-                queue.items().raise();
-                Ok(true)
-            }
+        match slf.get().queue()?.wait_for_message(&mut parker, deadline(true, timeout)) {
+            Ok(()) => Ok(true),
             Err(QueueError::TimedOut) => Ok(false),
             Err(error) => Err(Self::error(slf, error, empty)),
         }

@@ -307,9 +307,23 @@ impl<L: Robust> Queue<L> {
         self.object.has_writer()
     }
 
-    /// What is raised when a message was put.
-    pub fn items(&self) -> &Signal {
-        &self.header().items.0
+    /// Waits until there is a message, or the queue is shut down, and takes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::TimedOut`] or [`QueueError::Interrupted`].
+    pub fn wait_for_message<P: Parker>(
+        &self,
+        parker: &mut P,
+        deadline: Deadline,
+    ) -> Result<(), QueueError<P::Interrupt>> {
+        self.object.check()?;
+        let items = &self.header().items.0;
+        let ready = || !self.is_empty() || self.is_shut_down();
+        wait_until(items, parker, deadline, ready, |_| ready().then_some(()))?;
+        // The wake-up may have been meant for one who will take it.
+        items.raise();
+        Ok(())
     }
 
     /// Wakes everybody who waits for anything: somebody died.

@@ -15,7 +15,7 @@ use crate::layout::{Descriptor, Header, UNIT};
 use crate::object::{Handle, PROLOGUE};
 use crate::queue::Queue;
 use crate::queue::layout as queue_layout;
-use crate::robust::LocalLock;
+use crate::robust::{ALONE, LocalLock};
 use crate::span::Span;
 
 type QueueHeader = queue_layout::Header<LocalLock>;
@@ -79,6 +79,7 @@ fn use_it(arena: &Arc<Twin>, queue: &Queue<LocalLock>, rng: &mut Rng) {
 
 #[test]
 fn nonsense_in_the_segment_is_survived() {
+    ALONE.set(true);
     for_seeds(400, |seed| {
         let mut rng = Rng::new(seed);
         let arena = Arena::<LocalLock>::create().unwrap();
@@ -120,6 +121,11 @@ fn nonsense_in_the_segment_is_survived() {
             drop((queue, other));
             second.sweep();
         }));
-        assert!(outcome.is_ok());
+        if let Err(payload) = outcome {
+            // A damaged list of free blocks can make a program overwrite a lock itself.
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default();
+            assert!(text.contains("a lock in shared memory is damaged"), "{text}");
+        }
     });
 }
