@@ -130,6 +130,11 @@ impl Child {
         if let Seen::Ended(status) = entry.look() {
             return Some(status);
         }
+        if let Some(said) = entry.said()
+            && self.sentinel.get().is_some_and(is_ready)
+        {
+            return Some(said);
+        }
         // Whoever polls the descriptor may see the end before the template does; it is about to report it then.
         let mut slices = 0;
         while slices < REPORT_SLICES && self.sentinel.get().is_some_and(is_ready) && !is_ready(template) {
@@ -225,6 +230,13 @@ impl Child {
 
     /// The process has ended; its status is there, or comes at once.
     fn after_end(&self, deadline: Option<Instant>) -> Waited {
+        if let Some(said) = self.entry().and_then(Entry::said) {
+            let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            let status = *outcome.get_or_insert(said);
+            drop(outcome);
+            self.leave_entry();
+            return Waited::Ended(status);
+        }
         loop {
             match self.poll() {
                 Waited::TimedOut => {}
@@ -308,7 +320,7 @@ impl Child {
         if self.creator == std::process::id()
             && let Some(entry) = self.entry()
         {
-            entry.collect();
+            entry.detach();
         }
     }
 }

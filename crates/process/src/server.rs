@@ -72,6 +72,24 @@ pub struct Job {
     pub parent: OwnedFd,
     /// To ask the same template for children.
     pub link: Link,
+    /// Where to say how this process ends.
+    pub exit: Exit,
+}
+
+/// A child's own entry in the table.
+#[derive(Debug)]
+pub struct Exit {
+    table: Arc<Table>,
+    entry: u32,
+}
+
+impl Exit {
+    /// Tells whoever waits for this process that it is about to end with `code`. Nothing may follow but the exit.
+    pub fn say(&self, code: u8) {
+        if let Some(entry) = self.table.entry(self.entry) {
+            entry.say(code);
+        }
+    }
 }
 
 /// A template process.
@@ -294,7 +312,8 @@ impl Template {
             state.adopt(own);
         }
         let link = Link::inherited(socket, Arc::clone(&self.table), Arc::clone(&self.this));
-        Ok(Some(Job { payload, descriptors: users, parent, link }))
+        let table = Arc::clone(&self.table);
+        Ok(Some(Job { payload, descriptors: users, parent, link, exit: Exit { table, entry } }))
     }
 }
 

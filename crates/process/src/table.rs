@@ -13,6 +13,9 @@
 //!    └───────────────────────────────────────────────────────┴──────────────────────┘
 //! ```
 //!
+//! A child that ends by itself also says its exit code before it does. A client that knows that the process has ended,
+//! from its descriptor, takes that, and goes on while the template has yet to reap.
+//!
 //! Every arrow is one compare-and-swap of the state word, so it does not matter who dies when. Entries whose client
 //! died without collecting are found again when the table is full. Everything in it is an untrusted number: an index
 //! is checked, a state that makes no sense is as good as free to nobody.
@@ -48,9 +51,14 @@ pub struct Entry {
     client: AtomicU32,
     /// When the process began, as `/proc` counts it: tells it from a later one with the same id.
     began: AtomicU64,
+    /// What the child itself said its exit code would be, just before it ended; `SAID_NOTHING` before.
+    said: AtomicI32,
+    _unused: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() == 24);
+const SAID_NOTHING: i32 = -1;
+
+const _: () = assert!(size_of::<Entry>() == 32);
 
 /// What an entry says to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +196,21 @@ impl Entry {
     /// The spare becomes a child of `client`. False if the entry is not that of a spare.
     pub fn take(&self, client: u32) -> bool {
         self.client.store(client, Ordering::Relaxed);
+        self.said.store(SAID_NOTHING, Ordering::Relaxed);
         self.swap(SPARE, RUNNING)
+    }
+
+    /// The child says with which exit code it is about to end. No process but itself may.
+    pub fn say(&self, code: u8) {
+        if self.pid.load(Ordering::Relaxed) == std::process::id() {
+            self.said.store(code.into(), Ordering::Release);
+        }
+    }
+
+    /// The exit code of a child that is known to have ended, if it said it: nobody has to wait for the template then.
+    pub fn said(&self) -> Option<i32> {
+        let said = self.said.load(Ordering::Acquire);
+        (0..=0xff).contains(&said).then_some(said)
     }
 
     /// Whether it is that of a spare nobody has used.
@@ -223,15 +245,10 @@ impl Entry {
         Reaped::Child
     }
 
-    /// The client has taken the status.
-    pub fn collect(&self) {
-        self.swap(ENDED, FREE);
-    }
-
-    /// The client does not want to know.
+    /// The client knows the status, or does not want to.
     pub fn detach(&self) {
         if !self.swap(RUNNING, DETACHED) {
-            self.collect();
+            self.swap(ENDED, FREE);
         }
     }
 
@@ -256,8 +273,21 @@ mod tests {
         assert_eq!(entry.look(), Seen::Running);
         assert_eq!(entry.publish(-9), Reaped::Child);
         assert_eq!(entry.look(), Seen::Ended(-9));
-        entry.collect();
+        entry.detach();
         assert_eq!(table.reserve(index), Some(index));
+    }
+
+    #[test]
+    fn a_child_says_its_code_itself() {
+        let table = Table::create().unwrap();
+        let entry = table.entry(table.reserve(0).unwrap()).unwrap();
+        entry.describe(std::process::id() + 1, 0);
+        assert!(entry.take(1));
+        entry.say(7);
+        assert_eq!(entry.said(), None, "another process's entry");
+        entry.describe(std::process::id(), 0);
+        entry.say(7);
+        assert_eq!((entry.said(), entry.look()), (Some(7), Seen::Running));
     }
 
     #[test]

@@ -19,8 +19,11 @@ _ATEXIT_RUNS_EXIT_FUNCTION = sys.version_info >= (3, 13)
 _parent_descriptor: tuple[int, int] | None = None
 
 
-def run_and_exit(run: Callable[[], int]) -> NoReturn:
-    """End this forked process with the exit code that `run` returns; 1 if it raises, after a traceback."""
+def run_and_exit(run: Callable[[], int], say: Callable[[int], None] | None = None) -> NoReturn:
+    """End this forked process with the exit code that `run` returns; 1 if it raises, after a traceback.
+
+    `say` is called with it when nothing but the exit is left.
+    """
     code = 1
     try:
         if _ATEXIT_RUNS_EXIT_FUNCTION:
@@ -33,6 +36,8 @@ def run_and_exit(run: Callable[[], int]) -> NoReturn:
     finally:
         if _ATEXIT_RUNS_EXIT_FUNCTION:
             atexit._run_exitfuncs()
+        if say is not None:
+            say(code)
         os._exit(code)
 
 

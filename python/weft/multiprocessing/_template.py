@@ -51,7 +51,7 @@ def main(socket: int, table: int, lifeline: int, tracker: int) -> NoReturn:
     job = template.run(rehearse)
     if job is None:
         os._exit(0)
-    run_and_exit(partial(_run, job, on_interrupt, baseline, (tracker, None)))
+    run_and_exit(partial(_run, job, on_interrupt, baseline, (tracker, None)), job.say)
 
 
 def _import_all(order: forkserver.Order) -> None:

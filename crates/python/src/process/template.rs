@@ -89,12 +89,13 @@ impl Template {
         {
             Outcome::Finished => Ok(None),
             Outcome::Child(job) => {
-                let server::Job { payload, descriptors, parent, link } = *job;
+                let server::Job { payload, descriptors, parent, link, exit } = *job;
                 Ok(Some(Job {
                     payload: PyBytes::new(py, &payload).unbind(),
                     descriptors: descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect(),
                     parent: parent.into_raw_fd(),
                     link: Py::new(py, Link(Arc::new(link)))?,
+                    exit,
                 }))
             }
         }
@@ -106,12 +107,25 @@ fn gone() -> PyErr {
 }
 
 /// What a template's child has to do. The descriptors belong to whoever reads them.
-#[pyclass(frozen, get_all, module = "weft._native._process")]
+#[pyclass(frozen, module = "weft._native._process")]
 pub(super) struct Job {
+    #[pyo3(get)]
     payload: Py<PyBytes>,
+    #[pyo3(get)]
     descriptors: Vec<RawFd>,
+    #[pyo3(get)]
     parent: RawFd,
+    #[pyo3(get)]
     link: Py<Link>,
+    exit: server::Exit,
+}
+
+#[pymethods]
+impl Job {
+    /// Tells whoever waits for this process that it is about to end with `code`. Nothing may follow but the exit.
+    fn say(&self, code: i64) {
+        self.exit.say(code as u8); // as the kernel cuts it
+    }
 }
 
 /// Forks a child that ends at once, and reaps it. Libraries that stop their threads before a fork have done so then.
