@@ -75,6 +75,15 @@ MESSAGES = [
     Number(7),
     Pair(1, 2),
     {"large": b"q" * 200_000, "small": 1},
+    {},
+    {1: {2: {3: {4: {5: {6: {7: "deep"}}}}}}},
+    {(1, "key"): [None, True, 1.5, b"x", (), {}]},
+    {"text": "t" * 30_000},
+    {str(number): number for number in range(200)},
+    [list(range(100)) for _ in range(3)],
+    [2**70, "\ud800"],
+    [[number] for number in range(40)],
+    collections.OrderedDict(a=1),
 ]
 
 
@@ -117,6 +126,21 @@ def test_the_same_object_twice_in_a_message_is_one_object() -> None:
     queue.put([part, part])
     first, second = queue.get()
     assert first is second
+
+
+def test_a_container_in_itself_arrives() -> None:
+    queue = Queue[Any](ctx=CONTEXT)
+    message: list[Any] = [1]
+    message.append(message)
+    queue.put(message)
+    received = queue.get()
+    assert received[1] is received
+
+
+def test_the_order_of_a_dictionary_is_kept() -> None:
+    queue = Queue[dict[str, int]](ctx=CONTEXT)
+    queue.put({"b": 1, "a": 2, "c": 3})
+    assert list(queue.get()) == ["b", "a", "c"]
 
 
 def test_a_message_is_what_it_was_when_it_was_put() -> None:

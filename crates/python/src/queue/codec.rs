@@ -1,8 +1,9 @@
 //! How Python objects become messages.
 //!
-//! None, booleans, integers of 64 bits, floats, strings, bytes, bytearrays, memoryviews, and tuples of the first six are
-//! encoded here; everything else is pickled. Only exact types are: an instance of a subclass is pickled. A message's
-//! kind says what its body is; large bodies travel in the first span instead, without being copied twice.
+//! None, booleans, integers of 64 bits, floats, strings, bytes, bytearrays, memoryviews, and small tuples, lists and
+//! dictionaries of the first six (see [`tree`](super::tree)) are encoded here; everything else is pickled. Only exact types
+//! are: an instance of a subclass is pickled. A message's kind says what its body is; large bodies travel in the first
+//! span instead, without being copied twice.
 //!
 //! The bytes are untrusted as far as memory goes: every length is checked. What a pickle does is its sender's doing.
 
@@ -18,25 +19,28 @@ use super::arenas::{own_arena, shm_error};
 use super::buffer::SharedBuffer;
 use super::parker::without_gil;
 use super::pickling;
+use super::tree;
 use super::view::View;
 
 pub(super) type Spans = Vec<Span<RobustMutex>>;
 
-/// Kinds of messages, and tags of the items of a tuple.
-mod kind {
-    pub(super) const PICKLE: u8 = 0;
-    pub(super) const NONE: u8 = 1;
-    pub(super) const TRUE: u8 = 2;
-    pub(super) const FALSE: u8 = 3;
-    pub(super) const INT: u8 = 4;
-    pub(super) const FLOAT: u8 = 5;
-    pub(super) const STR: u8 = 6;
-    pub(super) const BYTES: u8 = 7;
-    pub(super) const TUPLE: u8 = 8;
-    pub(super) const BYTEARRAY: u8 = 9;
-    pub(super) const MEMORYVIEW: u8 = 10;
+/// Kinds of messages, and tags of the nodes of a tree.
+pub(super) mod kind {
+    pub(in crate::queue) const PICKLE: u8 = 0;
+    pub(in crate::queue) const NONE: u8 = 1;
+    pub(in crate::queue) const TRUE: u8 = 2;
+    pub(in crate::queue) const FALSE: u8 = 3;
+    pub(in crate::queue) const INT: u8 = 4;
+    pub(in crate::queue) const FLOAT: u8 = 5;
+    pub(in crate::queue) const STR: u8 = 6;
+    pub(in crate::queue) const BYTES: u8 = 7;
+    pub(in crate::queue) const TUPLE: u8 = 8;
+    pub(in crate::queue) const BYTEARRAY: u8 = 9;
+    pub(in crate::queue) const MEMORYVIEW: u8 = 10;
+    pub(in crate::queue) const LIST: u8 = 11;
+    pub(in crate::queue) const DICT: u8 = 12;
     /// Set in the kind if the body is the first span.
-    pub(super) const IN_SPAN: u8 = 0x40;
+    pub(in crate::queue) const IN_SPAN: u8 = 0x40;
 }
 
 /// Why an object was not encoded.
@@ -54,9 +58,6 @@ impl From<PyErr> for Failure {
     }
 }
 
-/// Items of a tuple that is encoded here, at most.
-const LONGEST_TUPLE: ffi::Py_ssize_t = 255;
-
 /// Copies of at least this size are made without the GIL.
 const LONG_COPY: usize = 256 << 10;
 
@@ -71,9 +72,9 @@ pub(super) fn encode(
         return Ok(kind);
     }
     let type_of = object.get_type_ptr();
-    if type_of == &raw mut ffi::PyTuple_Type {
-        if flat_tuple(object, body)? {
-            return Ok(kind::TUPLE);
+    if let Some(kind) = tree::kind_of(type_of) {
+        if tree::encode(object, body) {
+            return Ok(kind);
         }
         body.clear();
     } else if type_of == &raw mut ffi::PyByteArray_Type {
@@ -162,33 +163,6 @@ pub(super) fn filled(py: Python<'_>, bytes: &[u8]) -> PyResult<Span<RobustMutex>
     if bytes.len() >= LONG_COPY { without_gil(py, copy) } else { copy() }.map_err(shm_error)
 }
 
-/// Encodes a tuple of scalars. False if it is something else; what was written has to be thrown away then.
-fn flat_tuple(object: &Bound<'_, PyAny>, body: &mut Vec<u8>) -> PyResult<bool> {
-    // SAFETY: an exact tuple, which does not change; its items are borrowed while it lives.
-    unsafe {
-        let length = ffi::PyTuple_Size(object.as_ptr());
-        if length > LONGEST_TUPLE {
-            return Ok(false);
-        }
-        body.push(length as u8);
-        let mut spans = Vec::new();
-        for position in 0..length {
-            let item = ffi::PyTuple_GetItem(object.as_ptr(), position);
-            let item = Bound::from_borrowed_ptr(object.py(), item);
-            let at = body.len();
-            body.extend_from_slice(&[0; 5]);
-            let Some(kind) = scalar(&item, body, &mut spans)? else { return Ok(false) };
-            if !spans.is_empty() || body.len() > LONGEST_BODY {
-                return Ok(false);
-            }
-            body[at] = kind;
-            let size = (body.len() - at - 5) as u32;
-            body[at + 1..at + 5].copy_from_slice(&size.to_le_bytes());
-        }
-    }
-    Ok(true)
-}
-
 /// Encodes a memoryview of plain items in one piece, with its format and shape. `None` if it is something else.
 fn memoryview(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) -> PyResult<Option<u8>> {
     let view = View::of(object)?;
@@ -206,7 +180,7 @@ fn memoryview(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) 
     Ok(Some(kind::MEMORYVIEW))
 }
 
-fn damaged(what: &str) -> PyErr {
+pub(super) fn damaged(what: &str) -> PyErr {
     PyOSError::new_err(format!("a message in shared memory is damaged: {what}"))
 }
 
@@ -223,7 +197,7 @@ pub(super) fn decode<'py>(
                 let buffers = buffers(py, spans)?;
                 pickling::load(PyBytes::new(py, body).as_any(), buffers.as_ref())
             }
-            kind::TUPLE => tuple(py, body),
+            kind::TUPLE | kind::LIST | kind::DICT => tree::decode(py, kind, body),
             kind::BYTEARRAY => Ok(PyByteArray::new(py, body).into_any()),
             kind::MEMORYVIEW => view_of(py, body, spans),
             kind => plain(py, kind, body),
@@ -260,7 +234,7 @@ fn long_copy<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> 
     .map(Bound::into_any)
 }
 
-fn plain<'py>(py: Python<'py>, kind: u8, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+pub(super) fn plain<'py>(py: Python<'py>, kind: u8, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let word = || body.try_into().map_err(|_| damaged("a number has another length"));
     Ok(match kind {
         kind::NONE => py.None().into_bound(py),
@@ -274,21 +248,6 @@ fn plain<'py>(py: Python<'py>, kind: u8, body: &[u8]) -> PyResult<Bound<'py, PyA
         kind::BYTES => PyBytes::new(py, body).into_any(),
         _ => return Err(damaged("its kind is not known")),
     })
-}
-
-fn tuple<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let short = || damaged("a tuple is cut short");
-    let (length, mut rest) = body.split_first().ok_or_else(short)?;
-    let mut items = Vec::with_capacity(usize::from(*length));
-    for _ in 0..*length {
-        let (kind, behind) = rest.split_first().ok_or_else(short)?;
-        let (size, behind) = behind.split_first_chunk().ok_or_else(short)?;
-        let size = u32::from_le_bytes(*size) as usize;
-        let (item, behind) = behind.split_at_checked(size).ok_or_else(short)?;
-        items.push(plain(py, *kind, item)?);
-        rest = behind;
-    }
-    Ok(PyTuple::new(py, items)?.into_any())
 }
 
 fn view_of<'py>(py: Python<'py>, body: &[u8], mut spans: Spans) -> PyResult<Bound<'py, PyAny>> {

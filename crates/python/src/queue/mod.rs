@@ -2,6 +2,7 @@
 //!
 //! * [`object`]: the class; its waits, and what it raises;
 //! * [`codec`]: what is encoded natively, and the layout of each kind of message;
+//! * [`tree`]: small containers of plain values;
 //! * [`pickling`]: everything else, by the pickler, with large buffers out of band;
 //! * [`buffer`]: large buffers as the receiver sees them;
 //! * [`view`]: the bytes of an object with the buffer protocol;
@@ -14,6 +15,7 @@ mod codec;
 mod object;
 mod parker;
 mod pickling;
+mod tree;
 mod view;
 
 use pyo3::prelude::*;
