@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from loop import Loop
 
 
+def nothing() -> None:
+    """What a process runs that is only started. It is in the main module, as a program's functions are."""
+
+
 def implementation(suite: str, rival: str | None) -> dict[str, str]:
     """Whose code was measured: checked by `run.py`, so that no side measures the other."""
     import platform

@@ -169,8 +169,7 @@ impl Link {
         after_signal: &mut dyn FnMut() -> AfterSignal,
     ) -> Result<Started, ProcessError> {
         let template = self.template.get().ok_or(ProcessError::TemplateGone)?;
-        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
-        let (answer, asked) = pipe_with(flags).map_err(ProcessError::system("pipe"))?;
+        let (answer, asked) = pipe_with(PipeFlags::CLOEXEC).map_err(ProcessError::system("pipe"))?;
         let state = State::capture().encode();
         let outgoing = Outgoing {
             kind: Kind::Start,
@@ -212,19 +211,9 @@ impl Link {
 
     fn read_answer(&self, answer: &OwnedFd, template: &Arc<OwnedFd>) -> Result<Child, ProcessError> {
         let mut bytes = [0; ANSWER];
-        let mut read = || rustix::io::read(answer, &mut bytes);
-        let mut got = Err(Errno::AGAIN);
-        // A spare that waits answers sooner than it takes to fall asleep and be woken.
-        weft_wait::thread::spin(&mut || {
-            got = read();
-            got != Err(Errno::AGAIN)
-        });
-        while got == Err(Errno::AGAIN) {
-            let mut polled = [PollFd::new(answer, PollFlags::IN)];
-            poll(&mut polled, None).map_err(ProcessError::system("waiting for the template"))?;
-            got = read();
-        }
-        let count = got.map_err(ProcessError::system("waiting for the template"))?;
+        // Asleep, and not spinning: the spare is woken on this very processor.
+        let count =
+            rustix::io::read(answer, &mut bytes).map_err(ProcessError::system("waiting for the template"))?;
         if count == 0 {
             return Err(ProcessError::NoAnswer);
         }

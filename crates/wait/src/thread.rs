@@ -56,6 +56,8 @@ pub fn sleep(signal: &Signal, ticket: Ticket, slices: &mut Slices, deadline: Dea
 }
 
 /// Looks at `ready` for a moment, where there are processors to spare. Says whether it became true.
+///
+/// Only for what another processor is about to do: who is woken may be woken on this one.
 pub fn spin(ready: &mut dyn FnMut() -> bool) -> bool {
     if !may_spin() {
         return false;
