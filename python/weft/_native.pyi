@@ -1,15 +1,25 @@
 """The native module. What programs see of it is documented at the faces."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from weft.greenlet import _greenlet as _greenlet
 from weft.multiprocessing import _process as _process
 
+__all__ = [
+    "QueueBase",
+    "SharedBuffer",
+    "arena_descriptor",
+    "attach_arena",
+    "shared_memory_in_use",
+    "sweep_shared_memory",
+]
+
 __version__: str
 
+@disjoint_base
 class QueueBase:
     def __new__(cls, *_arguments: Any, **_keywords: Any) -> Any: ...
     def _create(self, maxsize: int) -> None: ...
@@ -38,6 +48,7 @@ class QueueBase:
     @property
     def _maxsize(self) -> int: ...
 
+@final
 class SharedBuffer(Buffer):
     def __len__(self) -> int: ...
 

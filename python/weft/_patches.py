@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    Rows = tuple[tuple[str, str], ...]
+    _Rows = tuple[tuple[str, str], ...]
 
 _OURS = "weft.multiprocessing"
 
 # By face: the module to change, and which of its attributes (with dots into classes) becomes which of ours.
 # "()" is no attribute: the replacement is called with the module, before the others are put in.
-IN_PLACE: dict[str, dict[str, Rows]] = {
+IN_PLACE: dict[str, dict[str, _Rows]] = {
     "multiprocessing": {
         "multiprocessing.process": (
             ("BaseProcess._sentinel", "weft._sentinel.sentinel"),
@@ -48,7 +48,7 @@ IN_PLACE: dict[str, dict[str, Rows]] = {
 }
 
 # What is to be changed, of all faces installed.
-active: dict[str, Rows] = {}
+active: dict[str, _Rows] = {}
 
 
 def activate(face: str) -> None:
@@ -80,7 +80,7 @@ def find_spec(fullname: str, path: Sequence[str] | None, finders: Iterable[objec
 class _PatchingLoader:
     """The module's own loader, and then the changes. Afterwards the module names its own loader again."""
 
-    def __init__(self, loader: object, rows: Rows) -> None:
+    def __init__(self, loader: object, rows: _Rows) -> None:
         self._loader = loader
         self._rows = rows
 
@@ -100,7 +100,7 @@ class _PatchingLoader:
         _apply(module, self._rows)
 
 
-def _apply(module: ModuleType, rows: Rows) -> None:
+def _apply(module: ModuleType, rows: _Rows) -> None:
     for attribute, replacement in rows:
         source, _, name = replacement.rpartition(".")
         ours = getattr(import_module(source), name)

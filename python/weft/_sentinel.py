@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from typing import Protocol, Self
 
-    class HasFileno(Protocol):
+    class _HasFileno(Protocol):
         """What can say its descriptor later."""
 
         def fileno(self) -> int: ...
@@ -28,12 +28,12 @@ class Sentinel:
         if process is None:
             return self
         try:
-            stored: int | HasFileno = process.__dict__[NAME]
+            stored: int | _HasFileno = process.__dict__[NAME]
         except KeyError:
             raise AttributeError(NAME) from None
         return stored if isinstance(stored, int) else stored.fileno()
 
-    def __set__(self, process: BaseProcess, stored: int | HasFileno) -> None:
+    def __set__(self, process: BaseProcess, stored: int | _HasFileno) -> None:
         process.__dict__[NAME] = stored
 
     def __delete__(self, process: BaseProcess) -> None:

@@ -10,6 +10,8 @@ from weft.multiprocessing._stock import util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from weft.multiprocessing._stock import AnyProcess
 
 
@@ -26,7 +28,7 @@ class Popen:
     def __init__(self, process_obj: AnyProcess) -> None:
         util._flush_std_streams()
         self.returncode = None
-        self.finalizer: object = None
+        self.finalizer: Callable[[], object] | None = None
         self._stored = False
         self._launch(process_obj)
 
@@ -105,6 +107,6 @@ class Popen:
 
     def close(self) -> None:
         """Let go of what is held for the process, which has ended."""
-        if callable(self.finalizer):
+        if self.finalizer is not None:
             self.finalizer()
         self.__dict__.pop("_child", None)

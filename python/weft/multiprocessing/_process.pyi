@@ -3,6 +3,23 @@
 from collections.abc import Callable, Sequence
 from typing import final
 
+__all__ = [
+    "Child",
+    "Job",
+    "Link",
+    "NoAnswer",
+    "Template",
+    "TemplateGone",
+    "lifeline_also",
+    "lifeline_arm",
+    "lifeline_ensure",
+    "lifeline_identity",
+    "lifeline_join",
+    "lifeline_role",
+    "other_threads",
+    "probe_fork",
+]
+
 class TemplateGone(RuntimeError): ...
 class NoAnswer(RuntimeError): ...
 

@@ -18,4 +18,6 @@ else:
     from multiprocessing import context, process, resource_tracker, spawn, util
     from os import environ
 
-__all__ = ["context", "environ", "process", "resource_tracker", "spawn", "util"]
+    AnyProcess = process.BaseProcess
+
+__all__ = ["AnyProcess", "context", "environ", "process", "resource_tracker", "spawn", "util"]

@@ -111,7 +111,9 @@ class Process(process.BaseProcess):
         return code
 
     def _Popen(self, process_obj: process.BaseProcess) -> Popen:
-        return _METHODS[self._method]._Popen(process_obj)
+        method: Any = _METHODS[self._method]
+        popen: Popen = method._Popen(process_obj)
+        return popen
 
     def _after_fork(self) -> None:
         _METHODS[self._method]._after_fork()
@@ -170,10 +172,9 @@ def _dump_by_value(obj: object, file: io.BytesIO) -> bool:
     except ImportError:
         return False
 
-    class Pickler(CloudPickler):  # type: ignore[misc, unused-ignore]
-        # What multiprocessing and other libraries know to reduce: descriptors, locks, connections, tensors. The
-        # pickler looks for it when it is made.
-        dispatch_table = ChainMap(vars(ForkingPickler)["_extra_reducers"], CloudPickler.dispatch_table)
-
-    Pickler(file).dump(obj)
+    # What multiprocessing and other libraries know to reduce: descriptors, locks, connections, tensors. The pickler
+    # looks for it when it is made.
+    table = ChainMap(vars(ForkingPickler)["_extra_reducers"], CloudPickler.dispatch_table)
+    pickler: Any = type("Pickler", (CloudPickler,), {"dispatch_table": table})
+    pickler(file).dump(obj)
     return True

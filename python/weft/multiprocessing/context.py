@@ -38,8 +38,6 @@ class _Process(process.BaseProcess):
         _start_method: str | None
 
         @staticmethod
-        def _Popen(process_obj: AnyProcess) -> Popen: ...
-        @staticmethod
         def _after_fork() -> None: ...
 
     _sentinel = sentinel
@@ -93,7 +91,8 @@ class Process(_Process):
 
     @staticmethod
     def _Popen(process_obj: AnyProcess) -> Popen:
-        popen: Popen = _default_context.get_context().Process._Popen(process_obj)
+        chosen: Any = _default_context.get_context().Process
+        popen: Popen = chosen._Popen(process_obj)
         return popen
 
     @staticmethod

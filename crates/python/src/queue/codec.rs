@@ -1,7 +1,7 @@
 //! How Python objects become messages.
 //!
 //! None, booleans, integers of 64 bits, floats, strings, bytes, bytearrays, memoryviews, and small tuples, lists and
-//! dictionaries of the first six (see [`tree`](super::tree)) are encoded here; everything else is pickled. Only exact types
+//! dictionaries of the first six (see [`tree`]) are encoded here; everything else is pickled. Only exact types
 //! are: an instance of a subclass is pickled. A message's kind says what its body is; large bodies travel in the first
 //! span instead, without being copied twice.
 //!
