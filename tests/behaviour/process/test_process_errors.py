@@ -105,16 +105,19 @@ def main():
 
 def test_ctrl_c_during_a_join(tmp_path):
     code = """
-def interrupt(parent):
+def interrupt(parent, started):
+    started.recv()
     os.kill(parent, signal.SIGINT)
     time.sleep(1000)
 
 def main():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for method in METHODS:
-        process = mp.get_context(method).Process(target=interrupt, args=(os.getpid(),))
+        started, say = mp.Pipe(duplex=False)
+        process = mp.get_context(method).Process(target=interrupt, args=(os.getpid(), started))
         try:
             process.start()
+            say.send("started")
             process.join()
         except KeyboardInterrupt:
             print("interrupted")

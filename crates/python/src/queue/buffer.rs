@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyByteArray;
 use std::sync::Arc;
 
 use weft_shm::robust::RobustMutex;
 use weft_shm::{PrivateSpan, Span};
+
+use super::codec::bytearray;
 
 /// What this process holds of received buffers, in bytes; beyond the budget they are copied out of shared memory.
 static HELD: AtomicUsize = AtomicUsize::new(0);
@@ -31,7 +32,10 @@ impl SharedBuffer {
         if HELD.load(Ordering::Relaxed).saturating_add(length) > BUDGET {
             // SAFETY: a span is its holder's alone and has this length.
             let bytes = unsafe { std::slice::from_raw_parts(span.as_ptr(), length) };
-            return Ok(PyByteArray::new(py, bytes).into_any());
+            // Without memory for a copy the budget is exceeded: better than to lose the message.
+            if let Ok(copy) = bytearray(py, bytes) {
+                return Ok(copy);
+            }
         }
         HELD.fetch_add(length, Ordering::Relaxed);
         Ok(Bound::new(py, Self { span: PrivateSpan::new(span) })?.into_any())

@@ -7,7 +7,7 @@
 //!
 //! The bytes are untrusted as far as memory goes: every length is checked. What a pickle does is its sender's doing.
 
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyMemoryError, PyOSError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyFloat, PyInt, PyList, PyString, PyTuple};
@@ -184,41 +184,91 @@ pub(super) fn damaged(what: &str) -> PyErr {
     PyOSError::new_err(format!("a message in shared memory is damaged: {what}"))
 }
 
-/// The object that the message stands for.
+/// A message that was got, and is not an object yet.
+pub(super) struct Message {
+    kind: u8,
+    body: Vec<u8>,
+    spans: Spans,
+    pickled: Option<Pickled>,
+}
+
+/// The pickle of a message, and its buffers, as Python objects.
+struct Pickled {
+    data: Py<PyAny>,
+    buffers: Option<Py<PyList>>,
+}
+
+/// The object that the message stands for. If there is no memory for it, the message comes back for another attempt.
 pub(super) fn decode<'py>(
     py: Python<'py>,
     kind: u8,
     body: &[u8],
     mut spans: Spans,
+) -> Result<Bound<'py, PyAny>, (PyErr, Option<Message>)> {
+    let mut pickled = None;
+    open(py, kind, body, &mut spans, &mut pickled).map_err(|error| {
+        let again = error.is_instance_of::<PyMemoryError>(py);
+        let message = again.then(|| Message { kind, body: body.to_vec(), spans, pickled });
+        (error, message)
+    })
+}
+
+/// As [`decode`], for a message that came back.
+pub(super) fn decode_again<'py>(
+    py: Python<'py>,
+    message: Message,
+) -> Result<Bound<'py, PyAny>, (PyErr, Option<Message>)> {
+    let Message { kind, body, mut spans, mut pickled } = message;
+    open(py, kind, &body, &mut spans, &mut pickled).map_err(|error| {
+        let again = error.is_instance_of::<PyMemoryError>(py);
+        (error, again.then_some(Message { kind, body, spans, pickled }))
+    })
+}
+
+fn open<'py>(
+    py: Python<'py>,
+    kind: u8,
+    body: &[u8],
+    spans: &mut Spans,
+    pickled: &mut Option<Pickled>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if kind & kind::IN_SPAN == 0 {
-        return match kind {
-            kind::PICKLE => {
-                let buffers = buffers(py, spans)?;
-                pickling::load(PyBytes::new(py, body).as_any(), buffers.as_ref())
-            }
-            kind::TUPLE | kind::LIST | kind::DICT => tree::decode(py, kind, body),
-            kind::BYTEARRAY => Ok(PyByteArray::new(py, body).into_any()),
-            kind::MEMORYVIEW => view_of(py, body, spans),
-            kind => plain(py, kind, body),
-        };
-    }
-    if spans.is_empty() {
-        return Err(damaged("it has no buffer"));
-    }
-    let first = spans.remove(0);
-    // SAFETY: a span is its holder's alone and has this length.
-    let bytes = unsafe { std::slice::from_raw_parts(first.as_ptr(), first.len()) };
-    match kind & !kind::IN_SPAN {
-        kind::PICKLE => {
-            let buffers = buffers(py, spans)?;
-            let data = SharedBuffer::wrap(py, first)?;
-            pickling::load(&data, buffers.as_ref())
+    let in_span = kind & kind::IN_SPAN != 0;
+    let kind = kind & !kind::IN_SPAN;
+    if kind == kind::PICKLE {
+        if pickled.is_none() {
+            let data = match in_span {
+                true if spans.is_empty() => return Err(damaged("it has no buffer")),
+                true => SharedBuffer::wrap(py, spans.remove(0))?,
+                false => PyBytes::new(py, body).into_any(),
+            };
+            let buffers = buffers(py, std::mem::take(spans))?;
+            *pickled = Some(Pickled { data: data.unbind(), buffers: buffers.map(Bound::unbind) });
         }
-        kind::BYTES => long_copy(py, bytes),
-        kind::BYTEARRAY => Ok(PyByteArray::new(py, bytes).into_any()),
+        let Some(Pickled { data, buffers }) = pickled else { return Err(damaged("it has no pickle")) };
+        return pickling::load(data.bind(py), buffers.as_ref().map(|buffers| buffers.bind(py)));
+    }
+    let bytes = match (in_span, spans.first()) {
+        (false, _) => body,
+        // SAFETY: a span is its holder's alone and has this length; it stays in `spans` meanwhile.
+        (true, Some(first)) => unsafe { std::slice::from_raw_parts(first.as_ptr(), first.len()) },
+        (true, None) => return Err(damaged("it has no buffer")),
+    };
+    match kind {
+        kind::TUPLE | kind::LIST | kind::DICT => tree::decode(py, kind, bytes),
+        kind::BYTEARRAY => bytearray(py, bytes),
+        kind::BYTES if in_span => long_copy(py, bytes),
+        kind::MEMORYVIEW => view_of(py, body, spans),
         kind => plain(py, kind, bytes),
     }
+}
+
+/// A bytearray, or MemoryError.
+pub(super) fn bytearray<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let filled = PyByteArray::new_with(py, bytes.len(), |place| {
+        place.copy_from_slice(bytes);
+        Ok(())
+    });
+    filled.map(Bound::into_any)
 }
 
 /// Bytes, copied without the GIL if they are many.
@@ -243,14 +293,18 @@ pub(super) fn plain<'py>(py: Python<'py>, kind: u8, body: &[u8]) -> PyResult<Bou
         kind::FLOAT => PyFloat::new(py, f64::from_le_bytes(word()?)).into_any(),
         kind::STR => {
             let text = std::str::from_utf8(body).map_err(|_| damaged("a string is not UTF-8"))?;
-            PyString::new(py, text).into_any()
+            if text.len() <= LONGEST_BODY {
+                PyString::new(py, text).into_any()
+            } else {
+                PyString::from_bytes(py, body)?.into_any() // raises if there is no memory for it
+            }
         }
         kind::BYTES => PyBytes::new(py, body).into_any(),
         _ => return Err(damaged("its kind is not known")),
     })
 }
 
-fn view_of<'py>(py: Python<'py>, body: &[u8], mut spans: Spans) -> PyResult<Bound<'py, PyAny>> {
+fn view_of<'py>(py: Python<'py>, body: &[u8], spans: &mut Spans) -> PyResult<Bound<'py, PyAny>> {
     let ([format, extents], rest) = body.split_first_chunk().ok_or_else(|| damaged("a view is cut short"))?;
     let shape: Vec<u64> =
         rest.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect();

@@ -1,8 +1,9 @@
 //! The class that the faces' queues are made of.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -16,7 +17,7 @@ use weft_shm::{Handle, Queue, QueueError};
 use weft_wait::Deadline;
 
 use super::arenas::{find_arena, own_arena, shm_error};
-use super::codec::{self, Failure, Spans};
+use super::codec::{self, Failure, Message, Spans};
 use super::parker::{GilParker, deadline};
 
 type Shared = Queue<RobustMutex>;
@@ -47,6 +48,10 @@ pub(crate) struct QueueBase {
     used: AtomicBool,
     /// Whether this process said that it will put nothing any more.
     reads_only: AtomicBool,
+    /// Messages that were got, and for which there was no memory then: the next to be returned.
+    kept_back: Mutex<VecDeque<Message>>,
+    /// How many these are.
+    kept: AtomicU64,
     poller: Mutex<Option<Poller<RobustMutex>>>,
 }
 
@@ -111,6 +116,11 @@ impl QueueBase {
         }
         let queue = this.queue()?;
         let py = slf.py();
+        if this.kept.load(Ordering::Relaxed) != 0
+            && let Some(object) = this.get_kept_back(py)?
+        {
+            return Ok(object);
+        }
         with_body(|body| {
             let mut parker = if this.reads_only.load(Ordering::Relaxed) {
                 GilParker::for_reader(py, queue)
@@ -119,8 +129,28 @@ impl QueueBase {
             };
             let received =
                 queue.get(body, &mut parker, deadline).map_err(|error| Self::error(slf, error, empty))?;
-            codec::decode(py, received.kind, body, received.spans)
+            let decoded = codec::decode(py, received.kind, body, received.spans);
+            decoded.map_err(|(error, message)| this.keep_back(error, message))
         })
+    }
+
+    /// Keeps a message for the next attempt, for want of memory, and passes the error on.
+    #[cold]
+    fn keep_back(&self, error: PyErr, message: Option<Message>) -> PyErr {
+        if let Some(message) = message {
+            self.kept_back.lock().push_front(message);
+            self.kept.fetch_add(1, Ordering::Relaxed);
+        }
+        error
+    }
+
+    /// A message that was kept back, as an object. `None` if another thread was quicker.
+    #[cold]
+    fn get_kept_back<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(message) = self.kept_back.lock().pop_front() else { return Ok(None) };
+        self.kept.fetch_sub(1, Ordering::Relaxed);
+        let decoded = codec::decode_again(py, message);
+        decoded.map(Some).map_err(|(error, message)| self.keep_back(error, message))
     }
 
     fn error(slf: &Bound<'_, Self>, error: QueueError<PyErr>, timed_out: fn(Python<'_>) -> PyErr) -> PyErr {
@@ -152,6 +182,8 @@ impl QueueBase {
             closed: AtomicBool::new(false),
             used: AtomicBool::new(false),
             reads_only: AtomicBool::new(false),
+            kept_back: Mutex::default(),
+            kept: AtomicU64::new(0),
             poller: Mutex::new(None),
         }
     }
@@ -210,12 +242,12 @@ impl QueueBase {
 
     /// How many objects are in the queue. It is exact, but other processes go on.
     fn qsize(&self) -> PyResult<u64> {
-        Ok(self.queue()?.len())
+        Ok(self.queue()?.len() + self.kept.load(Ordering::Relaxed))
     }
 
     /// Whether the queue has no object.
     fn empty(&self) -> PyResult<bool> {
-        Ok(self.queue()?.is_empty())
+        Ok(self.queue()?.is_empty() && self.kept.load(Ordering::Relaxed) == 0)
     }
 
     /// Whether the queue has as many objects as it may.
@@ -227,6 +259,9 @@ impl QueueBase {
     ///
     /// A queue that was shut down counts as having one.
     fn _wait_for_item(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+        if slf.get().kept.load(Ordering::Relaxed) != 0 {
+            return Ok(true);
+        }
         let mut parker = GilParker::new(slf.py());
         match slf.get().queue()?.wait_for_message(&mut parker, deadline(true, timeout)) {
             Ok(()) => Ok(true),
