@@ -204,11 +204,11 @@ pub(super) fn decode<'py>(
     kind: u8,
     body: &[u8],
     mut spans: Spans,
-) -> Result<Bound<'py, PyAny>, (PyErr, Option<Message>)> {
+) -> Result<Bound<'py, PyAny>, (PyErr, Option<Box<Message>>)> {
     let mut pickled = None;
     open(py, kind, body, &mut spans, &mut pickled).map_err(|error| {
         let again = error.is_instance_of::<PyMemoryError>(py);
-        let message = again.then(|| Message { kind, body: body.to_vec(), spans, pickled });
+        let message = again.then(|| Box::new(Message { kind, body: body.to_vec(), spans, pickled }));
         (error, message)
     })
 }
@@ -217,11 +217,11 @@ pub(super) fn decode<'py>(
 pub(super) fn decode_again<'py>(
     py: Python<'py>,
     message: Message,
-) -> Result<Bound<'py, PyAny>, (PyErr, Option<Message>)> {
+) -> Result<Bound<'py, PyAny>, (PyErr, Option<Box<Message>>)> {
     let Message { kind, body, mut spans, mut pickled } = message;
     open(py, kind, &body, &mut spans, &mut pickled).map_err(|error| {
         let again = error.is_instance_of::<PyMemoryError>(py);
-        (error, again.then_some(Message { kind, body, spans, pickled }))
+        (error, again.then(|| Box::new(Message { kind, body, spans, pickled })))
     })
 }
 

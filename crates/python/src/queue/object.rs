@@ -49,7 +49,7 @@ pub(crate) struct QueueBase {
     /// Whether this process said that it will put nothing any more.
     reads_only: AtomicBool,
     /// Messages that were got, and for which there was no memory then: the next to be returned.
-    kept_back: Mutex<VecDeque<Message>>,
+    kept_back: Mutex<VecDeque<Box<Message>>>,
     /// How many these are.
     kept: AtomicU64,
     poller: Mutex<Option<Poller<RobustMutex>>>,
@@ -136,7 +136,7 @@ impl QueueBase {
 
     /// Keeps a message for the next attempt, for want of memory, and passes the error on.
     #[cold]
-    fn keep_back(&self, error: PyErr, message: Option<Message>) -> PyErr {
+    fn keep_back(&self, error: PyErr, message: Option<Box<Message>>) -> PyErr {
         if let Some(message) = message {
             self.kept_back.lock().push_front(message);
             self.kept.fetch_add(1, Ordering::Relaxed);
@@ -149,7 +149,7 @@ impl QueueBase {
     fn get_kept_back<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some(message) = self.kept_back.lock().pop_front() else { return Ok(None) };
         self.kept.fetch_sub(1, Ordering::Relaxed);
-        let decoded = codec::decode_again(py, message);
+        let decoded = codec::decode_again(py, *message);
         decoded.map(Some).map_err(|(error, message)| self.keep_back(error, message))
     }
 
