@@ -9,6 +9,7 @@
 
 mod arena;
 mod buddy;
+mod copy;
 mod crash;
 mod error;
 mod fork;
@@ -27,6 +28,7 @@ mod windows;
 mod tests;
 
 pub use arena::Arena;
+pub use copy::copy_for_another;
 pub use error::ShmError;
 pub use layout::UNIT;
 pub use object::Handle;

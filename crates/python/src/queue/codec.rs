@@ -89,7 +89,7 @@ pub(super) fn encode(
     }
     pickling::dump(object, body, spans)?;
     if body.len() > LONGEST_BODY {
-        let span = filled(object.py(), body)?;
+        let span = filled(object.py(), body, Arrives::Copied)?;
         spans.insert(0, span);
         body.clear();
         return Ok(kind::PICKLE | kind::IN_SPAN);
@@ -147,17 +147,32 @@ fn payload(py: Python<'_>, kind: u8, bytes: &[u8], body: &mut Vec<u8>, spans: &m
         body.extend_from_slice(bytes);
         return Ok(kind);
     }
-    spans.push(filled(py, bytes)?);
+    spans.push(filled(py, bytes, Arrives::Copied)?);
     Ok(kind | kind::IN_SPAN)
 }
 
+/// What becomes of a span's bytes at the receiver.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrives {
+    /// They are the object's own memory.
+    InPlace,
+    /// They are copied once more, and best found in a cache then.
+    Copied,
+}
+
 /// A new span with a copy of `bytes`, which stay as they are meanwhile.
-pub(super) fn filled(py: Python<'_>, bytes: &[u8]) -> PyResult<Span<RobustMutex>> {
+pub(super) fn filled(py: Python<'_>, bytes: &[u8], arrives: Arrives) -> PyResult<Span<RobustMutex>> {
     let arena = own_arena(py)?;
     let copy = || {
         let span = Span::new(&arena, bytes.len())?;
-        // SAFETY: the span is this function's alone and has this length.
-        unsafe { span.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        // SAFETY: the span is this function's alone, has this length, and begins at a page.
+        unsafe {
+            if bytes.len() >= LONG_COPY && arrives == Arrives::InPlace {
+                weft_shm::copy_for_another(bytes, span.as_ptr());
+            } else {
+                span.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            }
+        }
         Ok(span)
     };
     if bytes.len() >= LONG_COPY { without_gil(py, copy) } else { copy() }.map_err(shm_error)
@@ -176,7 +191,7 @@ fn memoryview(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) 
     for extent in shape {
         body.extend_from_slice(&extent.to_le_bytes());
     }
-    spans.push(filled(object.py(), view.bytes())?);
+    spans.push(filled(object.py(), view.bytes(), Arrives::InPlace)?);
     Ok(Some(kind::MEMORYVIEW))
 }
 

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use super::codec::{Failure, Spans, filled};
+use super::codec::{Arrives, Failure, Spans, filled};
 use super::view::View;
 
 /// Buffers of at least so many bytes travel out of band.
@@ -65,7 +65,7 @@ impl Sink {
             return Ok(true);
         }
         // While the GIL is given up the export keeps the memory where it is.
-        match filled(buffer.py(), view.bytes()) {
+        match filled(buffer.py(), view.bytes(), Arrives::InPlace) {
             Ok(span) => self.0.lock().spans.push(span),
             Err(error) => {
                 self.0.lock().no_memory = true;
