@@ -209,11 +209,12 @@ def _alias_spec(fullname: str) -> ModuleSpec | None:
     for name in _installed:
         face = FACES[name]
         if f"{fullname}.".startswith(f"{face}."):
-            return _alias_of(fullname, name + fullname.removeprefix(face))
+            return alias_of(fullname, name + fullname.removeprefix(face))
     return None
 
 
-def _alias_of(fullname: str, target: str) -> ModuleSpec | None:
+def alias_of(fullname: str, target: str) -> ModuleSpec | None:
+    """A spec by which importing `fullname` gives the module `target`; None if there is no such module."""
     from importlib.util import find_spec
 
     found = find_spec(target)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 
-from weft._install import AliasLoader
+from weft._install import alias_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 OURS = "weft.multiprocessing"
@@ -26,13 +26,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         if not fullname.startswith(f"{OURS}."):
             return None
-        name = STOCK + fullname.removeprefix(OURS)
-        found = find_spec(name)
-        if found is None:
-            return None
-        spec = ModuleSpec(fullname, AliasLoader(name), origin=found.origin)
-        spec.submodule_search_locations = found.submodule_search_locations
-        return spec
+        return alias_of(fullname, STOCK + fullname.removeprefix(OURS))
 
 
 _finder = _Finder()

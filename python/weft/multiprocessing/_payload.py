@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -9,8 +10,6 @@ from weft.multiprocessing._stock import context, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import io
-
     from weft.multiprocessing._stock import AnyProcess
 
 
@@ -24,8 +23,18 @@ def dump(obj: object, file: io.BytesIO) -> None:
         own(obj, file)
 
 
-def dump_all(process_obj: AnyProcess, file: io.BytesIO) -> None:
-    """Write what a child reads: how to become like this process, and then the process object."""
+def dump_all(popen: object, process_obj: AnyProcess) -> bytes:
+    """What a child of `popen` reads: how to become like this process, and then the process object."""
+    file = io.BytesIO()
+    context.set_spawning_popen(popen)
+    try:
+        _dump_all(process_obj, file)
+    finally:
+        context.set_spawning_popen(None)
+    return file.getvalue()
+
+
+def _dump_all(process_obj: AnyProcess, file: io.BytesIO) -> None:
     data = spawn.get_preparation_data(process_obj._name)
     if hasattr(process_obj, "_weft_dump") and not main_can_be_imported():
         # What it needs of the main module travels by value.

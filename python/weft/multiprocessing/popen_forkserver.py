@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
 from weft.multiprocessing import _payload, _popen, forkserver, popen_spawn_posix
-from weft.multiprocessing._stock import context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,10 +48,5 @@ class Popen(_popen.Popen):
         return len(self._fds) - 1
 
     def _launch(self, process_obj: AnyProcess) -> None:
-        buffer = io.BytesIO()
-        context.set_spawning_popen(self)
-        try:
-            _payload.dump_all(process_obj, buffer)
-        finally:
-            context.set_spawning_popen(None)
-        self._child = forkserver._forkserver.start(buffer.getvalue(), self._fds)
+        content = _payload.dump_all(self, process_obj)
+        self._child = forkserver._forkserver.start(content, self._fds)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 
 from weft._native import _process
 from weft.multiprocessing import _payload, _popen
 from weft.multiprocessing._running import this_process
-from weft.multiprocessing._stock import context, resource_tracker, spawn, util
+from weft.multiprocessing._stock import resource_tracker, spawn, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,16 +50,11 @@ class Popen(_popen.Popen):
 
     def _launch(self, process_obj: AnyProcess) -> None:
         tracker = resource_tracker.getfd()
-        buffer = io.BytesIO()
-        context.set_spawning_popen(self)
-        try:
-            _payload.dump_all(process_obj, buffer)
-        finally:
-            context.set_spawning_popen(None)
+        content = _payload.dump_all(self, process_obj)
         payload = os.memfd_create("weft-payload", os.MFD_CLOEXEC)
         try:
             with open(payload, "wb", closefd=False) as file:
-                file.write(buffer.getbuffer())
+                file.write(content)
             os.lseek(payload, 0, os.SEEK_SET)
             numbers = (payload, this_process(), tracker, _process.lifeline_ensure())
             self._fds.extend(numbers)
