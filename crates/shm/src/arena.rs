@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use weft_sys::memory_file::MemoryFile;
+use weft_sys::memory_limit;
 
 use crate::crash::crash_point;
 use crate::error::ShmError;
@@ -293,6 +294,7 @@ impl<L: Robust> Arena<L> {
         if need > have {
             let length = u64::from(need - have) << UNIT_SHIFT;
             let offset = u64::from(unit + have) << UNIT_SHIFT;
+            memory_limit::take(length).map_err(|shortage| ShmError::Shortage { bytes: length, shortage })?;
             if let Err(source) = self.windows.file().populate(offset, length) {
                 // A part of it may have been taken, and nobody would know.
                 let _ = self.windows.file().release(offset, length);

@@ -1,6 +1,7 @@
 //! What can go wrong with shared memory.
 
 use rustix::io::Errno;
+use weft_sys::memory_limit::Shortage;
 
 /// Why an operation on shared memory failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +16,14 @@ pub enum ShmError {
         bytes: u64,
         /// The kernel's answer.
         source: Errno,
+    },
+    /// So much memory is in use that the kernel would kill a process rather than refuse it.
+    #[error("cannot take {bytes} bytes of shared memory: {shortage}")]
+    Shortage {
+        /// How much was asked for.
+        bytes: u64,
+        /// Whose limit it is, and what is left.
+        shortage: Shortage,
     },
     /// A single message or object is larger than shared memory can hold.
     #[error("{bytes} bytes are more than shared memory can hold in one piece")]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
 import arena
 import pytest
+
+GROUP_LIMIT = 300 << 20  # bytes
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -15,6 +21,39 @@ def test_exhausted(what: str, method: str, weft: arena.Side) -> None:
     for line in lines[:-1]:
         _, _, message = line.partition(": ")
         assert line == "never refused" or message.strip(), line
+    assert not play.left
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A control group that may use GROUP_LIMIT bytes of memory, where this user may make one."""
+    for top, limit in (
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        ("/sys/fs/cgroup", "memory.max"),
+    ):
+        group = Path(top, f"weft-{uuid.uuid4().hex}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / limit).write_text(str(GROUP_LIMIT))
+        except OSError:
+            group.rmdir()
+            continue
+        yield group
+        group.rmdir()
+        return
+    pytest.skip("this user may not make a control group with a limit on memory")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_control_group_is_full(method: str, weft: arena.Side, memory_group: Path) -> None:
+    options = ("--what", "group", "--group", str(memory_group), "--method", method)
+    play, lines = arena.run(weft, "exhaust.py", *options)
+    assert play.returncode == 0, (lines, play.errors)
+    assert len(lines) == 4 and lines[-1] == "usable", lines
+    assert all("the control group /weft-" in line for line in lines[:-1]), lines
     assert not play.left
 
 

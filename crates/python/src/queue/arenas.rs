@@ -87,7 +87,7 @@ pub(super) fn shm_error(error: ShmError) -> PyErr {
             PyMemoryError::new_err(error.to_string())
         }
         ShmError::System { source, .. } => PyOSError::new_err((source.raw_os_error(), error.to_string())),
-        ShmError::TooLarge { .. } => PyMemoryError::new_err(error.to_string()),
+        ShmError::TooLarge { .. } | ShmError::Shortage { .. } => PyMemoryError::new_err(error.to_string()),
         ShmError::Gone { .. } => PyRuntimeError::new_err(error.to_string()),
         _ => PyOSError::new_err(error.to_string()),
     }

@@ -1,6 +1,6 @@
 """Runs out of something, and must get an exception that says so, then go on when there is enough again.
 
-    exhaust.py --what descriptors|memory|file-size
+    exhaust.py --what descriptors|memory|file-size|group [--group DIRECTORY]
 
 Prints `refused: ...` with the exception, and `usable` at the end. A signal would show as its exit code.
 """
@@ -35,7 +35,7 @@ def check(context: Any, queue: Any) -> None:
     assert process.exitcode == 0, process.exitcode
 
 
-def descriptors(context: Any) -> None:
+def descriptors(context: Any, options: argparse.Namespace) -> None:
     """Queues and processes at the limit: OSError, the queue there is goes on working."""
     before = context.Queue()
     check(context, before)
@@ -81,7 +81,7 @@ def mapped() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def memory(context: Any) -> None:
+def memory(context: Any, options: argparse.Namespace) -> None:
     """Messages until the address space is full (`ulimit -v`): an exception; then, drained, again."""
     queue = context.Queue()
     check(context, queue)
@@ -122,7 +122,7 @@ def memory(context: Any) -> None:
     check(context, queue)
 
 
-def file_size(context: Any) -> None:
+def file_size(context: Any, options: argparse.Namespace) -> None:
     """A limit on the size of files, which counts for memory behind descriptors as well: no SIGXFSZ."""
     queue = context.Queue()
     check(context, queue)
@@ -140,13 +140,37 @@ def file_size(context: Any) -> None:
     check(context, queue)
 
 
+def group(context: Any, options: argparse.Namespace) -> None:
+    """Messages until the control group is full, which the kernel answers with SIGKILL: an exception before that."""
+    queue = context.Queue()
+    check(context, queue)
+    (options.group / "cgroup.procs").write_text(str(os.getpid()))
+    piece = bytes(PIECE // 8)
+    for _ in range(3):
+        kept = 0
+        try:
+            while True:
+                queue.put(piece)
+                kept += 1
+        except MemoryError as error:
+            stage.say(f"refused: {type(error).__name__}: {error}")
+        assert kept > 50, kept
+        for _ in range(kept):
+            assert queue.get() == piece
+        check(context, queue)
+
+
+KINDS = {"descriptors": descriptors, "memory": memory, "file-size": file_size, "group": group}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--what", choices=("descriptors", "memory", "file-size"), required=True)
+    parser.add_argument("--what", choices=sorted(KINDS), required=True)
     parser.add_argument("--method", default="fork")
+    parser.add_argument("--group", type=Path, help="the directory of a control group")
     options = parser.parse_args()
     context = multiprocessing.get_context(options.method)
-    {"descriptors": descriptors, "memory": memory, "file-size": file_size}[options.what](context)
+    KINDS[options.what](context, options)
     stage.say("usable")
 
 
