@@ -72,6 +72,11 @@ impl<L: Robust> Span<L> {
         self.start.as_ptr()
     }
 
+    /// Whether it lies in `arena`: its number means something else in another one.
+    pub(crate) fn is_of(&self, arena: &Arc<Arena<L>>) -> bool {
+        Arc::ptr_eq(&self.arena, arena)
+    }
+
     /// Whether it is mapped on its own.
     pub(crate) const fn has_view(&self) -> bool {
         self.view.is_some()

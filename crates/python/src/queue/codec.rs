@@ -7,15 +7,17 @@
 //!
 //! The bytes are untrusted as far as memory goes: every length is checked. What a pickle does is its sender's doing.
 
+use std::sync::Arc;
+
 use pyo3::exceptions::{PyMemoryError, PyOSError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyFloat, PyInt, PyList, PyString, PyTuple};
-use weft_shm::Span;
 use weft_shm::queue::LONGEST_BODY;
 use weft_shm::robust::RobustMutex;
+use weft_shm::{Arena, Span};
 
-use super::arenas::{own_arena, shm_error};
+use super::arenas::shm_error;
 use super::buffer::SharedBuffer;
 use super::parker::without_gil;
 use super::pickling;
@@ -61,14 +63,15 @@ impl From<PyErr> for Failure {
 /// Copies of at least this size are made without the GIL.
 const LONG_COPY: usize = 256 << 10;
 
-/// Encodes `object` into `body` and `spans`, and says what kind of message that is.
-///
+/// Encodes `object` into `body` and `spans`, and says what kind of message that is. `arena` is the queue's, which need
+/// not be the one where this process makes its own.
 pub(super) fn encode(
     object: &Bound<'_, PyAny>,
+    arena: &Arc<Arena>,
     body: &mut Vec<u8>,
     spans: &mut Spans,
 ) -> Result<u8, Failure> {
-    if let Some(kind) = scalar(object, body, spans)? {
+    if let Some(kind) = scalar(object, arena, body, spans)? {
         return Ok(kind);
     }
     let type_of = object.get_type_ptr();
@@ -81,15 +84,15 @@ pub(super) fn encode(
         // SAFETY: a bytearray; the copy into body or span is over before anybody can resize it, unless the GIL
         // is given up, for which `bytes_of` holds an export of the buffer.
         let view = View::of(object)?;
-        return Ok(payload(object.py(), kind::BYTEARRAY, view.bytes(), body, spans)?);
+        return Ok(payload(object.py(), arena, kind::BYTEARRAY, view.bytes(), body, spans)?);
     } else if type_of == &raw mut ffi::PyMemoryView_Type
-        && let Some(kind) = memoryview(object, body, spans)?
+        && let Some(kind) = memoryview(object, arena, body, spans)?
     {
         return Ok(kind);
     }
-    pickling::dump(object, body, spans)?;
+    pickling::dump(object, arena, body, spans)?;
     if body.len() > LONGEST_BODY {
-        let span = filled(object.py(), body, Arrives::Copied)?;
+        let span = filled(object.py(), arena, body, Arrives::Copied)?;
         spans.insert(0, span);
         body.clear();
         return Ok(kind::PICKLE | kind::IN_SPAN);
@@ -98,7 +101,12 @@ pub(super) fn encode(
 }
 
 /// Encodes what needs no look inside; `None` if it is something else.
-fn scalar(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) -> PyResult<Option<u8>> {
+fn scalar(
+    object: &Bound<'_, PyAny>,
+    arena: &Arc<Arena>,
+    body: &mut Vec<u8>,
+    spans: &mut Spans,
+) -> PyResult<Option<u8>> {
     let py = object.py();
     let pointer = object.as_ptr();
     let type_of = object.get_type_ptr();
@@ -121,11 +129,11 @@ fn scalar(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) -> P
                 return Ok(None);
             }
             let bytes = std::slice::from_raw_parts(start.cast(), length as usize);
-            payload(py, kind::STR, bytes, body, spans).map(Some)
+            payload(py, arena, kind::STR, bytes, body, spans).map(Some)
         } else if type_of == &raw mut ffi::PyBytes_Type {
             let start = ffi::PyBytes_AsString(pointer).cast_const().cast();
             let bytes = std::slice::from_raw_parts(start, ffi::PyBytes_Size(pointer) as usize);
-            payload(py, kind::BYTES, bytes, body, spans).map(Some)
+            payload(py, arena, kind::BYTES, bytes, body, spans).map(Some)
         } else if type_of == &raw mut ffi::PyFloat_Type {
             body.extend_from_slice(&ffi::PyFloat_AsDouble(pointer).to_le_bytes());
             Ok(Some(kind::FLOAT))
@@ -142,12 +150,19 @@ fn scalar(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) -> P
 }
 
 /// Puts bytes into the body, or into a span if they are many.
-fn payload(py: Python<'_>, kind: u8, bytes: &[u8], body: &mut Vec<u8>, spans: &mut Spans) -> PyResult<u8> {
+fn payload(
+    py: Python<'_>,
+    arena: &Arc<Arena>,
+    kind: u8,
+    bytes: &[u8],
+    body: &mut Vec<u8>,
+    spans: &mut Spans,
+) -> PyResult<u8> {
     if bytes.len() <= LONGEST_BODY {
         body.extend_from_slice(bytes);
         return Ok(kind);
     }
-    spans.push(filled(py, bytes, Arrives::Copied)?);
+    spans.push(filled(py, arena, bytes, Arrives::Copied)?);
     Ok(kind | kind::IN_SPAN)
 }
 
@@ -160,11 +175,15 @@ pub(super) enum Arrives {
     Copied,
 }
 
-/// A new span with a copy of `bytes`, which stay as they are meanwhile.
-pub(super) fn filled(py: Python<'_>, bytes: &[u8], arrives: Arrives) -> PyResult<Span<RobustMutex>> {
-    let arena = own_arena(py)?;
+/// A new span of `arena` with a copy of `bytes`, which stay as they are meanwhile.
+pub(super) fn filled(
+    py: Python<'_>,
+    arena: &Arc<Arena>,
+    bytes: &[u8],
+    arrives: Arrives,
+) -> PyResult<Span<RobustMutex>> {
     let copy = || {
-        let span = Span::new(&arena, bytes.len())?;
+        let span = Span::new(arena, bytes.len())?;
         // SAFETY: the span is this function's alone, has this length, and begins at a page.
         unsafe {
             if bytes.len() >= LONG_COPY && arrives == Arrives::InPlace {
@@ -179,7 +198,12 @@ pub(super) fn filled(py: Python<'_>, bytes: &[u8], arrives: Arrives) -> PyResult
 }
 
 /// Encodes a memoryview of plain items in one piece, with its format and shape. `None` if it is something else.
-fn memoryview(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) -> PyResult<Option<u8>> {
+fn memoryview(
+    object: &Bound<'_, PyAny>,
+    arena: &Arc<Arena>,
+    body: &mut Vec<u8>,
+    spans: &mut Spans,
+) -> PyResult<Option<u8>> {
     let view = View::of(object)?;
     let format: String = object.getattr("format")?.extract()?;
     if !view.is_contiguous() || format.len() != 1 {
@@ -191,7 +215,7 @@ fn memoryview(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) 
     for extent in shape {
         body.extend_from_slice(&extent.to_le_bytes());
     }
-    spans.push(filled(object.py(), view.bytes(), Arrives::InPlace)?);
+    spans.push(filled(object.py(), arena, view.bytes(), Arrives::InPlace)?);
     Ok(Some(kind::MEMORYVIEW))
 }
 

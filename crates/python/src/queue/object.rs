@@ -95,7 +95,7 @@ impl QueueBase {
         this.used.store(true, Ordering::Relaxed);
         with_body(|body| {
             let mut spans = Spans::new();
-            let kind = match codec::encode(object, body, &mut spans) {
+            let kind = match codec::encode(object, queue.arena(), body, &mut spans) {
                 Ok(kind) => kind,
                 Err(Failure::Memory(error)) => return Err(error),
                 Err(Failure::Pickle(error)) => {

@@ -5,12 +5,14 @@
 //! an object whose reduction puts something into another queue, is left alone: a second one is made.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
+use weft_shm::Arena;
 
 use super::codec::{Arrives, Failure, Spans, filled};
 use super::view::View;
@@ -30,6 +32,8 @@ struct Sink(Mutex<Written>);
 
 #[derive(Default)]
 struct Written {
+    /// Where large buffers go: the arena of the queue that the object is put into.
+    arena: Option<Arc<Arena>>,
     bytes: Vec<u8>,
     spans: Spans,
     /// A buffer cannot go out of band, because it would arrive read-only.
@@ -60,12 +64,16 @@ impl Sink {
             self.0.lock().read_only = true;
             return Ok(true);
         }
-        let full = self.0.lock().spans.len() + 1 >= weft_shm::queue::MOST_SPANS;
+        let (full, arena) = {
+            let written = self.0.lock();
+            (written.spans.len() + 1 >= weft_shm::queue::MOST_SPANS, written.arena.clone())
+        };
+        let Some(arena) = arena else { return Ok(true) };
         if !view.is_in_one_piece() || view.bytes().len() < LARGE || full {
             return Ok(true);
         }
         // While the GIL is given up the export keeps the memory where it is.
-        match filled(buffer.py(), view.bytes(), Arrives::InPlace) {
+        match filled(buffer.py(), &arena, view.bytes(), Arrives::InPlace) {
             Ok(span) => self.0.lock().spans.push(span),
             Err(error) => {
                 self.0.lock().no_memory = true;
@@ -109,8 +117,9 @@ impl Kept {
         })
     }
 
-    fn dump(&self, object: &Bound<'_, PyAny>) -> Result<Written, Failure> {
+    fn dump(&self, object: &Bound<'_, PyAny>, arena: &Arc<Arena>) -> Result<Written, Failure> {
         let py = object.py();
+        self.sink.get().0.lock().arena = Some(Arc::clone(arena));
         let outcome = self.dump.bind(py).call1((object,));
         let written = std::mem::take(&mut *self.sink.get().0.lock());
         outcome.map_err(if written.no_memory { Failure::Memory } else { Failure::Pickle })?;
@@ -119,10 +128,15 @@ impl Kept {
     }
 }
 
-/// Appends the pickle of `object` to `body`, and its large buffers to `spans`.
+/// Appends the pickle of `object` to `body`, and its large buffers to `spans`, which are of `arena`.
 ///
 /// A pickler that cannot be made counts as the object's failure, too.
-pub(super) fn dump(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Spans) -> Result<(), Failure> {
+pub(super) fn dump(
+    object: &Bound<'_, PyAny>,
+    arena: &Arc<Arena>,
+    body: &mut Vec<u8>,
+    spans: &mut Spans,
+) -> Result<(), Failure> {
     let py = object.py();
     let class = reduction(py)?.getattr(pyo3::intern!(py, "ForkingPickler"))?;
     let kept = KEPT_PICKLER.with(|kept| kept.borrow_mut().take()).filter(|kept| kept.class.is(&class));
@@ -131,9 +145,9 @@ pub(super) fn dump(object: &Bound<'_, PyAny>, body: &mut Vec<u8>, spans: &mut Sp
         None => Kept::new(py, class.clone(), PROTOCOL)?,
     };
     // A pickler whose dump failed is thrown away.
-    let mut written = kept.dump(object)?;
+    let mut written = kept.dump(object, arena)?;
     if written.read_only {
-        written = Kept::new(py, class, OLD_PROTOCOL)?.dump(object)?;
+        written = Kept::new(py, class, OLD_PROTOCOL)?.dump(object, arena)?;
     }
     body.extend_from_slice(&written.bytes);
     spans.append(&mut written.spans);

@@ -23,7 +23,8 @@ impl<L: Robust> Queue<L> {
     ///
     /// # Panics
     ///
-    /// If the kind is 255, the body longer than [`LONGEST_BODY`] or there are more than [`MOST_SPANS`] spans.
+    /// If the kind is 255, the body longer than [`LONGEST_BODY`] or there are more than [`MOST_SPANS`] spans, or
+    /// one is of another arena than the queue.
     pub fn put<P: Parker>(
         &self,
         kind: u8,
@@ -33,6 +34,7 @@ impl<L: Robust> Queue<L> {
         deadline: Deadline,
     ) -> Result<(), QueueError<P::Interrupt>> {
         assert!(kind != JUMP && body.len() <= LONGEST_BODY && spans.len() <= MOST_SPANS);
+        assert!(spans.iter().all(|span| span.is_of(self.arena())));
         if let Some(outcome) = self.attempt_put(kind, body, spans, parker) {
             return outcome;
         }
