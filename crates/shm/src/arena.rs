@@ -146,6 +146,16 @@ impl<L: Robust> Arena<L> {
         self.windows.file().inode()
     }
 
+    /// An error if this process's descriptor of it was closed behind its back. What is mapped stays usable then, but nothing
+    /// more can be taken, given back, or handed to another process.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::System`].
+    pub fn check(&self) -> Result<(), ShmError> {
+        self.windows.file().check().map_err(|source| system("reach", 0, source))
+    }
+
     /// How many bytes of memory the arena takes at present, in all processes together.
     ///
     /// # Errors

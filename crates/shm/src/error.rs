@@ -60,6 +60,7 @@ fn remedy(source: Errno) -> &'static str {
         Errno::FBIG => "raise the limit on the size of files (ulimit -f)",
         Errno::NOMEM => "memory or address space is used up (ulimit -v, or the limit of the control group)",
         Errno::NOSPC => "memory is used up",
+        Errno::BADF => "this program has closed the descriptor that weft reaches it by",
         Errno::USERS => "as many take part in it as can",
         _ => "see the system's error",
     }

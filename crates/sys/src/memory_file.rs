@@ -17,6 +17,7 @@ const SMALLEST_PIECE: u64 = 64 << 10;
 pub struct MemoryFile {
     file: OwnedFd,
     length: u64,
+    device: u64,
     inode: u64,
 }
 
@@ -39,7 +40,7 @@ impl MemoryFile {
         }
         let status = rustix::fs::fstat(&file)?;
         let length = u64::try_from(status.st_size).map_err(|_| Errno::INVAL)?;
-        Ok(Self { file, length, inode: status.st_ino })
+        Ok(Self { file, length, device: status.st_dev, inode: status.st_ino })
     }
 
     /// How long it is, in bytes.
@@ -57,14 +58,25 @@ impl MemoryFile {
         self.inode
     }
 
+    /// `EBADF` if the descriptor is not that of this file any more.
+    ///
+    /// Programs close descriptors that they did not open, all of them when they become daemons, and the number may
+    /// be that of one of their own files since: what is meant for this one would grow, overwrite or clear it.
+    pub fn check(&self) -> Result<(), Errno> {
+        let status = rustix::fs::fstat(&self.file)?;
+        if (status.st_dev, status.st_ino) == (self.device, self.inode) { Ok(()) } else { Err(Errno::BADF) }
+    }
+
     /// How many bytes of memory it takes at present.
     pub fn resident(&self) -> Result<u64, Errno> {
+        self.check()?;
         let blocks = rustix::fs::fstat(&self.file)?.st_blocks;
         Ok(u64::try_from(blocks).unwrap_or(0) * 512)
     }
 
     /// Takes memory for a range now, so that touching it later cannot fail.
     pub fn populate(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.check()?;
         // Piece by piece: a signal undoes the whole call, so a large one might never come to its end.
         let (mut done, mut piece) = (0, LARGEST_PIECE);
         while done < length {
@@ -80,12 +92,14 @@ impl MemoryFile {
 
     /// Gives the memory of a range back to the system; it reads as zeros afterwards.
     pub fn release(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.check()?;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(&self.file, flags, offset, length)
     }
 
     /// Maps a range, shared, to read and write.
     pub fn map(&self, offset: u64, length: usize) -> Result<NonNull<u8>, Errno> {
+        self.check()?;
         // SAFETY: a new mapping at an address of the kernel's choice changes no memory in use.
         let start = unsafe {
             rustix::mm::mmap(

@@ -19,11 +19,12 @@ fn known<T>(_py: Python<'_>, visit: impl FnOnce(&mut Vec<Arc<Arena>>) -> T) -> T
 
 /// The arena where new objects go.
 pub(super) fn own_arena(py: Python<'_>) -> PyResult<Arc<Arena>> {
-    if let Some(first) = known(py, |arenas| arenas.first().cloned()) {
+    // One whose descriptor the program closed is of no use for anything new.
+    if let Some(first) = known(py, |arenas| arenas.first().filter(|first| first.check().is_ok()).cloned()) {
         return Ok(first);
     }
     let arena = Arena::create().map_err(shm_error)?;
-    known(py, |arenas| arenas.push(Arc::clone(&arena)));
+    known(py, |arenas| arenas.insert(0, Arc::clone(&arena)));
     Ok(arena)
 }
 
@@ -35,10 +36,12 @@ pub(super) fn find_arena(py: Python<'_>, id: u64) -> PyResult<Arc<Arena>> {
 
 /// The descriptor of the arena with the given id, for a process that is about to be started.
 ///
-/// Raises RuntimeError if this process has no such arena.
+/// Raises RuntimeError if this process has no such arena, OSError if the program has closed the descriptor.
 #[pyfunction]
 pub(super) fn arena_descriptor(py: Python<'_>, id: u64) -> PyResult<i32> {
-    Ok(find_arena(py, id)?.as_fd().as_raw_fd())
+    let arena = find_arena(py, id)?;
+    arena.check().map_err(shm_error)?;
+    Ok(arena.as_fd().as_raw_fd())
 }
 
 /// Attach the arena with the given id, unless this process has it; `detach` gives a descriptor, which is taken over.
