@@ -109,7 +109,7 @@ pub fn install_fork_handler() {
 
 extern "C" fn after_fork_in_child() {
     let state = current();
-    if state.role == Role::Root {
+    if state.role == Role::Root && is_intact(state) {
         // SAFETY: the state says that this descriptor is the writer, which belongs to this module alone.
         drop(unsafe { OwnedFd::from_raw_fd(state.writer) });
     }
@@ -132,8 +132,11 @@ pub fn ensure() -> Result<BorrowedFd<'static>, ProcessError> {
         match state.role {
             // SAFETY: the reading end stays open as long as the state names it, and once there it is only ever closed
             // in a forked child, which calls this anew.
-            Role::Root | Role::Member => return Ok(unsafe { BorrowedFd::borrow_raw(state.reader) }),
-            Role::None | Role::Forked => {
+            Role::Root | Role::Member if is_intact(state) => {
+                return Ok(unsafe { BorrowedFd::borrow_raw(state.reader) });
+            }
+            _ => {
+                let old = identity();
                 let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(ProcessError::system("pipe"))?;
                 drop(reopen(reader.as_raw_fd())?);
                 let identity = rustix::fs::fstat(&reader).map_err(ProcessError::system("fstat"))?.st_ino;
@@ -142,7 +145,7 @@ pub fn ensure() -> Result<BorrowedFd<'static>, ProcessError> {
                 if STATE.compare_exchange(word, root.pack(), Ordering::AcqRel, Ordering::Acquire).is_ok() {
                     IDENTITY.store(identity, Ordering::Release);
                     let _ = (reader.into_raw_fd(), writer.into_raw_fd());
-                    close_old(state);
+                    close_old(state, old);
                 }
             }
         }
@@ -172,10 +175,7 @@ pub fn arm_after_fork() -> Result<(), ProcessError> {
 /// `inherited` is no such thing, there are no descriptors left, or no `/proc`.
 pub fn join(inherited: OwnedFd) -> Result<(), ProcessError> {
     install_fork_handler();
-    let identity = rustix::fs::fstat(&inherited).map_err(ProcessError::system("fstat"))?.st_ino;
-    become_member(inherited.into_raw_fd())?;
-    IDENTITY.store(identity, Ordering::Release);
-    Ok(())
+    become_member(inherited.into_raw_fd())
 }
 
 /// Arms this process with another lifeline besides its own: it dies with the holder of that one as well.
@@ -189,11 +189,13 @@ pub fn arm_also(reader: BorrowedFd<'_>) -> Result<OwnedFd, ProcessError> {
 }
 
 fn become_member(inherited: RawFd) -> Result<(), ProcessError> {
-    let before = current();
+    let (before, old) = (current(), identity());
     let own = arm(reopen(inherited)?)?;
+    let identity = rustix::fs::fstat(&own).map_err(ProcessError::system("fstat"))?.st_ino;
+    IDENTITY.store(identity, Ordering::Release);
     let member = State { role: Role::Member, reader: own.into_raw_fd(), writer: 0 };
     STATE.store(member.pack(), Ordering::Release);
-    close_old(before);
+    close_old(before, old);
     if before.role == Role::None || before.reader != inherited {
         // SAFETY: the descriptor was given to this module, and nothing refers to it any more.
         drop(unsafe { OwnedFd::from_raw_fd(inherited) });
@@ -201,9 +203,30 @@ fn become_member(inherited: RawFd) -> Result<(), ProcessError> {
     Ok(())
 }
 
-/// Closes the reading end of a state that is no longer the current one.
-fn close_old(state: State) {
-    if state.role != Role::None {
+/// Whether a root's or member's descriptors are still what they were. A program that becomes a daemon closes all of them, and
+/// the numbers may be those of its own files by now.
+fn is_intact(state: State) -> bool {
+    match state.role {
+        // Its identity is written after the state, so the two ends are compared with each other.
+        Role::Root => pipe_of(state.reader).is_some_and(|pipe| pipe_of(state.writer) == Some(pipe)),
+        Role::Member => pipe_of(state.reader) == Some(identity()),
+        Role::None | Role::Forked => false,
+    }
+}
+
+/// Which pipe a descriptor is an end of; `None` if it is something else, or closed.
+fn pipe_of(descriptor: RawFd) -> Option<u64> {
+    // SAFETY: all zeros is a valid value, and the call only writes to it. It may fail: any number may be given.
+    let (outcome, status) = unsafe {
+        let mut status = std::mem::zeroed::<libc::stat>();
+        (libc::fstat(descriptor, &raw mut status), status)
+    };
+    (outcome == 0 && status.st_mode & libc::S_IFMT == libc::S_IFIFO).then_some(status.st_ino)
+}
+
+/// Closes the reading end of a state that is no longer the current one, of the lifeline `identity`.
+fn close_old(state: State, identity: u64) {
+    if state.role != Role::None && pipe_of(state.reader) == Some(identity) {
         // SAFETY: the descriptor belonged to this module, and the state does not name it any more.
         drop(unsafe { OwnedFd::from_raw_fd(state.reader) });
     }
