@@ -151,6 +151,23 @@ def test_a_message_is_what_it_was_when_it_was_put() -> None:
     assert queue.get() == [1]
 
 
+@pytest.mark.parametrize("code", ["B", "b", "i", "d"])
+def test_an_empty_memoryview_arrives(code: str) -> None:
+    queue = Queue[memoryview](ctx=CONTEXT)
+    queue.put(memoryview(array.array(code)))
+    received = queue.get()
+    assert (received.format, received.shape, received.readonly) == (code, (0,), False)
+
+
+def test_a_memoryview_that_cannot_be_made_again_is_refused_by_put() -> None:
+    queue = SimpleQueue[memoryview](ctx=CONTEXT)
+    views = [memoryview(array.array("u", "text")), memoryview(bytearray(8)).cast("c")[:0]]
+    for view in views:
+        with pytest.raises(TypeError):
+            queue.put(view)
+    assert queue.empty()
+
+
 def test_a_memoryview_arrives_with_its_shape() -> None:
     queue = Queue[memoryview](ctx=CONTEXT)
     source = memoryview(array.array("i", range(6))).cast("B").cast("i", (2, 3))

@@ -197,7 +197,12 @@ pub(super) fn filled(
     if bytes.len() >= LONG_COPY { without_gil(py, copy) } else { copy() }.map_err(shm_error)
 }
 
-/// Encodes a memoryview of plain items in one piece, with its format and shape. `None` if it is something else.
+/// What the receiver can give a view of its buffer as format, and an empty one.
+const FORMATS: &str = "?cbBhHiIlLqQnNfdP";
+const EMPTY_FORMATS: &str = "bBhHiIlLqQfd";
+
+/// Encodes a memoryview of plain items in one piece, with its format and shape. `None` if it is something else, or one that
+/// the receiver could not make again.
 fn memoryview(
     object: &Bound<'_, PyAny>,
     arena: &Arc<Arena>,
@@ -206,10 +211,15 @@ fn memoryview(
 ) -> PyResult<Option<u8>> {
     let view = View::of(object)?;
     let format: String = object.getattr("format")?.extract()?;
-    if !view.is_contiguous() || format.len() != 1 {
+    let shape: Vec<u64> = object.getattr("shape")?.extract()?;
+    let formats = match shape[..] {
+        [0] => EMPTY_FORMATS,
+        _ if shape.contains(&0) => return Ok(None),
+        _ => FORMATS,
+    };
+    if !view.is_contiguous() || format.len() != 1 || !formats.contains(&format) {
         return Ok(None);
     }
-    let shape: Vec<u64> = object.getattr("shape")?.extract()?;
     body.push(format.as_bytes()[0]);
     body.push(shape.len() as u8);
     for extent in shape {
@@ -350,9 +360,14 @@ fn view_of<'py>(py: Python<'py>, body: &[u8], spans: &mut Spans) -> PyResult<Bou
     if spans.len() != 1 || shape.len() != usize::from(*extents) {
         return Err(damaged("a view does not fit its buffer"));
     }
-    let buffer = SharedBuffer::wrap(py, spans.remove(0))?;
-    let view = py.get_type::<pyo3::types::PyMemoryView>().call1((buffer,))?;
-    view.call_method1("cast", (char::from(*format).to_string(), PyTuple::new(py, shape)?))
+    let (of, format) = (py.get_type::<pyo3::types::PyMemoryView>(), char::from(*format).to_string());
+    if shape == [0] {
+        // A view without items cannot be cast.
+        spans.clear();
+        return of.call1((py.import("array")?.getattr("array")?.call1((format,))?,));
+    }
+    let view = of.call1((SharedBuffer::wrap(py, spans.remove(0))?,))?;
+    view.call_method1("cast", (format, PyTuple::new(py, shape)?))
 }
 
 fn buffers(py: Python<'_>, spans: Spans) -> PyResult<Option<Bound<'_, PyList>>> {
