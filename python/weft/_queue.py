@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Iterator
 from multiprocessing import get_context, reduction
 from typing import Any, TypeVar
 
@@ -82,15 +83,18 @@ def can_be_pickled(obj: object) -> bool:
 
 
 def parts(obj: Any) -> Iterator[tuple[str, object]]:
-    """What `obj` consists of, each with the expression that leads there."""
-    if isinstance(obj, Mapping):
+    """What `obj` consists of for the pickler, each with the expression that leads there.
+
+    Other collections are pickled by their attributes; to go through them could fail, or have no end.
+    """
+    if isinstance(obj, dict):
         for key, value in obj.items():
             yield f"[{key!r}]", value
             yield f" (the key {key!r})", key
-    elif isinstance(obj, Sequence) and not isinstance(obj, (str, bytes, bytearray)):
+    elif isinstance(obj, (list, tuple, deque)):
         for position, value in enumerate(obj):
             yield f"[{position}]", value
-    elif isinstance(obj, Set):
+    elif isinstance(obj, (set, frozenset)):
         for value in obj:
             yield " (a member)", value
     for name, value in getattr(obj, "__dict__", {}).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import collections.abc
 import pickle
 import threading
 from typing import Any
@@ -50,6 +52,25 @@ def test_an_object_that_refuses_by_itself_is_named() -> None:
         weft.UnpicklableError, match=r"cannot put obj\[0\], a .*Refuses, into a queue: not me"
     ):
         weft.Queue[Any]().put([Refuses()])
+
+
+class Endless(collections.abc.Sequence[int]):
+    def __init__(self, part: object) -> None:
+        self.part = part
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: Any) -> Any:
+        raise RuntimeError("nobody should go through this one")
+
+
+def test_a_collection_that_is_not_pickled_by_its_items_is_not_gone_through() -> None:
+    with pytest.raises(weft.UnpicklableError) as caught:
+        weft.Queue[Any]().put([Endless(LOCK)])
+    assert caught.value.path == "obj[0].part"
+    with pytest.raises(weft.UnpicklableError, match=r"cannot put obj, a builtins\.memoryview"):
+        weft.Queue[Any]().put(memoryview(array.array("u", "text").tobytes()).cast("B", (4, 4))[::2])
 
 
 def test_it_joins_and_shuts_down() -> None:
