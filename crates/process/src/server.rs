@@ -211,16 +211,17 @@ impl Template {
                 Err(source) => return Err(ProcessError::System { action: "poll", source }),
             }
             let [ended, rung, asked] = [0, 1, 2].map(|index| polled[index].revents());
+            if rung.contains(PollFlags::IN) {
+                drain(&doorbell);
+            }
+            // Whether or not the bell was heard: a child may have ended before its template came to look.
+            let taken = children.forget_taken();
+            spares.taken(taken, children.idle());
             if ended.contains(PollFlags::IN) {
                 drain(&signals);
                 for _ in 0..children.reap() {
                     spares.stillborn();
                 }
-            }
-            if rung.contains(PollFlags::IN) {
-                drain(&doorbell);
-                let taken = children.forget_taken();
-                spares.taken(taken, children.idle());
             }
             requests_wait = asked.contains(PollFlags::IN);
             if asked.contains(PollFlags::HUP) && !requests_wait {
