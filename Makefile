@@ -1,9 +1,9 @@
 # The one entry point. Every target sets up what it needs; the second call is quick.
 #
-#   make demo        a real third-party program on greenlet and on weft
+#   make demo        programs on greenlet and multiprocessing, on these and on weft
 #   make test        all tests, long ones in their short version, one interpreter
 #   make check       format, lints, types, stubs, dependency direction
-#   make bench       weft beside greenlet in one interleaved run; writes the README's table and chart
+#   make bench       weft beside greenlet, multiprocessing and others, interleaved; writes the README's tables and charts
 #   make test-all    make test for every CPython found
 #   make soak        the long tests
 #   make bench-engine, test-rust, test-python, test-peers, update-pins, clean: parts of these, and upkeep

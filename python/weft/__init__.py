@@ -2,6 +2,8 @@
 
 `weft.greenlet` is the greenlet package on weft's coroutines. `install` makes `import greenlet`
 mean it, in this process and its children; `python -m weft` does so for an unchanged program.
+`weft.multiprocessing` is the standard library's multiprocessing on weft's processes and queues; `install` and
+`python -m weft` make `import multiprocessing` mean it. `Process` and `Queue` are the same for new programs.
 """
 
 from __future__ import annotations

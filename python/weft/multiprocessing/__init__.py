@@ -4,7 +4,7 @@ Processes are `multiprocessing.process.BaseProcess`es, and the start method, the
 those of the standard library: a program may use both side by side. What differs:
 
 * `forkserver` starts children from a *template process* that has imported the main module and the named
-  preloads once, in a fraction of a millisecond where the standard library takes tens.
+  preloads once.
 * Whatever the start method, no started process outlives the program that the first one was started from, however
   that one ends.
 * No descriptor is held for a process unless its `sentinel` is asked for.

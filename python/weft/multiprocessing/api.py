@@ -4,7 +4,7 @@ It is a `multiprocessing.process.BaseProcess` like all others, and works with ev
 
 * it starts from the template process unless told otherwise;
 * a daemonic process may have children; its own daemonic children end with it, however it ends;
-* with the package cloudpickle installed (`pip install weft[cloudpickle]`), lambdas, closures and functions of a
+* with the package cloudpickle installed, lambdas, closures and functions of a
   main module that cannot be imported work with every start method.
 """
 
@@ -43,7 +43,7 @@ _DAEMON = "weft_daemon"
 class Process(process.BaseProcess):
     """An activity that runs in a process of its own; see `multiprocessing.Process`.
 
-    `start_method` is "template" (the default), "spawn" or "fork". ValueError for another one.
+    `start_method` is "template" (the default; "forkserver" is the same), "spawn" or "fork". ValueError for another one.
     """
 
     _sentinel = sentinel
@@ -130,8 +130,7 @@ class Process(process.BaseProcess):
             file.truncate()
             if not _dump_by_value(self, file):
                 error.add_note(
-                    "Lambdas, closures and local classes need the package cloudpickle: "
-                    "pip install weft[cloudpickle]"
+                    "Lambdas, closures and local classes need the package cloudpickle: pip install cloudpickle"
                 )
                 raise
 

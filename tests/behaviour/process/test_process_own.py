@@ -119,7 +119,7 @@ def main():
         print(*error.__notes__)
 """
     (line,) = prints(tmp_path, code)
-    assert line.endswith("need the package cloudpickle: pip install weft[cloudpickle]")
+    assert line.endswith("need the package cloudpickle: pip install cloudpickle")
 
 
 def test_a_wrong_method_or_group():
