@@ -6,6 +6,9 @@ python=$1 venv=$2
 command -v cargo >/dev/null || { echo "no Rust toolchain: install Rust 1.88 or newer" >&2; exit 1; }
 command -v cc >/dev/null || { echo "no C compiler: install one (a package such as gcc)" >&2; exit 1; }
 
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    { echo "$python is too old: CPython 3.11, 3.12 or 3.13 is needed" >&2; exit 1; }
+
 if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi

@@ -24,7 +24,8 @@ from weft._install import InstallError, install
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weft import greenlet, multiprocessing
-    from weft._queue import Queue, UnpicklableError
+    from weft._queue import Queue
+    from weft._unpicklable import UnpicklableError
     from weft.multiprocessing.api import Process
     from weft.multiprocessing.errors import OwnerDied, ProcessDied
     from weft.multiprocessing.queues import ShutDown
@@ -52,11 +53,15 @@ _LAZY = {
     "multiprocessing": ("weft.multiprocessing", ""),
     "Queue": ("weft._queue", "Queue"),
     "ShutDown": ("weft.multiprocessing.queues", "ShutDown"),
-    "UnpicklableError": ("weft._queue", "UnpicklableError"),
+    "UnpicklableError": ("weft._unpicklable", "UnpicklableError"),
     "Process": ("weft.multiprocessing.api", "Process"),
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),
 }
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> object:

@@ -18,6 +18,7 @@ from pickle import PicklingError
 
 from weft._native import _process
 from weft._sentinel import interrupt, sentinel
+from weft._unpicklable import can_be_pickled, explained
 from weft.multiprocessing import _payload, context
 
 TYPE_CHECKING = False
@@ -119,13 +120,21 @@ class Process(process.BaseProcess):
         _METHODS[self._method]._after_fork()
 
     def _weft_dump(self, file: io.BytesIO) -> None:
-        """Pickle this object, by cloudpickle if it has to be."""
+        """Pickle this object, by cloudpickle if code in it has to be."""
         if self._needs_cloudpickle() and _dump_by_value(self, file):
             return
         position = file.tell()
         try:
             ForkingPickler(file, None).dump(self)
-        except (PicklingError, AttributeError, TypeError) as error:
+        except TypeError as error:
+            # No matter of code: cloudpickle would refuse it as well, or, as an open file, make something else of it.
+            parts = {"target": self._target, "args": self._args, "kwargs": self._kwargs}
+            name, part = next(
+                ((name, part) for name, part in parts.items() if not can_be_pickled(part)),
+                ("this object", self),
+            )
+            raise explained(error, part, "cannot pass {}, to a process", name) from error
+        except (PicklingError, AttributeError) as error:
             file.seek(position)
             file.truncate()
             if not _dump_by_value(self, file):

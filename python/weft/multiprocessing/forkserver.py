@@ -17,12 +17,13 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import warnings
 
 from weft._native import _process
 from weft.multiprocessing._running import this_process
-from weft.multiprocessing._stock import environ, resource_tracker, spawn, util
+from weft.multiprocessing._stock import environ, process, resource_tracker, spawn, util
 from weft.multiprocessing.popen_spawn_posix import package_root
 
 TYPE_CHECKING = False
@@ -211,7 +212,7 @@ class ForkServer:
                 f"importing {_named(preload)} leaves threads that a forked process would not have "
                 f"({', '.join(ready.threads)}); children are spawned instead of forked from a template, which takes longer",
                 RuntimeWarning,
-                stacklevel=8,
+                stacklevel=_level_of_the_program(),
             )
             return
         self._unfit_for = None
@@ -278,6 +279,15 @@ def _tracker() -> tuple[int | None, int | None]:
 def _end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def _level_of_the_program() -> int:
+    """The `stacklevel` of a warning in the caller that points to the code of the program that started a process."""
+    ours = (package_root() + os.sep + "weft" + os.sep, os.path.dirname(process.__file__) + os.sep)
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _named(preload: list[str]) -> str:

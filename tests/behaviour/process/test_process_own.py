@@ -169,3 +169,25 @@ class TestDeaths:
         error = weft.OwnerDied(5, "w", 1)
         assert isinstance(error, weft.ProcessDied)
         assert str(error) == "process w 5 ended while it held the lock (exit code 1)"
+
+
+@pytest.mark.parametrize("method", ["template", "spawn"])
+def test_an_argument_that_cannot_be_pickled_is_named(tmp_path, method):
+    code = f"""
+def main():
+    for arguments in ({{"args": (1, {{"x": [threading.Lock()]}})}}, {{"kwargs": {{"file": open(__file__)}}}}):
+        process = weft.Process(target=print, start_method={method!r}, **arguments)
+        try:
+            process.start()
+        except weft.UnpicklableError as error:
+            print(error, *getattr(error, "__notes__", ()))
+"""
+    assert prints(tmp_path, "import threading\n" + code) == [
+        "cannot pass args[1]['x'][0], a _thread.lock, to a process: cannot pickle '_thread.lock' object",
+        "cannot pass kwargs['file'], a _io.TextIOWrapper, to a process: "
+        "cannot pickle '_io.TextIOWrapper' object",
+    ]
+
+
+def test_all_public_names_can_be_completed():
+    assert set(weft.__all__) <= set(dir(weft))

@@ -274,6 +274,8 @@ def main():
     assert (status, lines) == (0, ["True"])
     assert err.count("RuntimeWarning") == 1
     assert "the main module, left_running leaves threads" in err and "(idler)" in err
+    # The warning points to the program.
+    assert "program.py:" in err.partition("RuntimeWarning")[0]
 
 
 def test_threads_that_a_library_stops_around_forks_do_no_harm(tmp_path):

@@ -82,3 +82,13 @@ def test_it_joins_and_shuts_down() -> None:
     queue.shutdown()
     with pytest.raises(weft.ShutDown):
         queue.put(2)
+
+
+def test_a_queue_in_a_message_is_named_as_such() -> None:
+    with pytest.raises(weft.UnpicklableError, match=r"cannot put obj\['reply'\], a weft\.Queue, into a queue: "):
+        weft.Queue[Any]().put({"reply": weft.Queue[Any]()})
+
+
+def test_the_size_is_a_number() -> None:
+    with pytest.raises(TypeError, match="maxsize must be an int, not str"):
+        weft.Queue[Any]("a")  # type: ignore[arg-type]
