@@ -130,9 +130,9 @@ pub fn ensure() -> Result<BorrowedFd<'static>, ProcessError> {
         let word = STATE.load(Ordering::Acquire);
         let state = State::unpack(word);
         match state.role {
-            // SAFETY: the reading end stays open as long as the state names it, and once there it is only ever closed
-            // in a forked child, which calls this anew.
             Role::Root | Role::Member if is_intact(state) => {
+                // SAFETY: the reading end stays open as long as the state names it, and once there it is only ever
+                // closed in a forked child, or by the user, and both call this anew.
                 return Ok(unsafe { BorrowedFd::borrow_raw(state.reader) });
             }
             _ => {
