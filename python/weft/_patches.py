@@ -40,6 +40,7 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
             ("set_forkserver_preload", f"{_OURS}.forkserver.set_forkserver_preload"),
         ),
         "multiprocessing.queues": (
+            ("()", f"{_OURS}.queues.take_over"),
             ("Queue", f"{_OURS}.queues.Queue"),
             ("JoinableQueue", f"{_OURS}.queues.JoinableQueue"),
             ("SimpleQueue", f"{_OURS}.queues.SimpleQueue"),

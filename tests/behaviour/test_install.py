@@ -319,6 +319,33 @@ if __name__ == "__main__":
 """)
         assert prints(script) == ["weft"]
 
+    @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+    def test_queues_of_before_go_on(self, tmp_path, method):
+        script = tmp_path / "script.py"
+        script.write_text(f"""
+import concurrent.futures.process, multiprocessing
+def work(*queues):
+    for queue in queues:
+        queue.put(type(queue).__mro__[-2].__name__)
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    queues = [context.Queue(), context.JoinableQueue(), context.SimpleQueue()]
+    pool = context.Pool(1)
+    executor = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+    import weft; weft.install()
+    child = context.Process(target=work, args=queues)
+    child.start()
+    print(*[queue.get() for queue in queues])
+    child.join()
+    print(pool.apply(abs, (-1,)), executor.submit(abs, -2).result())
+    pool.close()
+    pool.join()
+    executor.shutdown()
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as later:
+        print(later.submit(abs, -3).result())
+""")
+        assert prints(script) == ["Queue Queue SimpleQueue", "1 2", "3"]
+
     def test_the_variable_alone_does(self):
         assert prints("-c", ASK, env={"WEFT_INSTALL": "greenlet"}) == ["weft"]
 

@@ -326,3 +326,50 @@ class SimpleQueue(_Shared[T]):
     def put(self, obj: T) -> None:  # type: ignore[override]
         """Put `obj` in; raises what the pickler raises."""
         super().put(obj)
+
+
+def take_over(stock: types.ModuleType) -> None:
+    """Let the standard library's queues go on that were made before they were replaced, or whose class was derived from.
+
+    `concurrent.futures.process` does, if it was imported before. Both pickling and their own methods find their class by its
+    name in the module, which means ours from now on. So the class gets another name, and the methods see the module as it was.
+    """
+    displaced = [getattr(stock, ours.__name__) for ours in (Queue, JoinableQueue, SimpleQueue)]
+    as_it_was = dict(vars(stock))
+    for before in displaced:
+        if issubclass(before, _Shared):
+            return  # they were replaced already
+        for name, value in list(vars(before).items()):
+            if isinstance(value, staticmethod):
+                setattr(before, name, staticmethod(_rebound(value.__func__, as_it_was)))
+            elif isinstance(value, types.FunctionType):
+                setattr(before, name, _rebound(value, as_it_was))
+        before.__reduce__ = _reduce_displaced
+        before.__qualname__ = f"_Stock{before.__name__}"
+        setattr(stock, before.__qualname__, before)
+
+
+def _reduce_displaced(queue: Any) -> Any:
+    """How a standard library's queue is pickled after it was replaced."""
+    base = next(cls for cls in type(queue).__mro__ if cls.__qualname__.startswith("_Stock"))
+    return _rebuilt_displaced, (type(queue), base, queue.__getstate__())
+
+
+def _rebuilt_displaced(cls: Any, base: type, state: Any) -> Any:
+    """In another process, where what `cls` names may be derived from ours: it was defined when that was in place."""
+    if not issubclass(cls, base):
+        own = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+        cls = types.new_class(cls.__name__, (base,), exec_body=lambda names: names.update(own))
+    queue: Any = cls.__new__(cls)
+    queue.__setstate__(state)
+    return queue
+
+
+def _rebound(function: Any, names: dict[str, Any]) -> types.FunctionType:
+    """The function with these global names."""
+    parts = (function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    rebound = types.FunctionType(*parts)
+    rebound.__kwdefaults__ = function.__kwdefaults__
+    rebound.__dict__.update(function.__dict__)
+    rebound.__qualname__, rebound.__doc__ = function.__qualname__, function.__doc__
+    return rebound
