@@ -151,6 +151,22 @@ def test_a_message_is_what_it_was_when_it_was_put() -> None:
     assert queue.get() == [1]
 
 
+def private_memory() -> int:
+    """The bytes of memory that are this process's alone."""
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("Anonymous:"))
+
+
+def test_a_large_pickle_leaves_no_memory_behind() -> None:
+    queue = Queue[Any](ctx=CONTEXT)
+    queue.put({"first": set()})
+    queue.get()
+    before = private_memory()
+    queue.put({"large": bytes(200 << 20)})
+    queue.get()
+    assert private_memory() - before < 100 << 20
+
+
 @pytest.mark.parametrize("code", ["B", "b", "i", "d"])
 def test_an_empty_memoryview_arrives(code: str) -> None:
     queue = Queue[memoryview](ctx=CONTEXT)

@@ -19,6 +19,7 @@ use weft_wait::Deadline;
 use super::arenas::{find_arena, own_arena, shm_error};
 use super::codec::{self, Failure, Message, Spans};
 use super::parker::{GilParker, deadline};
+use super::pickling;
 
 type Shared = Queue<RobustMutex>;
 
@@ -31,7 +32,10 @@ fn with_body<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     let mut body = BODY.with(|kept| std::mem::take(&mut *kept.borrow_mut()));
     body.clear();
     let value = work(&mut body);
-    BODY.with(|kept| *kept.borrow_mut() = body);
+    // A large object was pickled into it: the next one need not find room for that.
+    if body.capacity() <= pickling::KEPT {
+        BODY.with(|kept| *kept.borrow_mut() = body);
+    }
     value
 }
 

@@ -20,7 +20,7 @@ use super::view::View;
 /// Buffers of at least so many bytes travel out of band.
 const LARGE: usize = 8 << 10;
 /// A buffer that grew beyond this is not kept.
-const KEPT: usize = 1 << 20;
+pub(super) const KEPT: usize = 1 << 20;
 
 const PROTOCOL: i32 = 5;
 /// What the standard library uses: arrays arrive writable, whatever they were.
