@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from weft._native import _process
@@ -12,8 +13,12 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def main(payload: int, parent: int, tracker: int, lifeline: int) -> NoReturn:
+def main(payload: int, parent: int, tracker: int, lifeline: int, go: int) -> NoReturn:
     """Run the process object in `payload` and exit with its code. All are descriptors this process inherited."""
     _process.lifeline_join(lifeline)
     resource_tracker._resource_tracker._fd = tracker
+    told = os.read(go, 1)
+    os.close(go)
+    if not told:
+        sys.exit(1)  # whoever started this process was interrupted, and knows nothing of it
     sys.exit(spawn._main(payload, parent))

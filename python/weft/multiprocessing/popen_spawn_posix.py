@@ -22,6 +22,9 @@ _PROGRAM = (
     "del sys.path[0]; main({numbers})"
 )
 
+# What a child waits for before it runs.
+GO = b"\0"
+
 
 class _DupFd:
     """A descriptor under the number it has in the child too."""
@@ -51,23 +54,30 @@ class Popen(_popen.Popen):
     def _launch(self, process_obj: AnyProcess) -> None:
         tracker = resource_tracker.getfd()
         content = _payload.dump_all(self, process_obj)
-        payload = os.memfd_create("weft-payload", os.MFD_CLOEXEC)
+        held: list[int] = []
         try:
+            payload = os.memfd_create("weft-payload", os.MFD_CLOEXEC)
+            held.append(payload)
+            # The child runs when it is told to: not if an exception, as of Ctrl-C, comes before anybody knows its id.
+            go, tell = os.pipe()
+            held.extend((go, tell))
             with open(payload, "wb", closefd=False) as file:
                 file.write(content)
             os.lseek(payload, 0, os.SEEK_SET)
-            numbers = (payload, this_process(), tracker, _process.lifeline_ensure())
+            numbers = (payload, this_process(), tracker, _process.lifeline_ensure(), go)
             self._fds.extend(numbers)
             self.pid = util.spawnv_passfds(spawn.get_executable(), command_line(*numbers), self._fds)
+            os.write(tell, GO)
         finally:
-            os.close(payload)
+            for descriptor in held:
+                os.close(descriptor)
 
 
-def command_line(payload: int, parent: int, tracker: int, lifeline: int) -> list[str | bytes]:
+def command_line(payload: int, parent: int, tracker: int, lifeline: int, go: int) -> list[str | bytes]:
     """How to execute the child; with weft's entry in the place of the standard library's."""
     # The executable may be bytes.
     line: list[str | bytes] = spawn.get_command_line(tracker_fd=tracker, pipe_handle=payload)
-    numbers = f"{payload}, {parent}, {tracker}, {lifeline}"
+    numbers = f"{payload}, {parent}, {tracker}, {lifeline}, {go}"
     program = _PROGRAM.format(path=package_root(), numbers=numbers)
     return [program if isinstance(word, str) and word.startswith(_STOCK_PROGRAM) else word for word in line]
 

@@ -165,3 +165,30 @@ def test_installing_imports_nothing_of_it():
         [sys.executable, "-c", check], env=environment(), capture_output=True, text=True, check=True
     )
     assert ended.stdout == "[]\n"
+
+
+def test_a_spawned_process_that_nobody_knows_of_does_not_run(tmp_path):
+    code = """
+from multiprocessing import resource_tracker
+from weft.multiprocessing import popen_spawn_posix
+
+def leave(path):
+    open(path, "x").close()
+
+def main():
+    resource_tracker.ensure_running()
+    spawn, pids = popen_spawn_posix.util.spawnv_passfds, []
+    def interrupted(*arguments):
+        pids.append(spawn(*arguments))
+        raise KeyboardInterrupt
+    popen_spawn_posix.util.spawnv_passfds = interrupted
+    try:
+        mp.get_context("spawn").Process(target=leave, args=("PATH",)).start()
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]))
+"""
+    path = tmp_path / "ran"
+    status, lines, err = finish(begin(tmp_path, code.replace("PATH", str(path))))
+    assert (status, lines, err) == (0, ["interrupted", "1"], "")
+    assert not path.exists()
