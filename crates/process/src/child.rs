@@ -7,6 +7,7 @@
 //! If the template was killed, nobody reports how its children end; the code is then [`UNKNOWN`].
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,8 @@ pub struct Child {
     /// Set once; the mutex makes looking and reaping one step.
     outcome: Mutex<Option<i32>>,
     sentinel: OnceLock<OwnedFd>,
+    /// Nobody could know of it yet but the one that holds this value, which ends it if it is dropped.
+    unclaimed: AtomicBool,
 }
 
 impl Child {
@@ -74,7 +77,9 @@ impl Child {
         template: Arc<OwnedFd>,
     ) -> Option<Self> {
         table.entry(entry)?;
-        Some(Self::new(Pid::from_raw(pid.cast_signed())?, Parent::Template { table, entry, template }))
+        let child = Self::new(Pid::from_raw(pid.cast_signed())?, Parent::Template { table, entry, template });
+        child.unclaimed.store(true, Ordering::Relaxed);
+        Some(child)
     }
 
     fn new(pid: Pid, parent: Parent) -> Self {
@@ -84,7 +89,14 @@ impl Child {
             creator: std::process::id(),
             outcome: Mutex::new(None),
             sentinel: OnceLock::new(),
+            unclaimed: AtomicBool::new(false),
         }
+    }
+
+    /// Says that a template's child is wanted. Until then dropping this ends it: whoever asked for it was interrupted
+    /// before it could be told to anybody.
+    pub fn claim(&self) {
+        self.unclaimed.store(false, Ordering::Relaxed);
     }
 
     /// Its process id.
@@ -327,6 +339,10 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        if *self.unclaimed.get_mut() && self.creator == std::process::id() {
+            // It may have ended by itself.
+            let _ = self.signal(Signal::KILL.as_raw());
+        }
         let collected = self.outcome.get_mut().unwrap_or_else(PoisonError::into_inner).is_some();
         // A copy that a fork made has no say in it.
         if !collected

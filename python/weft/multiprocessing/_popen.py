@@ -60,6 +60,10 @@ class Popen:
         """
         if not self._stored:
             self._stored = True
+            if "_child" in self.__dict__:
+                # The process object has it now. Up to here an exception, as of Ctrl-C, ends the child, of which nobody
+                # would know.
+                self._child.claim()
             return self
         return self.fileno()
 

@@ -192,3 +192,29 @@ def main():
     status, lines, err = finish(begin(tmp_path, code.replace("PATH", str(path))))
     assert (status, lines, err) == (0, ["interrupted", "1"], "")
     assert not path.exists()
+
+
+def test_a_template_s_child_that_nobody_knows_of_is_ended(tmp_path):
+    code = """
+import select
+
+def main():
+    start, ends = _forkserver.start, []
+    def interrupted(*arguments):
+        ends.append(os.pidfd_open(start(*arguments).pid))
+        raise KeyboardInterrupt
+    context = mp.get_context("forkserver")
+    _forkserver.start = interrupted
+    try:
+        context.Process(target=time.sleep, args=(1000,)).start()
+    except KeyboardInterrupt:
+        print("interrupted")
+    select.select(ends, [], [])
+    _forkserver.start = start
+    process = context.Process(target=time.sleep, args=(0,))
+    process.start()
+    process.join()
+    print(process.exitcode)
+"""
+    status, lines, err = finish(begin(tmp_path, code))
+    assert (status, lines, err) == (0, ["interrupted", "0"], "")

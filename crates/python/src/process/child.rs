@@ -22,6 +22,11 @@ impl Child {
         child::Child::own(pid).map(Self).ok_or_else(|| PyValueError::new_err("no process id"))
     }
 
+    /// Says that a template's child is wanted: until then it is ended when this object goes.
+    fn claim(&self) {
+        self.0.claim();
+    }
+
     #[getter]
     fn pid(&self) -> i32 {
         self.0.pid()
