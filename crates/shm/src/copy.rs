@@ -9,9 +9,10 @@
 pub unsafe fn copy_for_another(bytes: &[u8], target: *mut u8) {
     // SAFETY: by the contract.
     unsafe {
-        #[cfg(target_arch = "x86_64")]
+        // Miri does not know such stores.
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         streamed(bytes, target);
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(any(not(target_arch = "x86_64"), miri))]
         target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
     }
 }
@@ -19,7 +20,7 @@ pub unsafe fn copy_for_another(bytes: &[u8], target: *mut u8) {
 /// # Safety
 ///
 /// As [`copy_for_another`].
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 unsafe fn streamed(bytes: &[u8], target: *mut u8) {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
     const LINE: usize = 64;

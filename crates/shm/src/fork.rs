@@ -49,6 +49,9 @@ pub(crate) enum Rank {
 
 pub(crate) fn register(rank: Rank, what: &Arc<impl Inherited + 'static>) {
     HANDLERS.call_once(|| {
+        if cfg!(miri) {
+            return; // it has no forks
+        }
         // SAFETY: the handlers are functions of this program, which stays loaded.
         unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
     });

@@ -4,5 +4,6 @@
 
 pub mod futex;
 pub mod mapping;
+#[cfg_attr(miri, path = "memory_file_miri.rs")]
 pub mod memory_file;
 pub mod memory_limit;

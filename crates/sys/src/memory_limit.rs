@@ -58,6 +58,9 @@ struct Usage {
 }
 
 fn limits() -> Vec<(String, Usage)> {
+    if cfg!(miri) {
+        return Vec::new(); // it has no files to read them from
+    }
     let mut found = Vec::new();
     let swap = match fs::read_to_string("/proc/meminfo") {
         Ok(text) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use weft_wait::{Deadline, ThreadParker};
 
-use super::{Rng, Twin, again, for_seeds};
+use super::{Rng, Twin, again, for_seeds, sized};
 use crate::arena::Arena;
 use crate::layout::{Descriptor, Header, UNIT};
 use crate::object::{Handle, PROLOGUE};
@@ -80,7 +80,7 @@ fn use_it(arena: &Arc<Twin>, queue: &Queue<LocalLock>, rng: &mut Rng) {
 #[test]
 fn nonsense_in_the_segment_is_survived() {
     ALONE.set(true);
-    for_seeds(400, |seed| {
+    for_seeds(sized(400, 4), |seed| {
         let mut rng = Rng::new(seed);
         let arena = Arena::<LocalLock>::create().unwrap();
         let queue = Queue::create(&arena, 0).unwrap();

@@ -1,18 +1,22 @@
 //! Attacks on the arena and the queue from inside, with the process-local twin of the locks.
 //!
 //! Several "processes" live in this one: each has a mapping of the arena and an identity of its own, and dies by
-//! a panic at a crash point. `WEFT_SOAK_SECONDS` makes the random tests long.
+//! a panic at a crash point. `WEFT_SOAK_SECONDS` makes the random tests long. Under Miri they are short: it is some
+//! thousand times slower.
 
 mod blocks;
 mod deaths;
 mod hostile;
 mod model;
+mod threads;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use proptest::test_runner::Config;
 
 use crate::arena::Arena;
 use crate::layout::{Kind, ORDERS, UNIT, order_of};
@@ -42,6 +46,18 @@ impl Rng {
     pub(super) fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
+}
+
+/// How much of something a test does: less of it under Miri.
+pub(super) const fn sized<T: Copy>(usual: T, under_miri: T) -> T {
+    if cfg!(miri) { under_miri } else { usual }
+}
+
+/// How a property is tested.
+pub(super) fn property(cases: u32) -> Config {
+    let usual = Config { cases, ..Config::default() };
+    // Under Miri there are no files in which to keep what failed.
+    if cfg!(miri) { Config { failure_persistence: None, ..usual } } else { usual }
 }
 
 /// Prints the seed if the round it was for panics.

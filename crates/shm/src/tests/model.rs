@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use weft_wait::{Deadline, ThreadParker};
 
-use super::{again, check};
+use super::{again, check, property, sized};
 use crate::arena::Arena;
 use crate::queue::{LONGEST_BODY, Queue, QueueError};
 use crate::robust::LocalLock;
@@ -30,8 +30,8 @@ enum Act {
 }
 
 fn acts() -> impl Strategy<Value = Vec<(usize, Act)>> {
-    let body = prop_oneof![5 => 0..100_usize, 2 => 0..5000_usize, 1 => LONGEST_BODY - 20..=LONGEST_BODY];
-    let size = prop_oneof![3 => 0..9000_usize, 1 => 0..(1_usize << 20)];
+    let body = prop_oneof![5 => 0..100_usize, 2 => 0..sized(5000_usize, 2000), 1 => LONGEST_BODY - 20..=LONGEST_BODY];
+    let size = prop_oneof![3 => 0..sized(9000_usize, 300), 1 => 0..sized(1_usize << 20, 20_000)];
     let spans = prop_oneof![4 => Just(Vec::new()), 1 => prop::collection::vec(size, 0..4)];
     let put = (0..255_u8, body, spans).prop_map(|(kind, body, spans)| Act::Put { kind, body, spans });
     let act = prop_oneof![
@@ -41,7 +41,7 @@ fn acts() -> impl Strategy<Value = Vec<(usize, Act)>> {
         1 => any::<bool>().prop_map(|immediate| Act::ShutDown { immediate }),
         3 => (0..3_usize).prop_map(Act::Renew),
     ];
-    prop::collection::vec((0..3_usize, act), 1..300)
+    prop::collection::vec((0..3_usize, act), 1..sized(300, 100))
 }
 
 fn filled(number: u64, length: usize) -> Vec<u8> {
@@ -49,7 +49,7 @@ fn filled(number: u64, length: usize) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(property(sized(100, 2)))]
 
     #[test]
     fn it_does_what_a_deque_does(limit in prop_oneof![Just(0_u64), 1..20_u64], acts in acts()) {
@@ -141,8 +141,10 @@ proptest! {
 fn the_last_handle_takes_all_with_it() {
     let arena = Arena::<LocalLock>::create().unwrap();
     let queue = Arc::new(Queue::create(&arena, 0).unwrap());
-    let pollers = (0..3).map(|_| queue.poller().unwrap()).collect::<Vec<_>>();
-    let others: Vec<_> = (0..100).map(|_| Queue::attach(&arena, queue.handle()).unwrap()).collect();
+    // Miri has no /proc to reach a poller by.
+    let pollers = (0..sized(3, 0)).map(|_| queue.poller().unwrap()).collect::<Vec<_>>();
+    let others: Vec<_> =
+        (0..sized(100, 40)).map(|_| Queue::attach(&arena, queue.handle()).unwrap()).collect();
     for length in [1, 5000, 1 << 20] {
         let mut spans = vec![Span::new(&arena, length).unwrap()];
         queue.put(1, &[1; 9000], &mut spans, &mut ThreadParker::default(), Deadline::NEVER).unwrap();
@@ -152,6 +154,7 @@ fn the_last_handle_takes_all_with_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of holders, of which each looks at all")]
 fn no_more_can_hold_a_queue_than_there_is_room_for() {
     let arena = Arena::<LocalLock>::create().unwrap();
     let queue = Queue::create(&arena, 0).unwrap();
