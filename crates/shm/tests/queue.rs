@@ -4,13 +4,22 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_shm::robust::RobustMutex;
+// Miri knows no robust mutexes.
+#[cfg(miri)]
+use weft_shm::robust::LocalLock as Lock;
+#[cfg(not(miri))]
+use weft_shm::robust::RobustMutex as Lock;
 use weft_shm::{Arena, Queue, QueueError, Span};
 use weft_wait::{Deadline, ThreadParker};
 
-type Shared = Queue<RobustMutex>;
+type Shared = Queue<Lock>;
 
-fn arena() -> Arc<Arena> {
+/// How much of something a test does: less of it under Miri, which is some thousand times slower.
+const fn sized<T: Copy>(usual: T, under_miri: T) -> T {
+    if cfg!(miri) { under_miri } else { usual }
+}
+
+fn arena() -> Arc<Arena<Lock>> {
     Arena::create().unwrap()
 }
 
@@ -27,7 +36,7 @@ fn get(queue: &Shared) -> Result<Vec<u8>, QueueError<Infallible>> {
 fn first_in_first_out_over_many_chunks() {
     let arena = arena();
     let queue = Shared::create(&arena, 0).unwrap();
-    let count: u32 = 200_000;
+    let count: u32 = sized(200_000, 400);
     for number in 0..count {
         put(&queue, &number.to_le_bytes());
     }
@@ -43,7 +52,9 @@ fn first_in_first_out_over_many_chunks() {
 fn bodies_of_every_size_arrive_whole() {
     let arena = arena();
     let queue = Shared::create(&arena, 0).unwrap();
-    for size in (0..300).chain([1000, 3000, 4095, 4096, 4097, weft_shm::queue::LONGEST_BODY]) {
+    for size in
+        (0..300).step_by(sized(1, 41)).chain([1000, 3000, 4095, 4096, 4097, weft_shm::queue::LONGEST_BODY])
+    {
         let body: Vec<u8> = (0..size).map(|at| (at * 7 + size) as u8).collect();
         put(&queue, &body);
         put(&queue, b"next");
@@ -71,7 +82,7 @@ fn a_full_queue_takes_no_more() {
 fn spans_travel_by_reference_and_are_freed() {
     let arena = arena();
     let queue = Shared::create(&arena, 0).unwrap();
-    for size in [1, 4096, 1 << 20, 40 << 20] {
+    for size in [1, 4096, 1 << 20, sized(40 << 20, 20 << 20)] {
         let span = Span::new(&arena, size).unwrap();
         // SAFETY: the span is this test's alone and has `size` bytes.
         unsafe { span.as_ptr().write_bytes(size as u8 | 1, size) };
@@ -85,11 +96,12 @@ fn spans_travel_by_reference_and_are_freed() {
         assert_eq!(span.len(), size);
         // SAFETY: as above.
         let bytes = unsafe { std::slice::from_raw_parts(span.as_ptr(), size) };
-        assert!(bytes.iter().all(|byte| *byte == size as u8 | 1));
+        assert!(bytes.iter().step_by(sized(1, 65_521)).all(|byte| *byte == size as u8 | 1));
     }
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a gibibyte")]
 fn memory_is_given_back() {
     let arena = arena();
     let queue = Shared::create(&arena, 0).unwrap();
@@ -119,9 +131,9 @@ fn a_queue_ends_with_its_last_handle() {
 
 #[test]
 fn producers_and_consumers_lose_and_double_nothing() {
-    const EACH: u64 = 30_000;
+    const EACH: u64 = sized(30_000, 20);
     let arena = arena();
-    for (threads, limit) in [(1, 0), (3, 0), (3, 10), (8, 1)] {
+    for (threads, limit) in [(1, 0), (3, 0), (3, 10), (sized(8, 3), 1)] {
         let each = if limit == 1 { EACH / 10 } else { EACH };
         let queue = Shared::create(&arena, limit).unwrap();
         let mut seen = std::thread::scope(|scope| {
@@ -199,19 +211,21 @@ fn a_shutdown_wakes_who_waits() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it has no files")]
 fn a_foreign_descriptor_is_refused() {
     let file = std::fs::File::open("/proc/self/exe").unwrap();
-    let error = Arena::<RobustMutex>::attach(file.into()).unwrap_err();
+    let error = Arena::<Lock>::attach(file.into()).unwrap_err();
     assert!(error.to_string().contains("no shared memory of this version of weft"), "{error}");
 }
 
-fn is_readable(poller: &weft_shm::queue::Poller<RobustMutex>) -> bool {
+fn is_readable(poller: &weft_shm::queue::Poller<Lock>) -> bool {
     use rustix::event::{PollFd, PollFlags, poll};
     let mut watched = [PollFd::new(poller, PollFlags::IN)];
     poll(&mut watched, Some(&rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it has no /proc to reach a poller by")]
 fn a_poller_is_readable_while_there_is_a_message() {
     let arena = arena();
     let queue = Arc::new(Shared::create(&arena, 0).unwrap());

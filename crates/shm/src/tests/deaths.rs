@@ -361,10 +361,10 @@ impl World {
 #[test]
 fn nothing_is_lost_doubled_or_leaked_whoever_dies() {
     let mut deaths = BTreeMap::<&str, u32>::new();
-    for_seeds(sized(3 * POINTS.len() as u64, 8), |seed| {
+    for_seeds(sized(3 * POINTS.len() as u64, 3), |seed| {
         let mut rng = Rng::new(seed);
         let mut world = World::new(seed, &mut rng);
-        for step in 0..sized(300, 60) {
+        for step in 0..sized(300, 20) {
             if let Some(point) = world.step(&mut rng) {
                 *deaths.entry(point).or_default() += 1;
             }
