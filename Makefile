@@ -6,6 +6,7 @@
 #   make bench       weft beside greenlet, multiprocessing and others, interleaved; writes the README's tables and charts
 #   make test-all    make test for every CPython found
 #   make soak        the long tests
+#   make miri        the engine's unsafe code over shared memory under Miri; needs a nightly toolchain with it
 #   make bench-engine, test-rust, test-python, test-peers, update-pins, clean: parts of these, and upkeep
 #
 # PYTHON chooses the interpreter (default: python3, or the newest supported one) of an environment that does not exist
@@ -27,7 +28,7 @@ PY = $(BIN)/python
 SOURCES = $(shell find crates python Cargo.toml Cargo.lock pyproject.toml -type f \
 	-not -name '*.pyc' -not -path '*/tests/*' -not -path '*/benches/*')
 
-.PHONY: help demo test test-rust test-python test-peers check bench bench-engine soak test-all clean update-pins
+.PHONY: help demo test test-rust test-python test-peers check bench bench-engine miri soak test-all clean update-pins
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -73,8 +74,12 @@ bench: $(VENV)/.built
 bench-engine: $(VENV)/.tools
 	cargo bench -p weft-coroutine
 
+miri:
+	ci/miri.sh
+
 soak: $(VENV)/.built
 	WEFT_SOAK_SECONDS=$(ENGINE_SOAK_SECONDS) ci/test-rust.sh
+	ci/miri.sh
 	$(PY) tests/soak/stress.py --seconds $(SOAK_SECONDS)
 	$(PY) tests/peers/run.py greenlet --retries 1
 	$(PY) tests/peers/run.py gevent --retries 1

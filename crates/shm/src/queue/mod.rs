@@ -227,13 +227,15 @@ impl<L: Robust> Queue<L> {
             return false;
         }
         let header = self.header();
-        let mut done = header.done.0.load(Ordering::Relaxed);
+        // Acquired: whoever counted before knew of so many puts, and so does this process then. It could take its own
+        // message for one that was never put otherwise.
+        let mut done = header.done.0.load(Ordering::Acquire);
         loop {
             let put = header.put.0.count();
             if done >= put {
                 return false;
             }
-            match header.done.0.compare_exchange_weak(done, done + 1, Ordering::AcqRel, Ordering::Relaxed) {
+            match header.done.0.compare_exchange_weak(done, done + 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(now) => done = now,
             }
