@@ -112,6 +112,7 @@ def _rehearsal() -> Callable[[], object]:
     content = sample.getvalue()
 
     def rehearse() -> None:
+        _diversify()
         payload = io.BytesIO(content)
         data = pickle.load(payload)
         # These would not be overwritten by what the child is told.
@@ -128,6 +129,20 @@ def _rehearsal() -> Callable[[], object]:
         util._flush_std_streams()
 
     return rehearse
+
+
+def _diversify() -> None:
+    """Give this process random numbers of its own, where its template has none that the program asked for.
+
+    The `random` module does so by itself after each fork. numpy does not, so that its global generator, unless the
+    program seeded it, would be the same in all children.
+    """
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is None or not hasattr(numpy_random, "get_bit_generator"):
+        return
+    # None once the program called numpy.random.seed.
+    if getattr(numpy_random.get_bit_generator(), "seed_seq", None) is not None:
+        numpy_random.seed()
 
 
 def _nothing() -> None:

@@ -128,9 +128,13 @@ class Process(process.BaseProcess):
             ForkingPickler(file, None).dump(self)
         except TypeError as error:
             # No matter of code: cloudpickle would refuse it as well, or, as an open file, make something else of it.
-            parts = {"target": self._target, "args": self._args, "kwargs": self._kwargs}
+            own = vars(self)
             name, part = next(
-                ((name, part) for name, part in parts.items() if not can_be_pickled(part)),
+                (
+                    (name, own[f"_{name}"])
+                    for name in ("target", "args", "kwargs")
+                    if not can_be_pickled(own[f"_{name}"])
+                ),
                 ("this object", self),
             )
             raise explained(error, part, "cannot pass {}, to a process", name) from error

@@ -296,6 +296,29 @@ def main():
     assert prints(tmp_path, code, OPENBLAS_NUM_THREADS="4") == ["True"]
 
 
+@pytest.mark.parametrize("seeded", [False, True])
+def test_numpy_is_random_in_each_child_unless_seeded(tmp_path, seeded):
+    pytest.importorskip("numpy")
+    code = (
+        "import numpy\n"
+        + ("numpy.random.seed(7)\n" if seeded else "")
+        + TAIL
+        + """
+def draw(reply):
+    reply.send(numpy.random.randint(1 << 62))
+
+def main():
+    reader, writer = mp.Pipe(duplex=False)
+    drawn = []
+    for _ in range(5):
+        assert run(draw, writer) == 0
+        drawn.append(reader.recv())
+    print(len(set(drawn)))
+    """
+    )
+    assert prints(tmp_path, code) == ["1" if seeded else "5"]
+
+
 def test_what_others_reach_into(tmp_path):
     code = (
         TAIL

@@ -85,7 +85,9 @@ def test_it_joins_and_shuts_down() -> None:
 
 
 def test_a_queue_in_a_message_is_named_as_such() -> None:
-    with pytest.raises(weft.UnpicklableError, match=r"cannot put obj\['reply'\], a weft\.Queue, into a queue: "):
+    with pytest.raises(
+        weft.UnpicklableError, match=r"cannot put obj\['reply'\], a weft\.Queue, into a queue: "
+    ):
         weft.Queue[Any]().put({"reply": weft.Queue[Any]()})
 
 
