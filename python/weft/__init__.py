@@ -22,17 +22,25 @@ from weft._install import InstallError, install
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weft import greenlet, multiprocessing
+    from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
     from weft._queue import Queue, UnpicklableError
     from weft.multiprocessing.api import Process
     from weft.multiprocessing.errors import OwnerDied, ProcessDied
     from weft.multiprocessing.queues import ShutDown
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
     "InstallError",
+    "Lock",
     "OwnerDied",
     "Process",
     "ProcessDied",
     "Queue",
+    "RLock",
+    "Semaphore",
     "ShutDown",
     "UnpicklableError",
     "__version__",
@@ -51,6 +59,13 @@ _LAZY = {
     "Queue": ("weft._queue", "Queue"),
     "ShutDown": ("weft.multiprocessing.queues", "ShutDown"),
     "UnpicklableError": ("weft._queue", "UnpicklableError"),
+    "Barrier": ("weft._locks", "Barrier"),
+    "BoundedSemaphore": ("weft._locks", "BoundedSemaphore"),
+    "Condition": ("weft._locks", "Condition"),
+    "Event": ("weft._locks", "Event"),
+    "Lock": ("weft._locks", "Lock"),
+    "RLock": ("weft._locks", "RLock"),
+    "Semaphore": ("weft._locks", "Semaphore"),
     "Process": ("weft.multiprocessing.api", "Process"),
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from weft.multiprocessing import synchronize
     from weft.multiprocessing._popen import Popen
     from weft.multiprocessing._stock import AnyProcess
-    from weft.multiprocessing import synchronize
     from weft.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
 
 __all__: list[str] = []

@@ -118,7 +118,7 @@ class _SemLock(_NativeSemLock):
     @classmethod
     def _rebuild(cls, handle: int, kind: int, maxvalue: int, name: str | None) -> _SemLock:
         """The lock that has this handle, in this process or one that it was passed on to."""
-        lock = cls()
+        lock: _SemLock = cls()
         place = handle >> 96, handle >> 64 & 0xFFFFFFFF, handle & 0xFFFFFFFFFFFFFFFF
         try:
             lock._attach(place, kind, maxvalue == 1)
@@ -129,9 +129,16 @@ class _SemLock(_NativeSemLock):
         return lock
 
 
+def _revive_tracker() -> None:
+    """If there is a resource tracker, and it was killed, start it again, as making a lock does in the standard library."""
+    tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
+    if tracker is not None and tracker._resource_tracker._fd is not None:
+        tracker.ensure_running()
+
+
 def _reserve_name(lock: _SemLock) -> str:
     """Make a named semaphore that stands for the lock where only a name will do, such as to the resource tracker."""
-    import _multiprocessing
+    import _multiprocessing  # type: ignore[import-not-found, unused-ignore]
     from itertools import count
     from multiprocessing.resource_tracker import register
 
@@ -175,6 +182,8 @@ class SemLock(Guard, _Passed):
         lock._create(kind, value, maxvalue, self._is_owned)
         if self._is_fork_ctx:
             lock._is_named = False
+        else:
+            _revive_tracker()
         self._semlock = lock
         util.debug("created semlock with handle %s", lock.handle)
         self._make_methods()
@@ -221,7 +230,7 @@ class SemLock(Guard, _Passed):
         return "SomeOtherThread" if lock._count() > 0 else "SomeOtherProcess"
 
 
-def _rebuilt(cls: type[Any], state: Any) -> Any:
+def _rebuilt(cls: Any, state: Any) -> Any:
     rebuilt = cls.__new__(cls)
     rebuilt.__setstate__(state)
     return rebuilt
