@@ -16,6 +16,7 @@ Semantics: https://docs.python.org/3/library/multiprocessing.html#synchronizatio
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -57,10 +58,8 @@ _ending = _Ending()
 
 def _owner_died(pid: int) -> errors.OwnerDied:
     """What to raise for the death of a lock's holder; its name and end are known if it was this process's child."""
-    children: set[Any] = vars(process)["_children"]
-    for child in list(children):
-        if child.pid == pid:
-            child.join(0)
+    for child in list(vars(process)["_dangling"]):
+        if not child._closed and child._parent_pid == os.getpid() and child.pid == pid:
             return errors.OwnerDied(pid, child.name, child.exitcode)
     return errors.OwnerDied(pid)
 

@@ -229,18 +229,13 @@ impl SemLock {
 
     /// Make a new one of a kind, RECURSIVE_MUTEX or SEMAPHORE, that is released so often, and may be no oftener
     /// than `maxvalue`. An `owned` one is a lock: it is known who holds it, so a death of that process is noticed.
-    fn _create(&self, py: Python<'_>, kind: i32, value: i64, maxvalue: i64, owned: bool) -> PyResult<()> {
-        let known = kind == RECURSIVE_MUTEX || kind == SEMAPHORE;
-        if !known || value < 0 || value > maxvalue {
-            return Err(PyValueError::new_err(
-                "unrecognized kind, or a value that is not between 0 and maxvalue",
-            ));
+    fn _create(&self, py: Python<'_>, kind: i32, value: i32, maxvalue: i32, owned: bool) -> PyResult<()> {
+        if kind != RECURSIVE_MUTEX && kind != SEMAPHORE {
+            return Err(PyValueError::new_err("unrecognized kind"));
         }
-        let small = |value| u32::try_from(value).ok().filter(|value| *value <= LARGEST_VALUE);
-        let (Some(value), Some(most)) = (small(value), small(maxvalue)) else {
+        let (Ok(value), Ok(most)) = (u32::try_from(value), u32::try_from(maxvalue)) else {
             // What sem_open says.
-            let message = std::io::Error::from_raw_os_error(libc::EINVAL);
-            return Err(message.into());
+            return Err(std::io::Error::from_raw_os_error(libc::EINVAL).into());
         };
         let arena = own_arena(py)?;
         let shared = if kind == RECURSIVE_MUTEX {
