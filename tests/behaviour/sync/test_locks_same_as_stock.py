@@ -50,7 +50,7 @@ def test_a_lock(fork: Any) -> None:
     assert repr(lock) == "<Lock(owner=MainProcess)>"
     assert in_thread(lambda: repr(lock)) == "<Lock(owner=SomeOtherThread)>"
     assert in_thread(lock.release) is None  # anybody may
-    with pytest.raises(ValueError, match="^semaphore or lock released too many times$"):
+    with pytest.raises(ValueError, match=r"^semaphore or lock released too many times$"):
         lock.release()
     assert in_thread(lambda: lock.acquire() and repr(lock)) == "<Lock(owner=MainProcess|Other)>"
     lock.release()
