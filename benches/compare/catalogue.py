@@ -132,6 +132,21 @@ MULTIPROCESSING = (
     Scenario("start_spares", "Start and join", "start() alone, spares waiting", must_below=0.3e-3),
 )
 
+# In scenarios_locks.py.
+LOCKS = (
+    Scenario("lock_alone", "Locks", "Lock: acquire, release", must_ratio=0.95),
+    Scenario("lock_with", "Locks", "Lock: with", must_ratio=0.95),
+    Scenario("rlock_alone", "Locks", "RLock: acquire, release", must_ratio=0.95),
+    Scenario("rlock_with", "Locks", "RLock: with", must_ratio=0.95),
+    Scenario("semaphore_alone", "Locks", "Semaphore: acquire, release", must_ratio=0.95),
+    Scenario("lock_life", "Locks", "Lock: create and drop"),
+    Scenario("lock_crowd", "Locks", "Lock: with, 4 processes at it", must_ratio=1.5),
+    Scenario("rlock_crowd", "Locks", "RLock: with, 4 processes at it"),
+    Scenario("event_wake", "Locks", "Event: wake another process", must_ratio=1.5),
+    Scenario("condition_wake", "Locks", "Condition: wake another process"),
+    Scenario("barrier_4", "Locks", "Barrier: a round of 4", must_ratio=1.5),
+)
+
 SUITES = {
     suite.name: suite
     for suite in (
@@ -155,7 +170,7 @@ SUITES = {
             # Several processes are at work, and the scheduler has to find a place for each.
             seconds=0.2,
             repeats=5,
-            scenarios=MULTIPROCESSING,
+            scenarios=MULTIPROCESSING + LOCKS,
         ),
     )
 }

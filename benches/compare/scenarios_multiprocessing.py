@@ -19,6 +19,19 @@ from typing import Any
 
 from apis import Api, Queue
 from loop import Loop
+from scenarios_locks import (  # noqa: F401  (found here by their names)
+    barrier_4,
+    condition_wake,
+    event_wake,
+    lock_alone,
+    lock_crowd,
+    lock_life,
+    lock_with,
+    rlock_alone,
+    rlock_crowd,
+    rlock_with,
+    semaphore_alone,
+)
 
 MIB = 1 << 20
 SMALL_DICT = {"id": 1234567, "name": "sensor-17", "value": 3.25, "ok": True, "tags": ["a", "b"]}

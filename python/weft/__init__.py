@@ -24,6 +24,7 @@ from weft._install import InstallError, install
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weft import greenlet, multiprocessing
+    from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
     from weft._queue import Queue
     from weft._unpicklable import UnpicklableError
     from weft.multiprocessing.api import Process
@@ -31,11 +32,18 @@ if TYPE_CHECKING:
     from weft.multiprocessing.queues import ShutDown
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
     "InstallError",
+    "Lock",
     "OwnerDied",
     "Process",
     "ProcessDied",
     "Queue",
+    "RLock",
+    "Semaphore",
     "ShutDown",
     "UnpicklableError",
     "__version__",
@@ -54,6 +62,13 @@ _LAZY = {
     "Queue": ("weft._queue", "Queue"),
     "ShutDown": ("weft.multiprocessing.queues", "ShutDown"),
     "UnpicklableError": ("weft._unpicklable", "UnpicklableError"),
+    "Barrier": ("weft._locks", "Barrier"),
+    "BoundedSemaphore": ("weft._locks", "BoundedSemaphore"),
+    "Condition": ("weft._locks", "Condition"),
+    "Event": ("weft._locks", "Event"),
+    "Lock": ("weft._locks", "Lock"),
+    "RLock": ("weft._locks", "RLock"),
+    "Semaphore": ("weft._locks", "Semaphore"),
     "Process": ("weft.multiprocessing.api", "Process"),
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),

@@ -7,6 +7,7 @@ from typing_extensions import Buffer, disjoint_base
 
 from weft.greenlet import _greenlet as _greenlet
 from weft.multiprocessing import _process as _process
+from weft.multiprocessing import _sync as _sync
 
 __all__ = [
     "QueueBase",

@@ -45,6 +45,19 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
             ("JoinableQueue", f"{_OURS}.queues.JoinableQueue"),
             ("SimpleQueue", f"{_OURS}.queues.SimpleQueue"),
         ),
+        "multiprocessing.synchronize": tuple(
+            (name, f"{_OURS}.synchronize.{name}")
+            for name in (
+                "SemLock",
+                "Semaphore",
+                "BoundedSemaphore",
+                "Lock",
+                "RLock",
+                "Condition",
+                "Event",
+                "Barrier",
+            )
+        ),
     },
 }
 

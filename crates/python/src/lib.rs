@@ -3,6 +3,7 @@
 //! * [`ffi`]: the interpreter's state that a coroutine switch saves, one file per version of CPython.
 //! * [`queue`]: process queues and their messages.
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
+//! * [`sync`]: locks, semaphores, conditions, events and barriers between processes.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
 
 mod error;
@@ -11,6 +12,7 @@ mod gil;
 mod greenlet;
 mod process;
 mod queue;
+mod sync;
 
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
@@ -54,5 +56,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.setattr("__version__", env!("CARGO_PKG_VERSION"))?;
     queue::init(module)?;
     process::init(module)?;
+    sync::init(module)?;
     greenlet::init(module)
 }

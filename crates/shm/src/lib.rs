@@ -2,7 +2,8 @@
 //!
 //! * [`Arena`]: one segment for all shared objects of a program, and who owns which part of it;
 //! * [`Span`]: a large buffer in one process's hands;
-//! * [`Queue`]: messages between processes.
+//! * [`Queue`]: messages between processes;
+//! * [`Shared`]: a few words for objects of other crates.
 //!
 //! The header of a segment and everything in it is untrusted input: offsets are checked before they are followed.
 //! Who may write into a segment can still make others read nonsense; it is trusted like the sender of a pickle.
@@ -20,6 +21,7 @@ mod object;
 mod private;
 pub mod queue;
 pub mod robust;
+mod shared;
 mod span;
 mod sweep;
 mod windows;
@@ -34,4 +36,5 @@ pub use layout::UNIT;
 pub use object::Handle;
 pub use private::PrivateSpan;
 pub use queue::{Queue, QueueError, Received};
+pub use shared::Shared;
 pub use span::Span;

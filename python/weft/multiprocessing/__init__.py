@@ -8,7 +8,7 @@ those of the standard library: a program may use both side by side. What differs
 * Whatever the start method, no started process outlives the program that the first one was started from, however
   that one ends.
 * No descriptor is held for a process unless its `sentinel` is asked for.
-* Queues are weft's (`weft.multiprocessing.queues`).
+* Queues are weft's (`weft.multiprocessing.queues`), and locks (`weft.multiprocessing.synchronize`).
 
 Submodules that weft does not have are the standard library's: `weft.multiprocessing.connection` is
 `multiprocessing.connection`. Linux only; the reference is https://docs.python.org/3/library/multiprocessing.html.
@@ -21,10 +21,11 @@ from importlib.machinery import ModuleSpec
 
 from weft import _native
 
-# The native half is a module of its own; nothing on the path would lead to it.
-_native._process.__spec__ = ModuleSpec("weft.multiprocessing._process", None, origin=_native.__file__)
-_native._process.__file__ = _native.__file__
-sys.modules[f"{__name__}._process"] = _native._process
+# The native half is modules of its own; nothing on the path would lead to them.
+for _name, _module in (("_process", _native._process), ("_sync", _native._sync)):
+    _module.__spec__ = ModuleSpec(f"{__name__}.{_name}", None, origin=_native.__file__)
+    _module.__file__ = _native.__file__
+    sys.modules[f"{__name__}.{_name}"] = _module
 
 from weft.multiprocessing import _borrowed, context
 

@@ -1,5 +1,6 @@
 """The names are the default context's methods, as in the standard library, whose types these are."""
 
+from collections.abc import Callable as _Callable
 from multiprocessing import (
     Array as Array,
 )
@@ -7,22 +8,7 @@ from multiprocessing import (
     AuthenticationError as AuthenticationError,
 )
 from multiprocessing import (
-    Barrier as Barrier,
-)
-from multiprocessing import (
-    BoundedSemaphore as BoundedSemaphore,
-)
-from multiprocessing import (
     BufferTooShort as BufferTooShort,
-)
-from multiprocessing import (
-    Condition as Condition,
-)
-from multiprocessing import (
-    Event as Event,
-)
-from multiprocessing import (
-    Lock as Lock,
 )
 from multiprocessing import (
     Manager as Manager,
@@ -41,12 +27,6 @@ from multiprocessing import (
 )
 from multiprocessing import (
     RawValue as RawValue,
-)
-from multiprocessing import (
-    RLock as RLock,
-)
-from multiprocessing import (
-    Semaphore as Semaphore,
 )
 from multiprocessing import (
     TimeoutError as TimeoutError,
@@ -100,6 +80,7 @@ from types import ModuleType
 from typing import Any
 
 from weft.multiprocessing import queues as _queues
+from weft.multiprocessing import synchronize as _synchronize
 from weft.multiprocessing.context import Process as Process
 
 __all__ = [
@@ -149,4 +130,13 @@ reducer: ModuleType
 def Queue(maxsize: int = 0) -> _queues.Queue[Any]: ...
 def JoinableQueue(maxsize: int = 0) -> _queues.JoinableQueue[Any]: ...
 def SimpleQueue() -> _queues.SimpleQueue[Any]: ...
+def Lock() -> _synchronize.Lock: ...
+def RLock() -> _synchronize.RLock: ...
+def Condition(lock: Any = None) -> _synchronize.Condition: ...
+def Semaphore(value: int = 1) -> _synchronize.Semaphore: ...
+def BoundedSemaphore(value: int = 1) -> _synchronize.BoundedSemaphore: ...
+def Event() -> _synchronize.Event: ...
+def Barrier(
+    parties: int, action: _Callable[[], object] | None = None, timeout: float | None = None
+) -> _synchronize.Barrier: ...
 def __getattr__(name: str) -> Any: ...

@@ -14,8 +14,10 @@ from weft.multiprocessing import _stock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+    from weft.multiprocessing import synchronize
     from weft.multiprocessing._popen import Popen
     from weft.multiprocessing._stock import AnyProcess
     from weft.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
@@ -124,6 +126,52 @@ class BaseContext(stock.BaseContext):
         from weft.multiprocessing.queues import SimpleQueue
 
         return SimpleQueue(ctx=self.get_context())
+
+    def Lock(self) -> synchronize.Lock:  # type: ignore[override, unused-ignore]
+        """Returns a non-recursive lock object"""
+        from weft.multiprocessing.synchronize import Lock
+
+        return Lock(ctx=self.get_context())
+
+    def RLock(self) -> synchronize.RLock:  # type: ignore[override, unused-ignore]
+        """Returns a recursive lock object"""
+        from weft.multiprocessing.synchronize import RLock
+
+        return RLock(ctx=self.get_context())
+
+    def Condition(self, lock: Any = None) -> synchronize.Condition:  # type: ignore[override, unused-ignore]
+        """Returns a condition object"""
+        from weft.multiprocessing.synchronize import Condition
+
+        return Condition(lock, ctx=self.get_context())
+
+    def Semaphore(self, value: int = 1) -> synchronize.Semaphore:  # type: ignore[override, unused-ignore]
+        """Returns a semaphore object"""
+        from weft.multiprocessing.synchronize import Semaphore
+
+        return Semaphore(value, ctx=self.get_context())
+
+    def BoundedSemaphore(  # type: ignore[override, unused-ignore]
+        self, value: int = 1
+    ) -> synchronize.BoundedSemaphore:
+        """Returns a bounded semaphore object"""
+        from weft.multiprocessing.synchronize import BoundedSemaphore
+
+        return BoundedSemaphore(value, ctx=self.get_context())
+
+    def Event(self) -> synchronize.Event:  # type: ignore[override, unused-ignore]
+        """Returns an event object"""
+        from weft.multiprocessing.synchronize import Event
+
+        return Event(ctx=self.get_context())
+
+    def Barrier(  # type: ignore[override, unused-ignore]
+        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
+    ) -> synchronize.Barrier:
+        """Returns a barrier object"""
+        from weft.multiprocessing.synchronize import Barrier
+
+        return Barrier(parties, action, timeout, ctx=self.get_context())
 
     def set_forkserver_preload(self, module_names: list[str]) -> None:
         """Set list of module names to try to load in the template process."""

@@ -195,11 +195,11 @@ class _Shared(_native.QueueBase, Generic[T]):
         return types.GenericAlias(cls, item)
 
 
-def _passed_on(queue: _Shared[Any]) -> tuple[tuple[int, int, int], Any, Any]:
-    """The state of a queue for a process that is being started."""
+def _passed_on(queue: Any) -> tuple[tuple[int, int, int], Any, Any]:
+    """The state of a queue, or another object in shared memory, for a process that is being started."""
     handle = queue._handle()
     starting: Any = context.get_spawning_popen()
-    # One descriptor for all queues, and the queues live at least as long as whoever starts the process knows of it.
+    # One descriptor for all objects, and the objects live at least as long as whoever starts the process knows of it.
     known: dict[int, Any] = starting.__dict__.setdefault("_weft_segments", {})
     if handle[0] not in known:
         known[handle[0]] = reduction.DupFd(_native.arena_descriptor(handle[0]))

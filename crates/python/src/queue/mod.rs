@@ -9,11 +9,11 @@
 //! * [`parker`]: how a thread of the interpreter waits;
 //! * [`arenas`]: the segments this process has.
 
-mod arenas;
+pub(crate) mod arenas;
 mod buffer;
 mod codec;
 mod object;
-mod parker;
+pub(crate) mod parker;
 mod pickling;
 mod tree;
 mod view;

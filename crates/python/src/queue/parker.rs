@@ -37,14 +37,14 @@ pub(super) fn without_gil<T>(_py: Python<'_>, work: impl FnOnce() -> T) -> T {
 }
 
 /// The calling thread.
-pub(super) struct GilParker<'py> {
+pub(crate) struct GilParker<'py> {
     py: Python<'py>,
     slices: Slices,
     source: Option<&'py Queue>,
 }
 
 impl<'py> GilParker<'py> {
-    pub(super) fn new(py: Python<'py>) -> Self {
+    pub(crate) fn new(py: Python<'py>) -> Self {
         Self { py, slices: Slices::default(), source: None }
     }
 
@@ -88,7 +88,7 @@ impl Parker for GilParker<'_> {
 }
 
 /// When to give up, from the arguments `block` and `timeout` of a queue's methods; the timeout is in seconds.
-pub(super) fn deadline(block: bool, timeout: Option<f64>) -> Deadline {
+pub(crate) fn deadline(block: bool, timeout: Option<f64>) -> Deadline {
     match (block, timeout) {
         (false, _) => Deadline::after(Duration::ZERO),
         (true, None) => Deadline::NEVER,

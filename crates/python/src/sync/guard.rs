@@ -1,0 +1,166 @@
+//! What the classes derive from that keep their lock in `_semlock`: `with` goes to it without Python in between.
+
+use std::ffi::CStr;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3::exceptions::PyAttributeError;
+use pyo3::ffi::{self, PyMethodDef, PyMethodDefPointer, PyObject};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::semlock::{self, SemLock};
+use crate::gil::GilCell;
+
+/// Something with a lock in `_semlock`, for `with`.
+#[pyclass(frozen, subclass, weakref, name = "Guard", module = "weft.multiprocessing._sync")]
+pub(super) struct Guard {
+    /// Guarded by the GIL.
+    lock: GilCell<Option<Py<PyAny>>>,
+    /// The same, if it is a [`SemLock`].
+    native: AtomicPtr<PyObject>,
+}
+
+impl Guard {
+    fn replace(&self, _py: Python<'_>, lock: Option<Bound<'_, PyAny>>) -> Option<Py<PyAny>> {
+        let native = lock.as_ref().filter(|lock| lock.is_instance_of::<SemLock>());
+        let native = native.map_or(ptr::null_mut(), Bound::as_ptr);
+        self.native.store(native, Ordering::Relaxed);
+        // SAFETY: the GIL is held, and nothing runs between.
+        unsafe { std::mem::replace(&mut *self.lock.get(), lock.map(Bound::unbind)) }
+    }
+}
+
+#[pymethods]
+impl Guard {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_keywords))]
+    fn new(_arguments: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { lock: GilCell::new(None), native: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The lock itself.
+    #[getter(_semlock)]
+    fn lock(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        // SAFETY: the GIL is held.
+        let lock = unsafe { &*self.lock.get() };
+        let missing = || PyAttributeError::new_err("_semlock");
+        lock.as_ref().map(|lock| lock.clone_ref(py)).ok_or_else(missing)
+    }
+
+    #[setter(_semlock)]
+    fn set_lock(&self, lock: Bound<'_, PyAny>) {
+        let py = lock.py();
+        // Only afterwards does the old one go, and whatever runs then finds the new one.
+        drop(self.replace(py, Some(lock)));
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: the collector runs with the GIL.
+        visit.call(unsafe { &*self.lock.get() })
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        drop(self.replace(py, None));
+    }
+}
+
+/// Calls a method of the lock of a guard that is none of ours.
+fn foreign(this: *mut PyObject, name: &str, arguments: &[*mut PyObject]) -> *mut PyObject {
+    Python::attach(|py| {
+        let call = || {
+            // SAFETY: the caller's objects, which live through the call.
+            let (this, arguments) = unsafe {
+                let arguments: Vec<_> =
+                    arguments.iter().map(|one| Bound::from_borrowed_ptr(py, *one)).collect();
+                (Bound::from_borrowed_ptr(py, this), PyTuple::new(py, arguments)?)
+            };
+            this.getattr("_semlock")?.call_method1(name, arguments)
+        };
+        match call() {
+            Ok(value) => value.into_ptr(),
+            Err(error) => {
+                error.restore(py);
+                ptr::null_mut()
+            }
+        }
+    })
+}
+
+/// The lock of a guard, if it is one of ours.
+///
+/// # Safety
+///
+/// The GIL is held, and `this` is a Guard.
+#[inline(always)]
+unsafe fn native(this: *mut PyObject) -> *mut PyObject {
+    // SAFETY: by the contract.
+    unsafe {
+        let py = Python::assume_attached();
+        Borrowed::from_ptr(py, this).cast_unchecked::<Guard>().get().native.load(Ordering::Relaxed)
+    }
+}
+
+const ENTER_DOC: &CStr = c"__enter__($self, /)
+--
+
+Acquire the lock.";
+
+unsafe extern "C" fn enter(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
+    // SAFETY: called by the interpreter, with the GIL and a Guard. The lock is held on to while it is waited for.
+    unsafe {
+        let lock = native(this);
+        if lock.is_null() {
+            return foreign(this, "__enter__", &[]);
+        }
+        ffi::Py_INCREF(lock);
+        let value = semlock::enter(semlock::body(lock));
+        ffi::Py_DECREF(lock);
+        value
+    }
+}
+
+const EXIT_DOC: &CStr = c"__exit__($self, /, *_exception)
+--
+
+Release the lock.";
+
+unsafe extern "C" fn exit(
+    this: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: ffi::Py_ssize_t,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter, with the GIL and a Guard, and with so many arguments.
+    unsafe {
+        let lock = native(this);
+        if lock.is_null() {
+            let arguments = match usize::try_from(count) {
+                Ok(count) if count > 0 => std::slice::from_raw_parts(arguments, count),
+                _ => &[],
+            };
+            return foreign(this, "__exit__", arguments);
+        }
+        semlock::leave(semlock::body(lock))
+    }
+}
+
+static METHODS: GilCell<[PyMethodDef; 2]> = GilCell::new([
+    PyMethodDef {
+        ml_name: c"__enter__".as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunction: enter },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: ENTER_DOC.as_ptr(),
+    },
+    PyMethodDef {
+        ml_name: c"__exit__".as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunctionFast: exit },
+        ml_flags: ffi::METH_FASTCALL,
+        ml_doc: EXIT_DOC.as_ptr(),
+    },
+]);
+
+pub(super) fn add_methods(py: Python<'_>) -> PyResult<()> {
+    // SAFETY: a static table; both take a Guard.
+    unsafe { semlock::add(&py.get_type::<Guard>(), METHODS.get().cast(), 2) }
+}

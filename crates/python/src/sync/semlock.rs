@@ -1,0 +1,563 @@
+//! A lock or semaphore, as `_multiprocessing.SemLock` is one.
+//!
+//! The methods that a program calls most are functions as the interpreter calls them: through the bindings, a call
+//! costs half as much again as the lock does. What is not the ordinary case goes on in [`SemLock::slowly`].
+//!
+//! What only this process knows of the lock (how often it acquired it, and which thread was the last to) is guarded by
+//! the GIL. A fork ends it: in the child the lock is its parent's.
+
+use std::ffi::CStr;
+use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
+
+use pyo3::exceptions::{PyAssertionError, PyNotImplementedError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::ffi::{self, PyMethodDef, PyMethodDefPointer, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple, PyType};
+use weft_sync::{AcquireError, Grant, LARGEST_VALUE, Mutex, OverRelease, Semaphore, Tenure, owner};
+
+use super::{Address, address, find_arena, handle, own_arena, owner_died, shm_error};
+use crate::gil::GilCell;
+use crate::queue::parker::{GilParker, deadline};
+
+/// The standard library's numbers of the kinds.
+const RECURSIVE_MUTEX: i32 = 0;
+const SEMAPHORE: i32 = 1;
+
+#[derive(Debug)]
+enum Shared {
+    /// Anybody may release it.
+    Lock(Mutex),
+    /// The thread that acquired it may acquire it again, and nobody else release it.
+    Recursive(Mutex),
+    Semaphore(Semaphore),
+}
+
+impl Shared {
+    #[inline(always)]
+    fn try_take(&self) -> bool {
+        match self {
+            Self::Lock(mutex) | Self::Recursive(mutex) => mutex.try_take(),
+            Self::Semaphore(semaphore) => semaphore.try_take(),
+        }
+    }
+
+    #[inline(always)]
+    fn release(&self) -> Result<(), OverRelease> {
+        match self {
+            Self::Lock(mutex) | Self::Recursive(mutex) => mutex.release(),
+            Self::Semaphore(semaphore) => semaphore.release(),
+        }
+    }
+
+    const fn kind(&self) -> i32 {
+        match self {
+            Self::Recursive(_) => RECURSIVE_MUTEX,
+            Self::Lock(_) | Self::Semaphore(_) => SEMAPHORE,
+        }
+    }
+
+    fn value(&self) -> u32 {
+        match self {
+            Self::Lock(mutex) | Self::Recursive(mutex) => u32::from(!mutex.is_taken()),
+            Self::Semaphore(semaphore) => semaphore.value(),
+        }
+    }
+}
+
+/// A lock or semaphore that processes share.
+///
+/// A class that derives from it calls `_create` or `_attach` once.
+#[pyclass(frozen, subclass, weakref, name = "SemLock", module = "weft.multiprocessing._sync")]
+pub(super) struct SemLock {
+    shared: OnceLock<Shared>,
+    /// Acquired by this process, less released.
+    count: AtomicI64,
+    /// The thread that acquired it last.
+    thread: AtomicUsize,
+    /// `owner::forks` when these were noted.
+    forks: AtomicU32,
+    /// Whether the lock of one that died is to be taken over, not only freed.
+    recovers: AtomicBool,
+    /// The process from which it was taken over the last time that it was acquired; 0 is none.
+    recovered: AtomicU32,
+}
+
+/// The calling thread, as the interpreter numbers them.
+#[inline(always)]
+fn this_thread() -> usize {
+    // SAFETY: a plain question to the C library.
+    unsafe { libc::pthread_self() as usize }
+}
+
+impl SemLock {
+    fn set(&self, shared: Shared) -> PyResult<()> {
+        self.shared.set(shared).map_err(|_| PyRuntimeError::new_err("the lock was initialised already"))
+    }
+
+    fn shared(&self) -> PyResult<&Shared> {
+        self.shared
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("the lock was not initialised: call __init__"))
+    }
+
+    #[inline(always)]
+    fn held(&self) -> i64 {
+        if self.forks.load(Ordering::Relaxed) == owner::forks() {
+            self.count.load(Ordering::Relaxed)
+        } else {
+            0
+        }
+    }
+
+    #[inline(always)]
+    fn is_mine(&self) -> bool {
+        self.held() > 0 && self.thread.load(Ordering::Relaxed) == this_thread()
+    }
+
+    /// Notes that the calling thread has acquired it.
+    #[inline(always)]
+    fn acquired(&self) {
+        self.count.store(self.held() + 1, Ordering::Relaxed);
+        self.forks.store(owner::forks(), Ordering::Relaxed);
+        self.thread.store(this_thread(), Ordering::Relaxed);
+    }
+
+    /// Acquires it if that needs no wait. False says nothing.
+    #[inline(always)]
+    fn acquire_quickly(&self) -> bool {
+        let Some(shared) = self.shared.get() else { return false };
+        if matches!(shared, Shared::Recursive(_)) && self.is_mine() {
+            self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            return true;
+        }
+        if !shared.try_take() {
+            return false;
+        }
+        self.acquired();
+        self.recovered.store(0, Ordering::Relaxed);
+        true
+    }
+
+    /// Acquires it, however long that takes. False if the time is over.
+    #[cold]
+    #[inline(never)]
+    fn acquire_slowly(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        if self.acquire_quickly() {
+            return Ok(true);
+        }
+        let shared = self.shared()?;
+        let inherit = self.recovers.load(Ordering::Relaxed);
+        let is_try = !block || timeout.is_some_and(|seconds| seconds <= 0.0);
+        let mut parker = GilParker::new(py);
+        let outcome = match shared {
+            Shared::Lock(mutex) | Shared::Recursive(mutex) if is_try => mutex.try_acquire(inherit),
+            Shared::Lock(mutex) | Shared::Recursive(mutex) => {
+                mutex.acquire(inherit, &mut parker, deadline(true, timeout))
+            }
+            Shared::Semaphore(semaphore) => {
+                let patience = if is_try { deadline(false, None) } else { deadline(true, timeout) };
+                semaphore.acquire(&mut parker, patience).map(|()| Grant::Clean)
+            }
+        };
+        let died = match outcome {
+            Ok(Grant::Clean) => 0,
+            Ok(Grant::Inherited(dead)) => dead.pid,
+            Err(AcquireError::TimedOut) => return Ok(false),
+            Err(AcquireError::Interrupted(error)) => return Err(error),
+            Err(AcquireError::OwnerDied(dead)) => return Err(owner_died(py, dead)),
+            Err(AcquireError::Memory(error)) => return Err(shm_error(error)),
+        };
+        self.acquired();
+        self.recovered.store(died, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Releases it. False if that is not to be done, for which [`refusal`](Self::refusal) has the reason.
+    #[inline(always)]
+    fn release_once(&self) -> bool {
+        let Some(shared) = self.shared.get() else { return false };
+        if matches!(shared, Shared::Recursive(_)) {
+            if !self.is_mine() {
+                return false;
+            }
+            let count = self.count.load(Ordering::Relaxed);
+            if count > 1 {
+                self.count.store(count - 1, Ordering::Relaxed);
+                return true;
+            }
+        }
+        let held = self.held();
+        if shared.release().is_err() {
+            return false;
+        }
+        self.count.store(held - 1, Ordering::Relaxed);
+        self.forks.store(owner::forks(), Ordering::Relaxed);
+        true
+    }
+
+    #[cold]
+    fn refusal(&self) -> PyErr {
+        match self.shared() {
+            Ok(Shared::Recursive(_)) if !self.is_mine() => {
+                PyAssertionError::new_err("attempt to release recursive lock not owned by thread")
+            }
+            Ok(_) => PyValueError::new_err(OverRelease.to_string()),
+            Err(error) => error,
+        }
+    }
+}
+
+#[pymethods]
+impl SemLock {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_keywords))]
+    fn new(_arguments: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> Self {
+        Self {
+            shared: OnceLock::new(),
+            count: AtomicI64::new(0),
+            thread: AtomicUsize::new(0),
+            forks: AtomicU32::new(owner::forks()),
+            recovers: AtomicBool::new(false),
+            recovered: AtomicU32::new(0),
+        }
+    }
+
+    #[classattr]
+    const SEM_VALUE_MAX: u32 = LARGEST_VALUE;
+
+    /// Make a new one of a kind, RECURSIVE_MUTEX or SEMAPHORE, that is released so often, and may be no oftener
+    /// than `maxvalue`. An `owned` one is a lock: it is known who holds it, so a death of that process is noticed.
+    fn _create(&self, py: Python<'_>, kind: i32, value: i32, maxvalue: i32, owned: bool) -> PyResult<()> {
+        if kind != RECURSIVE_MUTEX && kind != SEMAPHORE {
+            return Err(PyValueError::new_err("unrecognized kind"));
+        }
+        let (Ok(value), Ok(most)) = (u32::try_from(value), u32::try_from(maxvalue)) else {
+            // What sem_open says.
+            return Err(std::io::Error::from_raw_os_error(libc::EINVAL).into());
+        };
+        let arena = own_arena(py)?;
+        let shared = if kind == RECURSIVE_MUTEX {
+            Mutex::create(&arena, Tenure::Always).map(Shared::Recursive)
+        } else if owned {
+            Mutex::create(&arena, Tenure::UntilNormalEnd).map(Shared::Lock)
+        } else {
+            Semaphore::create(&arena, value, most).map(Shared::Semaphore)
+        };
+        let shared = shared.map_err(shm_error)?;
+        if value == 0 && (kind == RECURSIVE_MUTEX || owned) {
+            let _ = shared.try_take();
+        }
+        self.set(shared)
+    }
+
+    /// Become a handle of what `_handle` of another process's describes, and `kind` and `_is_owned` say what it is.
+    fn _attach(&self, py: Python<'_>, place: Address, kind: i32, owned: bool) -> PyResult<()> {
+        let arena = find_arena(py, place.0)?;
+        let shared = if kind == RECURSIVE_MUTEX {
+            Mutex::attach(&arena, handle(place)).map(Shared::Recursive)
+        } else if owned {
+            Mutex::attach(&arena, handle(place)).map(Shared::Lock)
+        } else {
+            Semaphore::attach(&arena, handle(place)).map(Shared::Semaphore)
+        };
+        self.set(shared.map_err(shm_error)?)
+    }
+
+    /// Where it is: its arena's id, its place in it, and its generation.
+    fn _handle(&self) -> PyResult<Address> {
+        Ok(match self.shared()? {
+            Shared::Lock(mutex) | Shared::Recursive(mutex) => address(mutex.arena().id(), mutex.handle()),
+            Shared::Semaphore(semaphore) => address(semaphore.arena().id(), semaphore.handle()),
+        })
+    }
+
+    #[getter]
+    fn _is_owned(&self) -> PyResult<bool> {
+        Ok(!matches!(self.shared()?, Shared::Semaphore(_)))
+    }
+
+    #[getter]
+    fn kind(&self) -> PyResult<i32> {
+        Ok(self.shared()?.kind())
+    }
+
+    #[getter]
+    fn maxvalue(&self) -> PyResult<u32> {
+        Ok(match self.shared()? {
+            Shared::Semaphore(semaphore) => semaphore.most(),
+            Shared::Lock(_) | Shared::Recursive(_) => 1,
+        })
+    }
+
+    /// How often this process acquired it, less how often it released it.
+    fn _count(&self) -> i64 {
+        self.held()
+    }
+
+    /// Whether the calling thread was the last of this process to acquire it, and it was not released since.
+    fn _is_mine(&self) -> bool {
+        self.is_mine()
+    }
+
+    /// How often it can be acquired now without a wait. Other processes go on.
+    fn _get_value(&self) -> PyResult<u32> {
+        Ok(self.shared()?.value())
+    }
+
+    /// Whether it cannot be acquired now without a wait. Other processes go on.
+    fn _is_zero(&self) -> PyResult<bool> {
+        Ok(self.shared()?.value() == 0)
+    }
+
+    /// Forget that this process acquired it: what was acquired was so by the process that forked.
+    fn _after_fork(&self) {
+        self.count.store(0, Ordering::Relaxed);
+        self.forks.store(owner::forks(), Ordering::Relaxed);
+    }
+
+    /// Whether `acquire` takes over the lock of a process that died; otherwise it raises.
+    #[getter]
+    fn get_recovers(&self) -> bool {
+        self.recovers.load(Ordering::Relaxed)
+    }
+
+    #[setter]
+    fn set_recovers(&self, recovers: bool) -> PyResult<()> {
+        if recovers && matches!(self.shared()?, Shared::Semaphore(_)) {
+            return Err(PyNotImplementedError::new_err("a semaphore has no owner"));
+        }
+        self.recovers.store(recovers, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The id of the process that died with it, if it was taken over from one the last time that it was acquired here.
+    #[getter]
+    fn recovered_from(&self) -> Option<u32> {
+        Some(self.recovered.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+}
+
+// -- The methods that have to be quick. `this` is a SemLock: the interpreter has checked it.
+
+/// # Safety
+///
+/// The GIL is held, and `this` is a SemLock that lives at least as long as what is returned is used.
+#[inline(always)]
+pub(super) unsafe fn body<'a>(this: *mut PyObject) -> &'a SemLock {
+    // SAFETY: by the contract; nothing is counted or dropped through the borrowed object.
+    unsafe {
+        let py = Python::assume_attached();
+        &*ptr::from_ref(Borrowed::from_ptr(py, this).cast_unchecked::<SemLock>().get())
+    }
+}
+
+fn finish(outcome: PyResult<*mut PyObject>, py: Python<'_>) -> *mut PyObject {
+    outcome.unwrap_or_else(|error| {
+        error.restore(py);
+        ptr::null_mut()
+    })
+}
+
+/// # Safety
+///
+/// The GIL is held.
+#[inline(always)]
+unsafe fn truth(value: bool) -> *mut PyObject {
+    // SAFETY: the GIL is held; both live for ever.
+    unsafe { ffi::Py_NewRef(if value { ffi::Py_True() } else { ffi::Py_False() }) }
+}
+
+const ACQUIRE_DOC: &CStr = c"acquire($self, /, block=True, timeout=None)
+--
+
+Acquire it, and say whether that was possible.
+
+If it has to be waited for: `timeout` seconds (None: for ever), or not at all if `block` is false.
+Raises `weft.OwnerDied` if the process that held the lock died with it; it is free then.";
+
+unsafe extern "C" fn acquire(
+    this: *mut PyObject,
+    arguments: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter, with the GIL and a SemLock.
+    unsafe {
+        let lock = body(this);
+        if count == 0 && names.is_null() && lock.acquire_quickly() {
+            return truth(true);
+        }
+        Python::attach(|py| {
+            let outcome = options(py, arguments, count, names)
+                .and_then(|(block, timeout)| lock.acquire_slowly(py, block, timeout));
+            finish(outcome.map(|done| truth(done)), py)
+        })
+    }
+}
+
+/// The arguments of `acquire`: `block` and `timeout`.
+///
+/// # Safety
+///
+/// `arguments` and `names` are those of a call.
+#[cold]
+unsafe fn options(
+    py: Python<'_>,
+    arguments: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> PyResult<(bool, Option<f64>)> {
+    // SAFETY: by the contract: so many by position, then those with names, which are in a tuple.
+    let argument = |index: usize| unsafe { Borrowed::from_ptr(py, *arguments.add(index)) };
+    let count = usize::try_from(count).unwrap_or(0);
+    // SAFETY: as above.
+    let names = unsafe { Bound::from_borrowed_ptr_or_opt(py, names) };
+    let named: Vec<String> = names.map_or_else(|| Ok(Vec::new()), |names| names.extract())?;
+    if count + named.len() > 2 {
+        let given = count + named.len();
+        return Err(PyTypeError::new_err(format!("acquire() takes at most 2 arguments ({given} given)")));
+    }
+    let mut found = [None, None];
+    for (index, place) in found.iter_mut().enumerate().take(count) {
+        *place = Some(argument(index));
+    }
+    for (index, name) in named.iter().enumerate() {
+        let place = match name.as_str() {
+            "block" => 0,
+            "timeout" => 1,
+            _ => {
+                return Err(PyTypeError::new_err(format!(
+                    "'{name}' is an invalid keyword argument for acquire()"
+                )));
+            }
+        };
+        if found[place].replace(argument(count + index)).is_some() {
+            return Err(PyTypeError::new_err(format!(
+                "argument for acquire() given by name ('{name}') and position ({})",
+                place + 1
+            )));
+        }
+    }
+    let block = found[0].map_or(Ok(true), |block| block.is_truthy())?;
+    let timeout = found[1].map_or(Ok(None), |timeout| timeout.extract::<Option<f64>>())?;
+    if timeout.is_some_and(f64::is_nan) {
+        return Err(PyValueError::new_err("a timeout must be a number, not nan"));
+    }
+    Ok((block, timeout))
+}
+
+/// # Safety
+///
+/// The GIL is held.
+#[inline(always)]
+pub(super) unsafe fn enter(lock: &SemLock) -> *mut PyObject {
+    // SAFETY: the GIL is held.
+    unsafe {
+        if lock.acquire_quickly() {
+            return truth(true);
+        }
+        Python::attach(|py| finish(lock.acquire_slowly(py, true, None).map(|done| truth(done)), py))
+    }
+}
+
+/// # Safety
+///
+/// The GIL is held.
+#[inline(always)]
+pub(super) unsafe fn leave(lock: &SemLock) -> *mut PyObject {
+    // SAFETY: the GIL is held; None lives for ever.
+    unsafe {
+        if lock.release_once() {
+            return ffi::Py_NewRef(ffi::Py_None());
+        }
+        Python::attach(|py| finish(Err(lock.refusal()), py))
+    }
+}
+
+const RELEASE_DOC: &CStr = c"release($self, /)
+--
+
+Release it.
+
+Raises ValueError if it is released oftener than acquired; AssertionError if it is recursive and another thread's.";
+
+unsafe extern "C" fn release(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
+    // SAFETY: called by the interpreter, with the GIL and a SemLock.
+    unsafe { leave(body(this)) }
+}
+
+const ENTER_DOC: &CStr = c"__enter__($self, /)
+--
+
+Acquire it.";
+
+unsafe extern "C" fn enter_method(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
+    // SAFETY: called by the interpreter, with the GIL and a SemLock.
+    unsafe { enter(body(this)) }
+}
+
+const EXIT_DOC: &CStr = c"__exit__($self, /, *_exception)
+--
+
+Release it.";
+
+unsafe extern "C" fn exit_method(
+    this: *mut PyObject,
+    _arguments: *mut *mut PyObject,
+    _count: ffi::Py_ssize_t,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter, with the GIL and a SemLock.
+    unsafe { leave(body(this)) }
+}
+
+static METHODS: GilCell<[PyMethodDef; 4]> = GilCell::new([
+    PyMethodDef {
+        ml_name: c"acquire".as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunctionFastWithKeywords: acquire },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: ACQUIRE_DOC.as_ptr(),
+    },
+    PyMethodDef {
+        ml_name: c"release".as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunction: release },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: RELEASE_DOC.as_ptr(),
+    },
+    PyMethodDef {
+        ml_name: c"__enter__".as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunction: enter_method },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: ENTER_DOC.as_ptr(),
+    },
+    PyMethodDef {
+        ml_name: c"__exit__".as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunctionFast: exit_method },
+        ml_flags: ffi::METH_FASTCALL,
+        ml_doc: EXIT_DOC.as_ptr(),
+    },
+]);
+
+/// Adds methods to a class.
+///
+/// # Safety
+///
+/// The table lives for ever, nobody changes it, and its functions take objects of this class.
+pub(super) unsafe fn add(class: &Bound<'_, PyType>, methods: *mut PyMethodDef, count: usize) -> PyResult<()> {
+    for index in 0..count {
+        // SAFETY: by the contract; the GIL is held.
+        unsafe {
+            let method = methods.add(index);
+            let descriptor = ffi::PyDescr_NewMethod(class.as_type_ptr(), method);
+            let descriptor = Bound::from_owned_ptr_or_err(class.py(), descriptor)?;
+            class.setattr(CStr::from_ptr((*method).ml_name).to_string_lossy().as_ref(), descriptor)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn add_methods(py: Python<'_>) -> PyResult<()> {
+    // SAFETY: a static table; all four take a SemLock.
+    unsafe { add(&py.get_type::<SemLock>(), METHODS.get().cast(), 4) }
+}
