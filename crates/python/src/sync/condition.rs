@@ -22,7 +22,7 @@ pub(super) struct ConditionBase {
 
 impl ConditionBase {
     fn condition(&self) -> PyResult<&Condition> {
-        self.0
+        self.condition
             .get()
             .ok_or_else(|| PyRuntimeError::new_err("the condition was not initialised: call __init__"))
     }
