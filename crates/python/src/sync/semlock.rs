@@ -1,7 +1,7 @@
 //! A lock or semaphore, as `_multiprocessing.SemLock` is one.
 //!
 //! The methods that a program calls most are functions as the interpreter calls them: through the bindings, a call
-//! costs half as much again as the lock does. What is not the ordinary case goes on in [`SemLock::slowly`].
+//! costs half as much again as the lock does. What is not the ordinary case goes on in [`SemLock::obtain`].
 //!
 //! What only this process knows of the lock (how often it acquired it, and which thread was the last to) is guarded by
 //! the GIL. A fork ends it: in the child the lock is its parent's.
