@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from weft.multiprocessing import synchronize
 
 __all__ = ["Barrier", "BoundedSemaphore", "Condition", "Event", "Lock", "RLock", "Semaphore"]
 
-if TYPE_CHECKING:
-    from multiprocessing.context import BaseContext
+# Only says that they may be passed on to processes however started; asking for the default one would settle it.
+_CONTEXT = get_context("spawn")
 
 
 class _Recovering(synchronize.SemLock):
@@ -28,10 +28,6 @@ class _Recovering(synchronize.SemLock):
         return self._semlock.recovered_from
 
 
-def _context() -> BaseContext:
-    return get_context()
-
-
 class Lock(_Recovering, synchronize.Lock):
     """A lock between processes. Any process or thread may release it, whoever acquired it.
 
@@ -46,8 +42,7 @@ class Lock(_Recovering, synchronize.Lock):
     __module__ = "weft"
 
     def __init__(self, *, recover: bool = False) -> None:
-        synchronize.Lock.__init__(self, ctx=_context())
-        self._is_fork_ctx = False
+        synchronize.Lock.__init__(self, ctx=_CONTEXT)
         self._semlock.recovers = recover
 
 
@@ -61,8 +56,7 @@ class RLock(_Recovering, synchronize.RLock):
     __module__ = "weft"
 
     def __init__(self, *, recover: bool = False) -> None:
-        synchronize.RLock.__init__(self, ctx=_context())
-        self._is_fork_ctx = False
+        synchronize.RLock.__init__(self, ctx=_CONTEXT)
         self._semlock.recovers = recover
 
 
@@ -75,8 +69,7 @@ class Semaphore(synchronize.Semaphore):
     __module__ = "weft"
 
     def __init__(self, value: int = 1) -> None:
-        super().__init__(value, ctx=_context())
-        self._is_fork_ctx = False
+        super().__init__(value, ctx=_CONTEXT)
 
 
 class BoundedSemaphore(synchronize.BoundedSemaphore):
@@ -87,8 +80,7 @@ class BoundedSemaphore(synchronize.BoundedSemaphore):
     __module__ = "weft"
 
     def __init__(self, value: int = 1) -> None:
-        super().__init__(value, ctx=_context())
-        self._is_fork_ctx = False
+        super().__init__(value, ctx=_CONTEXT)
 
 
 class Condition(synchronize.Condition):
@@ -101,8 +93,7 @@ class Condition(synchronize.Condition):
     __module__ = "weft"
 
     def __init__(self, lock: Any = None) -> None:
-        super().__init__(lock or RLock(), ctx=_context())
-        self._is_fork_ctx = False
+        super().__init__(lock or RLock(), ctx=_CONTEXT)
 
 
 class Event(synchronize.Event):
@@ -114,8 +105,7 @@ class Event(synchronize.Event):
     __module__ = "weft"
 
     def __init__(self) -> None:
-        super().__init__(ctx=_context())
-        self._is_fork_ctx = False
+        super().__init__(ctx=_CONTEXT)
 
 
 class Barrier(synchronize.Barrier):
@@ -130,5 +120,4 @@ class Barrier(synchronize.Barrier):
     def __init__(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> None:
-        super().__init__(parties, action, timeout, ctx=_context())
-        self._is_fork_ctx = False
+        super().__init__(parties, action, timeout, ctx=_CONTEXT)

@@ -1,6 +1,6 @@
 //! A lock with one holder, who is known from the word that he took.
 //!
-//! The lock is one word: free, or the holder's identity (see [`owner`](crate::owner)). Taking it is one compare-and-exchange,
+//! The lock is one word: free, or the holder's identity (see [`owner`]). Taking it is one compare-and-exchange,
 //! giving it back one exchange, and a look at the signal beside it whether anybody sleeps. So there is no instant at
 //! which it is held and nobody knows by whom.
 //!

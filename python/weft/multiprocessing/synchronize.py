@@ -327,7 +327,10 @@ class _View:
 
 
 class Condition(ConditionBase, _Passed):
-    """A condition variable under `lock`, an RLock of its own by default."""
+    """A condition variable under `lock`, an RLock of its own by default.
+
+    `wait(timeout=None)` and `notify(n=1)` are the native class's, as long as the lock is weft's.
+    """
 
     _lock: Any
     acquire: Callable[..., bool]
@@ -338,6 +341,7 @@ class Condition(ConditionBase, _Passed):
         self._lock = lock or ctx.RLock()
         self._create()
         self._make_methods()
+        self._bind_native()
 
     def __getstate__(self) -> Any:
         return self._passed_on(), self._lock
@@ -347,6 +351,16 @@ class Condition(ConditionBase, _Passed):
         self._attach(_received(passed))
         self._is_fork_ctx = False
         self._make_methods()
+        self._bind_native()
+
+    def _bind_native(self) -> None:
+        """Let waits go to the lock without Python in between, if it is one of ours and behaves as such."""
+        lock = self._lock
+        if isinstance(lock, SemLock) and (lock.acquire, lock.release) == (
+            lock._semlock.acquire,
+            lock._semlock.release,
+        ):
+            self._bind(lock._semlock)
 
     def __reduce__(self) -> Any:
         return _rebuilt, (type(self), self.__getstate__())
@@ -377,12 +391,8 @@ class Condition(ConditionBase, _Passed):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}({self._lock}, {self._waiting()})>"
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Release the lock, wait for a notification, `timeout` seconds at most (None: for ever), acquire it again.
-
-        Says whether there was one. AssertionError if the caller does not hold the lock. Raises OwnerDied, with
-        the lock, if another process died with it meanwhile.
-        """
+    def _wait_slowly(self, timeout: float | None) -> bool:
+        """`wait` with a lock that is none of ours."""
         lock = self._lock
         held = lock._semlock
         assert held._is_mine(), "must acquire() condition before using wait()"
@@ -420,8 +430,8 @@ class Condition(ConditionBase, _Passed):
         if died is not None:
             raise died
 
-    def notify(self, n: int = 1) -> None:
-        """Let up to `n` of those that wait go on. AssertionError if the caller does not hold the lock."""
+    def _notify_slowly(self, n: int) -> None:
+        """`notify` with a lock that is none of ours."""
         assert self._lock._semlock._is_mine(), "lock is not owned"
         self._notify(n)
 

@@ -2,27 +2,35 @@
 
 use std::sync::OnceLock;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyAssertionError, PyRuntimeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use weft_sync::{Condition, Entry, WaitError};
 
+use super::semlock::SemLock;
 use super::{Address, address, find_arena, handle, own_arena, shm_error};
 use crate::queue::parker::{GilParker, deadline};
 
 /// A condition that processes share. A class that derives from it calls `_create` or `_attach` once.
 #[pyclass(frozen, subclass, weakref, name = "ConditionBase", module = "weft.multiprocessing._sync")]
-pub(super) struct ConditionBase(OnceLock<Condition>);
+pub(super) struct ConditionBase {
+    condition: OnceLock<Condition>,
+    /// The lock, if it is one of ours: then a wait is one call.
+    lock: OnceLock<Py<SemLock>>,
+}
 
 impl ConditionBase {
     fn condition(&self) -> PyResult<&Condition> {
-        self.0
+        self.condition
             .get()
             .ok_or_else(|| PyRuntimeError::new_err("the condition was not initialised: call __init__"))
     }
 
     fn put(&self, condition: Condition) -> PyResult<()> {
-        self.0.set(condition).map_err(|_| PyRuntimeError::new_err("the condition was initialised already"))
+        self.condition
+            .set(condition)
+            .map_err(|_| PyRuntimeError::new_err("the condition was initialised already"))
     }
 }
 
@@ -31,7 +39,7 @@ impl ConditionBase {
     #[new]
     #[pyo3(signature = (*_arguments, **_keywords))]
     fn new(_arguments: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> Self {
-        Self(OnceLock::new())
+        Self { condition: OnceLock::new(), lock: OnceLock::new() }
     }
 
     /// Make a new one.
@@ -50,6 +58,69 @@ impl ConditionBase {
     fn _handle(&self) -> PyResult<Address> {
         let condition = self.condition()?;
         Ok(address(condition.arena().id(), condition.handle()))
+    }
+
+    /// Say which lock belongs to it. Only once, and only one whose own methods nobody has replaced.
+    fn _bind(&self, lock: Py<SemLock>) -> PyResult<()> {
+        self.lock.set(lock).map_err(|_| PyRuntimeError::new_err("the condition has a lock already"))
+    }
+
+    /// Release the lock, wait for a notification, `timeout` seconds at most (None: for ever), acquire it again.
+    ///
+    /// Says whether there was one. AssertionError if the caller does not hold the lock. Raises `weft.OwnerDied`,
+    /// with the lock, if another process died with it meanwhile.
+    #[pyo3(signature = (timeout = None))]
+    fn wait(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+        let (py, this) = (slf.py(), slf.get());
+        let Some(lock) = this.lock.get().map(Py::get) else {
+            return slf.call_method1("_wait_slowly", (timeout,))?.extract();
+        };
+        if !lock.is_held() {
+            return Err(PyAssertionError::new_err("must acquire() condition before using wait()"));
+        }
+        let condition = this.condition()?;
+        let deadline = deadline(true, timeout);
+        let entry = condition.enter().map_err(shm_error)?;
+        let outcome = loop {
+            let count = match lock.let_go() {
+                Ok(count) => count,
+                Err(error) => break Err(error),
+            };
+            let slept = condition.sleep(entry, &mut GilParker::new(py), deadline);
+            if let Err(error) = lock.take_back(py, count) {
+                break Err(error);
+            }
+            match slept {
+                Err(WaitError::Interrupted(error)) => break Err(error),
+                Err(WaitError::Memory(error)) => break Err(shm_error(error)),
+                Ok(()) | Err(WaitError::TimedOut) if condition.take(entry) => break Ok(true),
+                Err(WaitError::TimedOut) => break Ok(false),
+                // Another one was quicker.
+                Ok(()) => {}
+            }
+        };
+        condition.leave(entry);
+        outcome
+    }
+
+    /// Let up to `n` of those that wait go on. AssertionError if the caller does not hold the lock.
+    #[pyo3(signature = (n = 1))]
+    fn notify(slf: &Bound<'_, Self>, n: i64) -> PyResult<()> {
+        let this = slf.get();
+        match this.lock.get().map(Py::get) {
+            None => {
+                slf.call_method1("_notify_slowly", (n,))?;
+            }
+            Some(lock) if lock.is_held() => {
+                this._notify(n)?;
+            }
+            Some(_) => return Err(PyAssertionError::new_err("lock is not owned")),
+        }
+        Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(self.lock.get())
     }
 
     /// Say, with the lock, that the caller is about to wait. Returns what the other methods want.

@@ -1,7 +1,7 @@
 //! A lock or semaphore, as `_multiprocessing.SemLock` is one.
 //!
 //! The methods that a program calls most are functions as the interpreter calls them: through the bindings, a call
-//! costs half as much again as the lock does. What is not the ordinary case goes on in [`SemLock::slowly`].
+//! costs half as much again as the lock does. What is not the ordinary case goes on in [`SemLock::obtain`].
 //!
 //! What only this process knows of the lock (how often it acquired it, and which thread was the last to) is guarded by
 //! the GIL. A fork ends it: in the child the lock is its parent's.
@@ -15,6 +15,7 @@ use pyo3::exceptions::{PyAssertionError, PyNotImplementedError, PyRuntimeError, 
 use pyo3::ffi::{self, PyMethodDef, PyMethodDefPointer, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
+use weft_shm::identity::Identity;
 use weft_sync::{AcquireError, Grant, LARGEST_VALUE, Mutex, OverRelease, Semaphore, Tenure, owner};
 
 use super::{Address, address, find_arena, handle, own_arena, owner_died, shm_error};
@@ -84,6 +85,13 @@ pub(super) struct SemLock {
     recovered: AtomicU32,
 }
 
+/// Why a lock was not acquired.
+enum Refusal {
+    TimedOut,
+    OwnerDied(Identity),
+    Other(PyErr),
+}
+
 /// The calling thread, as the interpreter numbers them.
 #[inline(always)]
 fn this_thread() -> usize {
@@ -140,14 +148,14 @@ impl SemLock {
         true
     }
 
-    /// Acquires it, however long that takes. False if the time is over.
+    /// Acquires it, however long that takes.
     #[cold]
     #[inline(never)]
-    fn acquire_slowly(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+    fn obtain(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> Result<(), Refusal> {
         if self.acquire_quickly() {
-            return Ok(true);
+            return Ok(());
         }
-        let shared = self.shared()?;
+        let shared = self.shared().map_err(Refusal::Other)?;
         let inherit = self.recovers.load(Ordering::Relaxed);
         let is_try = !block || timeout.is_some_and(|seconds| seconds <= 0.0);
         let mut parker = GilParker::new(py);
@@ -164,14 +172,54 @@ impl SemLock {
         let died = match outcome {
             Ok(Grant::Clean) => 0,
             Ok(Grant::Inherited(dead)) => dead.pid,
-            Err(AcquireError::TimedOut) => return Ok(false),
-            Err(AcquireError::Interrupted(error)) => return Err(error),
-            Err(AcquireError::OwnerDied(dead)) => return Err(owner_died(py, dead)),
-            Err(AcquireError::Memory(error)) => return Err(shm_error(error)),
+            Err(AcquireError::TimedOut) => return Err(Refusal::TimedOut),
+            Err(AcquireError::OwnerDied(dead)) => return Err(Refusal::OwnerDied(dead)),
+            Err(AcquireError::Interrupted(error)) => return Err(Refusal::Other(error)),
+            Err(AcquireError::Memory(error)) => return Err(Refusal::Other(shm_error(error))),
         };
         self.acquired();
         self.recovered.store(died, Ordering::Relaxed);
-        Ok(true)
+        Ok(())
+    }
+
+    /// Acquires it, however long that takes. False if the time is over.
+    #[cold]
+    fn acquire_slowly(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<bool> {
+        match self.obtain(py, block, timeout) {
+            Ok(()) => Ok(true),
+            Err(Refusal::TimedOut) => Ok(false),
+            Err(Refusal::OwnerDied(dead)) => Err(owner_died(py, dead)),
+            Err(Refusal::Other(error)) => Err(error),
+        }
+    }
+
+    /// Whether the calling thread holds it.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_mine()
+    }
+
+    /// Releases it as often as the calling thread acquired it, and says how often that was.
+    pub(super) fn let_go(&self) -> PyResult<i64> {
+        let count = self.held();
+        if count > 1 {
+            self.count.store(1, Ordering::Relaxed);
+        }
+        if self.release_once() { Ok(count) } else { Err(self.refusal()) }
+    }
+
+    /// Acquires it so often again, and only then says if its owner died meanwhile.
+    pub(super) fn take_back(&self, py: Python<'_>, count: i64) -> PyResult<()> {
+        let mut died = None;
+        loop {
+            match self.obtain(py, true, None) {
+                Ok(()) => break,
+                Err(Refusal::OwnerDied(dead)) => died = Some(dead),
+                Err(Refusal::Other(error)) => return Err(error),
+                Err(Refusal::TimedOut) => {}
+            }
+        }
+        self.count.store(count, Ordering::Relaxed);
+        died.map_or(Ok(()), |dead| Err(owner_died(py, dead)))
     }
 
     /// Releases it. False if that is not to be done, for which [`refusal`](Self::refusal) has the reason.
