@@ -4,6 +4,7 @@
 //! * [`Span`]: a large buffer in one process's hands;
 //! * [`Queue`]: messages between processes;
 //! * [`Shared`]: a few words for objects of other crates.
+//! * [`Region`]: memory that several processes use at once, until the last of them is gone.
 //!
 //! The header of a segment and everything in it is untrusted input: offsets are checked before they are followed.
 //! Who may write into a segment can still make others read nonsense; it is trusted like the sender of a pickle.
@@ -20,6 +21,7 @@ mod lock;
 mod object;
 mod private;
 pub mod queue;
+mod region;
 pub mod robust;
 mod shared;
 mod span;
@@ -33,8 +35,9 @@ pub use arena::Arena;
 pub use copy::copy_for_another;
 pub use error::ShmError;
 pub use layout::UNIT;
-pub use object::Handle;
+pub use object::{Carrier, Handle, Transit};
 pub use private::PrivateSpan;
 pub use queue::{Queue, QueueError, Received};
 pub use shared::Shared;
+pub use region::Region;
 pub use span::Span;

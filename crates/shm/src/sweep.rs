@@ -62,9 +62,18 @@ impl<L: Robust> Arena<L> {
             _ => {}
         })?;
         let mut ended = HashSet::new();
-        for unit in objects {
-            if strike_off(&locked, unit, is_dead)? {
-                ended.insert(unit);
+        for unit in &objects {
+            if strike_off(&locked, *unit, is_dead, |_| false)? {
+                ended.insert(*unit);
+            }
+        }
+        if !ended.is_empty() && self.header().has_sent.load(Ordering::Relaxed) != 0 {
+            // With a queue end the references in it.
+            let queues = ended.clone();
+            for unit in &objects {
+                if strike_off(&locked, *unit, is_dead, |unit| queues.contains(&unit))? {
+                    ended.insert(*unit);
+                }
             }
         }
         freed.extend(parts(&locked, &ended)?);
@@ -81,6 +90,13 @@ impl<L: Robust> Arena<L> {
     ) -> Result<(), ShmError> {
         let freed = if has_parts { parts(&locked, &HashSet::from([object]))? } else { vec![object] };
         self.free_all(locked, &freed)?;
+        Ok(())
+    }
+
+    /// Frees an object that nobody holds, and its only part.
+    pub(crate) fn destroy_two(&self, locked: Locked<'_, L>, part: u32, object: u32) -> Result<(), ShmError> {
+        self.descriptor(object)?.ordinal.store(NO_GENERATION, Ordering::Relaxed);
+        self.free_all(locked, &[part, object])?;
         Ok(())
     }
 
