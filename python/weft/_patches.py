@@ -58,6 +58,17 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
                 "Barrier",
             )
         ),
+        "multiprocessing.heap": tuple(
+            (name, f"{_OURS}.heap.{name}") for name in ("Arena", "Heap", "BufferWrapper")
+        ),
+        "multiprocessing.sharedctypes": tuple(
+            (name, f"{_OURS}.sharedctypes.{name}")
+            for name in (
+                *("RawValue", "RawArray", "Value", "Array", "copy", "synchronized", "_new_value"),
+                *("make_property", "prop_cache", "class_cache"),
+                *("SynchronizedBase", "Synchronized", "SynchronizedArray", "SynchronizedString"),
+            )
+        ),
     },
 }
 
