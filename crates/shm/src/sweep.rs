@@ -9,11 +9,15 @@ use crate::arena::{Arena, Locked};
 use crate::crash::crash_point;
 use crate::error::ShmError;
 use crate::identity::Identity;
-use crate::layout::{Descriptor, Kind};
+use crate::layout::{Descriptor, Kind, UNIT_SHIFT, order_of};
 use crate::object::{NO_GENERATION, holders, strike_off};
 use crate::robust::Robust;
 
 use std::sync::atomic::Ordering;
+
+/// The memory of a block of a higher order goes back to the system with the object that it was part of: it is not likely
+/// that so much is wanted again soon.
+const LARGEST_KEPT: u32 = (16_usize << 20 >> UNIT_SHIFT).trailing_zeros();
 
 fn holder(descriptor: &Descriptor) -> Identity {
     Identity {
@@ -121,12 +125,23 @@ impl<L: Robust> Arena<L> {
     }
 
     fn free_all(&self, locked: Locked<'_, L>, freed: &[u32]) -> Result<usize, ShmError> {
-        let mut excess = false;
+        let (mut excess, mut large) = (false, Vec::new());
         for unit in freed {
-            excess = locked.give_back(*unit)?;
+            let descriptor = self.descriptor(*unit)?;
+            if order_of(descriptor.state.load(Ordering::Relaxed)) > LARGEST_KEPT {
+                // In this process's hands until its memory is the system's again, which takes long.
+                self.hold(*unit)?;
+                large.push(*unit);
+            } else {
+                excess = locked.give_back(*unit)?;
+            }
             crash_point("sweep: one freed");
         }
         drop(locked);
+        for unit in large {
+            self.release(unit)?;
+            self.free(unit)?;
+        }
         if excess {
             self.trim()?;
         }

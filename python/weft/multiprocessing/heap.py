@@ -16,7 +16,7 @@ import sys
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from weft import _native
+from weft import _native, _patches
 from weft.multiprocessing import _regions
 from weft.multiprocessing._stock import reduction, util
 
@@ -205,3 +205,6 @@ class BufferWrapper(heap.BufferWrapper):  # type: ignore[misc, unused-ignore]
     def __getstate__(self) -> dict[str, Any]:
         _regions.keep(self)
         return self.__dict__
+
+
+_patches.finish(__name__)

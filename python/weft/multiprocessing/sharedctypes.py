@@ -18,7 +18,7 @@ import weakref
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from weft import _native
+from weft import _native, _patches
 from weft.multiprocessing import heap
 from weft.multiprocessing._stock import context
 
@@ -221,3 +221,6 @@ class SynchronizedString(SynchronizedArray[bytes]):
 
     value = make_property("value")
     raw = make_property("raw")
+
+
+_patches.finish(__name__)

@@ -1,6 +1,7 @@
 //! A piece of shared memory, with the buffer protocol.
 
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::ptr;
 use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyValueError};
@@ -122,26 +123,34 @@ impl SharedRegion {
         let Ok(length) = Py_ssize_t::try_from(region.len()) else {
             return Err(PyBufferError::new_err("the buffer is too long"));
         };
+        let layout = this.layout.get();
+        let has_one_order = layout.is_none_or(|layout| layout.shape.len() < 2);
+        if !has_one_order
+            && flags & ffi::PyBUF_F_CONTIGUOUS == ffi::PyBUF_F_CONTIGUOUS
+            && flags & ffi::PyBUF_C_CONTIGUOUS != ffi::PyBUF_C_CONTIGUOUS
+        {
+            return Err(PyBufferError::new_err("the items lie in C order, not in Fortran's"));
+        }
         let start = region.as_ptr().cast::<c_void>();
         // SAFETY: the interpreter gives a view to fill in; the memory stays where it is for as long as `slf`,
         // which the view keeps alive.
         if unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, length, 0, flags) } != 0 {
             return Err(PyErr::fetch(slf.py()));
         }
-        let Some(layout) = this.layout.get() else { return Ok(()) };
-        // SAFETY: just filled in. The arrays are never changed and live as long as `slf`; who asked for less than
-        // shape or format gets bytes, in which C order is right.
+        let Some(layout) = layout.filter(|_| flags & ffi::PyBUF_ND == ffi::PyBUF_ND) else {
+            return Ok(()); // who does not ask for the shape gets bytes
+        };
+        let none = layout.shape.is_empty();
+        // SAFETY: just filled in. The arrays are never changed, and live as long as `slf`.
         unsafe {
+            (*view).itemsize = layout.itemsize;
+            (*view).ndim = layout.shape.len() as c_int;
+            (*view).shape = if none { ptr::null_mut() } else { layout.shape.as_ptr().cast_mut() };
             if flags & ffi::PyBUF_FORMAT == ffi::PyBUF_FORMAT {
                 (*view).format = layout.format.as_ptr().cast_mut().cast::<c_char>();
             }
-            if flags & ffi::PyBUF_ND == ffi::PyBUF_ND {
-                (*view).itemsize = layout.itemsize;
-                (*view).ndim = layout.shape.len() as c_int;
-                (*view).shape = layout.shape.as_ptr().cast_mut();
-            }
             if flags & ffi::PyBUF_STRIDES == ffi::PyBUF_STRIDES {
-                (*view).strides = layout.strides.as_ptr().cast_mut();
+                (*view).strides = if none { ptr::null_mut() } else { layout.strides.as_ptr().cast_mut() };
             }
         }
         Ok(())
