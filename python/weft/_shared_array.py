@@ -111,7 +111,8 @@ class SharedArray(_native.SharedRegion):
         """
         view = memoryview(source)
         copy = cls(view.shape, _kind_of(view.format.lstrip("@=" + _ORDER)))
-        memoryview(copy).cast("B")[:] = _in_one_piece(view)
+        if copy.nbytes:
+            memoryview(copy).cast("B")[:] = view.cast("B") if view.c_contiguous else view.tobytes()
         return copy
 
     @property
@@ -196,13 +197,6 @@ class SharedArray(_native.SharedRegion):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         self.__reduce__()
-
-
-def _in_one_piece(view: memoryview) -> memoryview:
-    """The bytes of a view in C order."""
-    if view.nbytes == 0:
-        return memoryview(b"")
-    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
 
 
 _regions.register(SharedArray)
