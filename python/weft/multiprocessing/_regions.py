@@ -55,7 +55,11 @@ def _reduce(region: _native.SharedRegion) -> Any:
 
 
 def _rebuild(
-    cls: type[_native.SharedRegion], handle: tuple[int, int, int], segment: Any, transit: int, description: Any
+    cls: type[_native.SharedRegion],
+    handle: tuple[int, int, int],
+    segment: Any,
+    transit: int,
+    description: Any,
 ) -> _native.SharedRegion:
     _native.attach_arena(handle[0], partial(_open, *segment) if transit else segment.detach)
     region = cls.__new__(cls)

@@ -69,7 +69,9 @@ def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: BaseContext 
     return _wrapped(RawValue(typecode_or_type, *args), lock, ctx)
 
 
-def Array(typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True, ctx: BaseContext | None = None) -> Any:
+def Array(
+    typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True, ctx: BaseContext | None = None
+) -> Any:
     """Return a synchronization wrapper for a RawArray"""
     return _wrapped(RawArray(typecode_or_type, size_or_initializer), lock, ctx)
 

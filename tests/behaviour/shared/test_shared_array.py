@@ -61,7 +61,9 @@ def test_types_have_many_names(given, dtype):
     assert weft.SharedArray(3, given).dtype == dtype
 
 
-@pytest.mark.parametrize("given", [">f8", "S5", "O", "M8[s]", str, object, None, 3, "float7", "", [("x", "f8")]])
+@pytest.mark.parametrize(
+    "given", [">f8", "S5", "O", "M8[s]", str, object, None, 3, "float7", "", [("x", "f8")]]
+)
 def test_other_types_are_refused(given):
     with pytest.raises(TypeError, match="a shared array cannot have items of the type"):
         weft.SharedArray(3, given)
