@@ -110,7 +110,7 @@ class SharedArray(_native.SharedRegion):
         Raises TypeError if its items are none that a shared array can have.
         """
         view = memoryview(source)
-        copy = cls(view.shape, _kind_of(view.format.lstrip("@=" + _ORDER)))
+        copy = cls(view.shape or (), _kind_of(view.format.lstrip("@=" + _ORDER)))
         if copy.nbytes:
             memoryview(copy).cast("B")[:] = view.cast("B") if view.c_contiguous else view.tobytes()
         return copy

@@ -105,9 +105,8 @@ impl<L: Robust + 'static> Region<L> {
     /// [`ShmError::Gone`] if the last one that had it has let go of it, [`ShmError`] if it cannot be mapped.
     pub fn receive(arena: &Arc<Arena<L>>, handle: Handle, transit: Transit) -> Result<Self, ShmError> {
         let object = Object::receive(arena, handle, transit)?;
-        let found = locate(&object);
-        match found {
-            Ok((length, start, data, view)) => Ok(Self { object, start, length, data, _view: view }),
+        match locate(&object) {
+            Ok(Place { length, start, data, view }) => Ok(Self { object, start, length, data, _view: view }),
             Err(error) => {
                 let _ = object.leave(|| true);
                 Err(error)
@@ -175,10 +174,16 @@ fn init(start: NonNull<u8>, length: usize, data: u32) {
     header.data.store(data, Ordering::Relaxed);
 }
 
+/// Where the bytes of a region are in this process.
+struct Place {
+    length: usize,
+    start: NonNull<u8>,
+    data: Option<u32>,
+    view: Option<Arc<View>>,
+}
+
 /// What is untrusted is checked: others can write into the header.
-fn locate<L: Robust>(
-    object: &Object<L>,
-) -> Result<(usize, NonNull<u8>, Option<u32>, Option<Arc<View>>), ShmError> {
+fn locate<L: Robust>(object: &Object<L>) -> Result<Place, ShmError> {
     // SAFETY: an object has at least a unit, and all of the header is atomic.
     let header = unsafe { object.start().add(PROLOGUE).cast::<Header>().as_ref() };
     let length = usize::try_from(header.length.load(Ordering::Acquire)).unwrap_or(usize::MAX);
@@ -186,7 +191,8 @@ fn locate<L: Robust>(
     match header.data.load(Ordering::Acquire) {
         0 if length <= MOST_INLINE => {
             // SAFETY: the object's block has a whole unit.
-            Ok((length, unsafe { object.start().add(INLINE) }, None, None))
+            let start = unsafe { object.start().add(INLINE) };
+            Ok(Place { length, start, data: None, view: None })
         }
         0 => Err(too_long),
         data => {
@@ -197,7 +203,7 @@ fn locate<L: Robust>(
                 return Err(ShmError::Damaged { what: "a region names a block that is not its own" });
             }
             let (start, size, view): Mapped = object.arena().block(data)?;
-            if length > size { Err(too_long) } else { Ok((length, start, Some(data), view)) }
+            if length > size { Err(too_long) } else { Ok(Place { length, start, data: Some(data), view }) }
         }
     }
 }

@@ -62,10 +62,11 @@ def _rebuild(
     description: Any,
 ) -> _native.SharedRegion:
     _native.attach_arena(handle[0], partial(_open, *segment) if transit else segment.detach)
-    region = cls.__new__(cls)
+    region: _native.SharedRegion = cls.__new__(cls)
     region._receive(*handle, transit)
-    if description is not None:
-        region._restore(*description)  # type: ignore[attr-defined]
+    restore: Callable[..., None] | None = getattr(region, "_restore", None)
+    if restore is not None:
+        restore(*description)
     return region
 
 
