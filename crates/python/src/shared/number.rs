@@ -31,10 +31,16 @@ pub(super) struct Number {
     kind: Kind,
 }
 
-/// The ctypes classes of numbers, and what each is.
-fn classes(py: Python<'_>) -> PyResult<&[(Py<PyType>, Kind)]> {
-    static CLASSES: PyOnceLock<Vec<(Py<PyType>, Kind)>> = PyOnceLock::new();
-    let found = CLASSES.get_or_try_init(py, || {
+/// What is needed of ctypes.
+struct Ctypes {
+    /// The classes of numbers, and what each is.
+    classes: Vec<(Py<PyType>, Kind)>,
+    addressof: Py<PyAny>,
+}
+
+fn ctypes(py: Python<'_>) -> PyResult<&Ctypes> {
+    static CTYPES: PyOnceLock<Ctypes> = PyOnceLock::new();
+    CTYPES.get_or_try_init(py, || {
         let ctypes = py.import("ctypes")?;
         let names = [
             ("c_byte", true),
@@ -57,9 +63,8 @@ fn classes(py: Python<'_>) -> PyResult<&[(Py<PyType>, Kind)]> {
         for (name, kind) in [("c_float", Kind::Float), ("c_double", Kind::Double)] {
             classes.push((ctypes.getattr(name)?.cast_into::<PyType>()?.unbind(), kind));
         }
-        Ok::<_, PyErr>(classes)
-    })?;
-    Ok(found)
+        Ok::<_, PyErr>(Ctypes { classes, addressof: ctypes.getattr("addressof")?.unbind() })
+    })
 }
 
 impl Number {
@@ -68,8 +73,11 @@ impl Number {
     pub(super) fn of(obj: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
         let py = obj.py();
         let class = obj.get_type();
-        let Some((_, kind)) = classes(py)?.iter().find(|(known, _)| class.is(known)) else { return Ok(None) };
-        let address = py.import("ctypes")?.getattr("addressof")?.call1((obj,))?.extract()?;
+        let ctypes = ctypes(py)?;
+        let Some((_, kind)) = ctypes.classes.iter().find(|(known, _)| class.is(known)) else {
+            return Ok(None);
+        };
+        let address = ctypes.addressof.bind(py).call1((obj,))?.extract()?;
         let number = Self { address, kind: *kind };
         // An object made on somebody's buffer may begin anywhere.
         Ok(usize::is_multiple_of(address, number.size()).then_some(number))
