@@ -91,7 +91,7 @@ impl Number {
         }
     }
 
-    const fn place<T>(self) -> *mut T {
+    fn place<T>(self) -> *mut T {
         ptr::with_exposed_provenance_mut(self.address)
     }
 }
