@@ -65,7 +65,7 @@ def work(mine: weft.SharedArray, queue: Any, wrong: Any, seed: int, forks: bool,
         elif act < 95 and forks:
             in_a_child(kept, wrong)
         if not all(map(is_whole, kept)):
-            wrong.value += 1
+            wrong[0] += 1
             return
         while len(kept) > MOST_KEPT:
             kept.pop(chance.randrange(1, len(kept)))
@@ -78,7 +78,7 @@ def in_a_child(kept: list[weft.SharedArray], wrong: Any) -> None:
         whole = all(map(is_whole, kept))
         os._exit(0 if whole else 1)
     if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
-        wrong.value += 1
+        wrong[0] += 1
 
 
 def blocks() -> int:
@@ -98,9 +98,8 @@ def main() -> None:
     options = parser.parse_args()
     chance = random.Random(options.seed)
     context: Any = multiprocessing.get_context(options.method)
-    wrong = context.Value("i", 0)
-    wrong.value += 0
     before = blocks()
+    wrong = weft.SharedArray(1, "i8")
     queue = context.Queue()
     beginning, begun = context.Pipe(duplex=False)
 
@@ -128,8 +127,8 @@ def main() -> None:
         process.kill()
         process.join()
     left = queue.qsize()
-    result = {"kills": options.hits, "wrong": wrong.value, "failed": failed, "queued": left}
-    del queue, crew, process, victim
+    result = {"kills": options.hits, "wrong": wrong[0], "failed": failed, "queued": left}
+    del queue, crew, process, victim, wrong
     after = blocks()
     if options.forks:
         # And what was promised by one that was killed while it forked.
