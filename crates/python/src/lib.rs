@@ -13,8 +13,8 @@ mod gil;
 mod greenlet;
 mod process;
 mod queue;
-mod sync;
 mod shared;
+mod sync;
 
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;

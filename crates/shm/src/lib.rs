@@ -3,8 +3,8 @@
 //! * [`Arena`]: one segment for all shared objects of a program, and who owns which part of it;
 //! * [`Span`]: a large buffer in one process's hands;
 //! * [`Queue`]: messages between processes;
+//! * [`Region`]: memory that several processes use at once, until the last of them is gone;
 //! * [`Shared`]: a few words for objects of other crates.
-//! * [`Region`]: memory that several processes use at once, until the last of them is gone.
 //!
 //! The header of a segment and everything in it is untrusted input: offsets are checked before they are followed.
 //! Who may write into a segment can still make others read nonsense; it is trusted like the sender of a pickle.
@@ -38,6 +38,6 @@ pub use layout::UNIT;
 pub use object::{Carrier, Handle, Transit};
 pub use private::PrivateSpan;
 pub use queue::{Queue, QueueError, Received};
-pub use shared::Shared;
 pub use region::Region;
+pub use shared::Shared;
 pub use span::Span;

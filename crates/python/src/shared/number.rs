@@ -204,14 +204,21 @@ struct Taken<'a, 'py>(Python<'py>, &'a Parts);
 impl<'a, 'py> Taken<'a, 'py> {
     #[inline]
     fn enter(py: Python<'py>, parts: &'a Parts) -> PyResult<Self> {
-        call(py, &parts.acquire)?;
+        match &parts.native {
+            Some(lock) => lock.get().take(py)?,
+            None => call(py, &parts.acquire)?,
+        }
         Ok(Self(py, parts))
     }
 
     /// Gives it back. As at the end of a `finally`, its own error takes the place of the one that there was.
     #[inline]
     fn leave<T>(self, outcome: PyResult<T>) -> PyResult<T> {
-        match call(self.0, &self.1.release) {
+        let released = match &self.1.native {
+            Some(lock) => lock.get().give_back(),
+            None => call(self.0, &self.1.release),
+        };
+        match released {
             Ok(()) => outcome,
             Err(error) => {
                 if let Err(earlier) = outcome {

@@ -5,9 +5,10 @@ use std::sync::OnceLock;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyCFunction, PyDict, PyTuple};
 
 use super::number::Number;
+use crate::sync::semlock::SemLock;
 
 /// What such an object consists of.
 pub(super) struct Parts {
@@ -15,6 +16,8 @@ pub(super) struct Parts {
     pub(super) lock: Py<PyAny>,
     pub(super) acquire: Py<PyAny>,
     pub(super) release: Py<PyAny>,
+    /// What these two are methods of, if it is one of weft's locks: then nothing has to be called.
+    pub(super) native: Option<Py<SemLock>>,
     /// The number that `obj` is, if it is one.
     pub(super) number: Option<Number>,
 }
@@ -32,6 +35,20 @@ impl SynchronizedBase {
     }
 }
 
+/// What a lock's methods belong to, if they are those of one of weft's: who made a lock of their own meant its methods.
+fn native(lock: &Bound<'_, PyAny>) -> PyResult<Option<Py<SemLock>>> {
+    let owner = |name| -> PyResult<_> { lock.getattr(name)?.getattr_opt("__self__") };
+    let (Some(first), Some(second)) = (owner("acquire")?, owner("release")?) else { return Ok(None) };
+    let known = first.is(&second) && first.is_instance_of::<SemLock>() && is_native(lock)?;
+    Ok(known.then(|| first.cast_into::<SemLock>()).transpose()?.map(Bound::unbind))
+}
+
+/// Whether both methods are built in.
+fn is_native(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(lock.getattr("acquire")?.is_instance_of::<PyCFunction>()
+        && lock.getattr("release")?.is_instance_of::<PyCFunction>())
+}
+
 #[pymethods]
 impl SynchronizedBase {
     #[new]
@@ -47,6 +64,7 @@ impl SynchronizedBase {
             obj: obj.clone().unbind(),
             acquire: lock.getattr("acquire")?.unbind(),
             release: lock.getattr("release")?.unbind(),
+            native: native(lock)?,
             lock: lock.clone().unbind(),
         };
         self.0.set(parts).map_err(|_| PyRuntimeError::new_err("the object was initialised already"))
