@@ -130,6 +130,11 @@ MULTIPROCESSING = (
     ),
     Scenario("start_fork", "Start and join", "fork on both sides"),
     Scenario("start_spares", "Start and join", "start() alone, spares waiting", must_below=0.3e-3),
+    Scenario("locked_increment", "Shared memory", "Value: increment under its lock", must_ratio=3),
+    Scenario("atomic_add", "Shared memory", "… add() beside the locked one", must_ratio=10),
+    Scenario("value_get", "Shared memory", "… get"),
+    Scenario("value_life", "Shared memory", "… create and drop"),
+    Scenario("shared_array_life", "Shared memory", "1 MiB: create, write, drop"),
 )
 
 # In scenarios_locks.py.

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from loop import Loop
 
 
+# The modules that have a suite's scenarios, if they are several.
+PARTS = {"multiprocessing": ("multiprocessing", "shared")}
+
+
 def nothing() -> None:
     """What a process runs that is only started. It is in the main module, as a program's functions are."""
 
@@ -77,7 +81,9 @@ def measure(suite: str, scenario: str, seconds: float, repeats: int, rival: str 
         from apis import RIVALS, Api
 
         arguments.append(RIVALS[rival]() if rival else Api())
-    result = getattr(import_module(f"scenarios_{suite}"), scenario)(*arguments)
+    modules = [import_module(f"scenarios_{part}") for part in PARTS.get(suite, (suite,))]
+    function = next(found for module in modules if (found := vars(module).get(scenario)) is not None)
+    result = function(*arguments)
     if isinstance(result, float):
         return result
     return time_loop(result, seconds, repeats)

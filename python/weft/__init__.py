@@ -25,7 +25,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weft import greenlet, multiprocessing
     from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
+    from weft._logging import LogForwarding, forward_logging
     from weft._queue import Queue
+    from weft._shared_array import SharedArray
     from weft._unpicklable import UnpicklableError
     from weft.multiprocessing.api import Process
     from weft.multiprocessing.errors import OwnerDied, ProcessDied
@@ -38,15 +40,18 @@ __all__ = [
     "Event",
     "InstallError",
     "Lock",
+    "LogForwarding",
     "OwnerDied",
     "Process",
     "ProcessDied",
     "Queue",
     "RLock",
     "Semaphore",
+    "SharedArray",
     "ShutDown",
     "UnpicklableError",
     "__version__",
+    "forward_logging",
     "greenlet",
     "install",
     "multiprocessing",
@@ -60,6 +65,9 @@ _LAZY = {
     "greenlet": ("weft.greenlet", ""),
     "multiprocessing": ("weft.multiprocessing", ""),
     "Queue": ("weft._queue", "Queue"),
+    "SharedArray": ("weft._shared_array", "SharedArray"),
+    "LogForwarding": ("weft._logging", "LogForwarding"),
+    "forward_logging": ("weft._logging", "forward_logging"),
     "ShutDown": ("weft.multiprocessing.queues", "ShutDown"),
     "UnpicklableError": ("weft._unpicklable", "UnpicklableError"),
     "Barrier": ("weft._locks", "Barrier"),

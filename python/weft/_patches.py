@@ -58,6 +58,17 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
                 "Barrier",
             )
         ),
+        "multiprocessing.heap": tuple(
+            (name, f"{_OURS}.heap.{name}") for name in ("Arena", "Heap", "BufferWrapper")
+        ),
+        "multiprocessing.sharedctypes": tuple(
+            (name, f"{_OURS}.sharedctypes.{name}")
+            for name in (
+                *("RawValue", "RawArray", "Value", "Array", "copy", "synchronized", "_new_value"),
+                *("make_property", "prop_cache", "class_cache"),
+                *("SynchronizedBase", "Synchronized", "SynchronizedArray", "SynchronizedString"),
+            )
+        ),
     },
 }
 
@@ -114,15 +125,33 @@ class _PatchingLoader:
         _apply(module, self._rows)
 
 
+# By module of ours: what is to be replaced when it has run, because it imports that itself.
+_waiting: dict[str, list[tuple[ModuleType, str, str]]] = {}
+
+
 def _apply(module: ModuleType, rows: _Rows) -> None:
     for attribute, replacement in rows:
         source, _, name = replacement.rpartition(".")
-        ours = getattr(import_module(source), name)
-        if attribute == "()":
-            ours(module)
-            continue
-        *classes, last = attribute.split(".")
-        holder: object = module
-        for part in classes:
-            holder = getattr(holder, part)
-        setattr(holder, last, ours)
+        replacing = import_module(source)
+        if getattr(replacing.__spec__, "_initializing", False) and not hasattr(replacing, name):
+            _waiting.setdefault(source, []).append((module, attribute, name))
+        else:
+            _replace(module, attribute, getattr(replacing, name))
+
+
+def _replace(module: ModuleType, attribute: str, ours: object) -> None:
+    if attribute == "()":
+        ours(module)  # type: ignore[operator]
+        return
+    *classes, last = attribute.split(".")
+    holder: object = module
+    for part in classes:
+        holder = getattr(holder, part)
+    setattr(holder, last, ours)
+
+
+def finish(source: str) -> None:
+    """Apply what waited for a module of ours; called at its end by one that imports what it takes the place of."""
+    replacing = sys.modules[source]
+    for module, attribute, name in _waiting.pop(source, ()):
+        _replace(module, attribute, getattr(replacing, name))

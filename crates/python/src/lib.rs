@@ -2,6 +2,7 @@
 //!
 //! * [`ffi`]: the interpreter's state that a coroutine switch saves, one file per version of CPython.
 //! * [`queue`]: process queues and their messages.
+//! * [`shared`]: shared memory, and values with a lock in it.
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
@@ -12,6 +13,7 @@ mod gil;
 mod greenlet;
 mod process;
 mod queue;
+mod shared;
 mod sync;
 
 use pyo3::exceptions::PyImportError;
@@ -55,6 +57,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     check_interpreter(module.py())?;
     module.setattr("__version__", env!("CARGO_PKG_VERSION"))?;
     queue::init(module)?;
+    shared::init(module)?;
     process::init(module)?;
     sync::init(module)?;
     greenlet::init(module)

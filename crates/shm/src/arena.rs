@@ -333,17 +333,35 @@ impl<L: Robust> Arena<L> {
     pub(crate) fn trim(&self) -> Result<(), ShmError> {
         loop {
             let Some(unit) = self.lock().take_idle()? else { return Ok(()) };
-            let descriptor = self.descriptor(unit)?;
-            let order = order_of(descriptor.state.load(Ordering::Relaxed));
-            crash_point("trim: taken");
-            descriptor.populated.store(0, Ordering::Relaxed);
-            crash_point("trim: noted");
-            // A refusal means that the memory stays, which hurts nobody: it is only no longer counted.
-            let _ = self.windows.file().release(u64::from(unit) << UNIT_SHIFT, (UNIT as u64) << order);
-            crash_point("trim: released");
-            descriptor.resident.store(0, Ordering::Relaxed);
+            self.release(unit)?;
             let _ = self.lock().give_back(unit)?;
         }
+    }
+
+    /// Gives the memory of a block in this process's hands, or taken from the free ones, back to the system.
+    pub(crate) fn release(&self, unit: u32) -> Result<(), ShmError> {
+        let descriptor = self.descriptor(unit)?;
+        let order = order_of(descriptor.state.load(Ordering::Relaxed));
+        crash_point("trim: taken");
+        descriptor.populated.store(0, Ordering::Relaxed);
+        crash_point("trim: noted");
+        // A refusal means that the memory stays, which hurts nobody: it is only no longer counted.
+        let _ = self.windows.file().release(u64::from(unit) << UNIT_SHIFT, (UNIT as u64) << order);
+        crash_point("trim: released");
+        descriptor.resident.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Says that a block is in this process's hands.
+    pub(crate) fn hold(&self, unit: u32) -> Result<(), ShmError> {
+        let descriptor = self.descriptor(unit)?;
+        let Identity { pid, start } = self.identity();
+        descriptor.holder_pid.store(pid, Ordering::Relaxed);
+        descriptor.holder_start.store(start, Ordering::Relaxed);
+        crash_point("span: holder written");
+        let order = order_of(descriptor.state.load(Ordering::Relaxed));
+        descriptor.state.store(state(Kind::Held, order), Ordering::Release);
+        Ok(())
     }
 
     /// A generation no object of this arena had.

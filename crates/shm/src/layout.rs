@@ -31,7 +31,7 @@ pub(crate) const ORDERS: usize = 25;
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"weftarn1");
 
 /// Changes whenever the meaning of anything in the file does.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The header of an arena; `L` is the kind of its lock.
 #[repr(C)]
@@ -60,6 +60,8 @@ pub(crate) struct Header<L> {
     pub(crate) swept_at: AtomicU32,
     /// The last generation given to an object.
     pub(crate) generation: AtomicU64,
+    /// Not 0 once a reference to an object was put into a queue.
+    pub(crate) has_sent: AtomicU32,
     /// First blocks of the free lists, by order; 0 is none.
     pub(crate) heads: [AtomicU32; ORDERS],
 }

@@ -3,6 +3,7 @@
 //! * [`Arena`]: one segment for all shared objects of a program, and who owns which part of it;
 //! * [`Span`]: a large buffer in one process's hands;
 //! * [`Queue`]: messages between processes;
+//! * [`Region`]: memory that several processes use at once, until the last of them is gone;
 //! * [`Shared`]: a few words for objects of other crates.
 //!
 //! The header of a segment and everything in it is untrusted input: offsets are checked before they are followed.
@@ -20,6 +21,7 @@ mod lock;
 mod object;
 mod private;
 pub mod queue;
+mod region;
 pub mod robust;
 mod shared;
 mod span;
@@ -33,8 +35,9 @@ pub use arena::Arena;
 pub use copy::copy_for_another;
 pub use error::ShmError;
 pub use layout::UNIT;
-pub use object::Handle;
+pub use object::{Carrier, Handle, Transit};
 pub use private::PrivateSpan;
 pub use queue::{Queue, QueueError, Received};
+pub use region::Region;
 pub use shared::Shared;
 pub use span::Span;

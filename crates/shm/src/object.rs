@@ -4,6 +4,10 @@
 //! it. Processes enter when they create, attach or inherit the object, and leave when they let go of it; those
 //! that died are struck off by a sweep.
 //!
+//! A reference on its way from one process to another is nobody's, but the object must not go. So it has an entry of its
+//! own, a *transit*, which the receiver exchanges for its own. One that is in a queue ends with that queue; one that was
+//! sent by other ways lasts as long as its sender, and a minute longer.
+//!
 //! A fork needs a third kind of entry. Between the fork and the child's first instruction the child is nobody, but
 //! the object must not go. So the parent enters a *promise* before it forks, which the child takes over. One that
 //! nobody took (the fork failed, the child died at once) lapses after a minute.
@@ -38,6 +42,61 @@ const PROMISE: u32 = 1 << 31;
 const PROMISE_SECONDS: u32 = 60;
 /// Set in an entry's pid: this holder changes nothing that others wait for.
 const READER: u32 = 1 << 30;
+/// Set in an entry: the process has sent a reference that nobody has received so far.
+const SENT: u32 = 1 << 29;
+/// Set in an entry: a reference is in a queue. The rest is that one's unit and the lower half of its generation.
+const QUEUED: u32 = 1 << 28;
+
+/// What an entry of the list says.
+enum Entry {
+    Holder(Identity),
+    Promise { seconds: u32 },
+    Sent(Identity),
+    Queued { unit: u32, generation: u32 },
+}
+
+impl Entry {
+    const fn of(word: u64) -> Self {
+        let (low, high) = (word as u32, (word >> 32) as u32);
+        if low & PROMISE != 0 {
+            Self::Promise { seconds: high }
+        } else if low & SENT != 0 {
+            Self::Sent(Identity { pid: low & !SENT, start: high })
+        } else if low & QUEUED != 0 {
+            Self::Queued { unit: low & !QUEUED, generation: high }
+        } else {
+            Self::Holder(Identity { pid: low & !READER, start: high })
+        }
+    }
+}
+
+/// A reference on its way to another process, which makes it its own by [`Object::attach`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transit(u64);
+
+impl Transit {
+    /// It travels with what a process is started with: whoever sends it keeps the object until the receiver has it.
+    pub const KEPT: Self = Self(0);
+
+    /// The word to send.
+    pub const fn to_word(self) -> u64 {
+        self.0
+    }
+
+    /// The word that was received.
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+}
+
+/// How a reference travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// In a queue of the same arena: the reference ends with it.
+    Queue(Handle),
+    /// Otherwise: it ends with this process, unless it is received within a minute from then on.
+    Other,
+}
 
 #[repr(C)]
 struct Prologue {
@@ -108,6 +167,15 @@ impl<L: Robust + 'static> Object<L> {
 
     /// The object of another process, which this one holds from now on, too.
     pub(crate) fn attach(arena: &Arc<Arena<L>>, handle: Handle) -> Result<Arc<Self>, ShmError> {
+        Self::receive(arena, handle, Transit::KEPT)
+    }
+
+    /// As [`attach`](Self::attach), by a reference that was sent.
+    pub(crate) fn receive(
+        arena: &Arc<Arena<L>>,
+        handle: Handle,
+        transit: Transit,
+    ) -> Result<Arc<Self>, ShmError> {
         if handle.unit >= arena.header().high_water.load(Ordering::Acquire) {
             return Err(gone(handle));
         }
@@ -124,7 +192,10 @@ impl<L: Robust + 'static> Object<L> {
             }
             let (start, _) = arena.piece(handle.unit)?;
             let object = Self::at(arena, start, handle);
-            let entered = enter(&locked, object.prologue(), word(arena.identity()));
+            let mine = word(arena.identity());
+            // A pickle that is loaded twice finds its transit once.
+            let entered = transit != Transit::KEPT && replace(&locked, object.prologue(), transit.0, mine)
+                || enter(&locked, object.prologue(), mine);
             // In this order: the end of an object takes a lock that comes before the arena's.
             drop(locked);
             if entered {
@@ -213,15 +284,57 @@ impl<L: Robust> Object<L> {
 
     /// Enters a promise for the child of the fork that is about to happen.
     fn promise(&self) -> Result<(), ShmError> {
-        let promise = promise_of(self.arena.identity().pid);
+        self.enter(promise_of(self.arena.identity().pid))
+    }
+
+    fn enter(&self, word: u64) -> Result<(), ShmError> {
         let mut tries = 0;
         loop {
-            let entered = enter(&self.arena.lock(), self.prologue(), promise);
+            let entered = enter(&self.arena.lock(), self.prologue(), word);
             if entered {
                 return Ok(());
             }
             self.make_room(&mut tries)?;
         }
+    }
+
+    /// Makes a reference for another process, which holds the object until it is received or its carrier has ended.
+    pub(crate) fn send(&self, carrier: Carrier) -> Result<Transit, ShmError> {
+        self.check()?;
+        let word = match carrier {
+            Carrier::Queue(queue) => {
+                (queue.generation & u64::from(u32::MAX)) << 32 | u64::from(queue.unit | QUEUED)
+            }
+            Carrier::Other => word(self.arena.identity()) | u64::from(SENT),
+        };
+        self.enter(word)?;
+        if matches!(carrier, Carrier::Queue(_)) {
+            self.arena.header().has_sent.store(1, Ordering::Relaxed);
+        }
+        Ok(Transit(word))
+    }
+
+    /// Takes a reference back that was not sent after all. This process holds the object, so that it stays.
+    pub(crate) fn withdraw(&self, transit: Transit) {
+        if transit != Transit::KEPT {
+            replace(&self.arena.lock(), self.prologue(), transit.0, 0);
+        }
+    }
+
+    /// Whether another living process has it, or a reference is on its way to one.
+    pub(crate) fn is_shared(&self) -> bool {
+        let me = self.arena.identity();
+        let others: Vec<_> = {
+            let locked = self.arena.lock();
+            let words = entries(&locked, self.prologue()).map(|entry| entry.load(Ordering::Acquire));
+            words.filter(|word| *word != 0).map(Entry::of).collect()
+        };
+        others.into_iter().any(|entry| match entry {
+            Entry::Holder(identity) => identity != me && identity.is_alive(),
+            Entry::Promise { seconds } => !has_lapsed(seconds),
+            Entry::Sent(_) => true,
+            Entry::Queued { unit, generation } => !is_gone(&self.arena, unit, generation),
+        })
     }
 
     /// In the child of the process `parent`: takes the promise over. False if it has lapsed.
@@ -266,10 +379,25 @@ impl<L: Robust> Object<L> {
     }
 
     /// Leaves the list. If nobody is in it any more, the object and its parts are freed, unless it has none, which
-    /// is asked then, under the arena's lock.
-    pub(crate) fn leave(&self, has_parts: impl FnOnce() -> bool) -> Result<(), ShmError> {
+    /// is asked then, under the arena's lock. True if it was freed.
+    pub(crate) fn leave(&self, has_parts: impl FnOnce() -> bool) -> Result<bool, ShmError> {
+        self.leave_then(|locked| self.arena.destroy(locked, self.handle.unit, has_parts()))
+    }
+
+    /// As [`leave`](Self::leave), of an object that has just this one part, and none if it is `None`.
+    pub(crate) fn leave_with(&self, part: Option<u32>) -> Result<bool, ShmError> {
+        self.leave_then(|locked| match (part, self.has_more_holders()) {
+            (Some(part), false) => self.arena.destroy_two(locked, part, self.handle.unit),
+            (_, has_parts) => self.arena.destroy(locked, self.handle.unit, has_parts),
+        })
+    }
+
+    fn leave_then(
+        &self,
+        destroy: impl FnOnce(Locked<'_, L>) -> Result<(), ShmError>,
+    ) -> Result<bool, ShmError> {
         if self.check().is_err() {
-            return Ok(());
+            return Ok(false);
         }
         let locked = self.arena.lock();
         let mine = word(self.arena.identity());
@@ -278,10 +406,11 @@ impl<L: Robust> Object<L> {
         }
         crash_point("leave: left");
         if find(&locked, self.prologue(), |entry| entry != 0).is_some() {
-            return Ok(());
+            return Ok(false);
         }
         // Under the same lock: in between, somebody could attach what is about to go.
-        self.arena.destroy(locked, self.handle.unit, has_parts())
+        destroy(locked)?;
+        Ok(true)
     }
 }
 
@@ -336,6 +465,26 @@ fn enter<L: Robust>(locked: &Locked<'_, L>, prologue: &Prologue, word: u64) -> b
     })
 }
 
+/// Replaces one entry that says `old`. False if there is none.
+fn replace<L: Robust>(locked: &Locked<'_, L>, prologue: &Prologue, old: u64, new: u64) -> bool {
+    find(locked, prologue, |entry| entry == old).is_some_and(|entry| {
+        entry.store(new, Ordering::Release);
+        true
+    })
+}
+
+/// Whether the object that such an entry speaks of has ended.
+fn is_gone<L: Robust>(arena: &Arena<L>, unit: u32, generation: u32) -> bool {
+    arena.descriptor(unit).is_ok_and(|descriptor| {
+        Kind::of(descriptor.state.load(Ordering::Acquire)) != Some(Kind::Object)
+            || descriptor.ordinal.load(Ordering::Relaxed) as u32 != generation
+    })
+}
+
+fn has_lapsed(seconds_then: u32) -> bool {
+    seconds().wrapping_sub(seconds_then) > PROMISE_SECONDS
+}
+
 /// All entries of the list.
 fn entries<'a, L: Robust>(
     locked: &Locked<'a, L>,
@@ -361,29 +510,40 @@ fn find<'a, L: Robust>(
     entries(locked, prologue).find(|entry| wanted(entry.load(Ordering::Acquire)))
 }
 
-/// Whose entry it is; `None` for a promise.
-pub(crate) fn holder_of(entry: u64) -> Option<Identity> {
-    let pid = entry as u32;
-    (pid & PROMISE == 0).then_some(Identity { pid: pid & !READER, start: (entry >> 32) as u32 })
+/// Whose entry it is; `None` if it is no process's.
+fn holder_of(entry: u64) -> Option<Identity> {
+    match Entry::of(entry) {
+        Entry::Holder(identity) => Some(identity),
+        _ => None,
+    }
 }
 
-/// Strikes off the holders that `is_dead`, and promises that lapsed. True if nobody is left.
+/// Strikes off the holders that `is_dead`, promises that lapsed, and references in queues that have ended, or of which
+/// `is_ending` says so by their units. True if nobody is left.
 pub(crate) fn strike_off<L: Robust>(
     locked: &Locked<'_, L>,
     unit: u32,
     mut is_dead: impl FnMut(Identity) -> bool,
+    is_ending: impl Fn(u32) -> bool,
 ) -> Result<bool, ShmError> {
     let (start, _) = locked.arena.piece(unit)?;
     // SAFETY: as in `Object::prologue`.
     let prologue = unsafe { start.cast::<Prologue>().as_ref() };
-    let now = seconds();
     let mut nobody = true;
     for entry in entries(locked, prologue) {
         let word = entry.load(Ordering::Acquire);
-        let over = match holder_of(word) {
+        let over = match Entry::of(word) {
             _ if word == 0 => continue,
-            Some(identity) => is_dead(identity),
-            None => now.wrapping_sub((word >> 32) as u32) > PROMISE_SECONDS,
+            Entry::Holder(identity) => is_dead(identity),
+            Entry::Promise { seconds } => has_lapsed(seconds),
+            Entry::Queued { unit, generation } => is_ending(unit) || is_gone(locked.arena, unit, generation),
+            Entry::Sent(sender) => {
+                if is_dead(sender) {
+                    // What it sent may still lie in a pipe: it gets as long as a promise.
+                    entry.store(promise_of(sender.pid), Ordering::Release);
+                }
+                false
+            }
         };
         if over {
             entry.store(0, Ordering::Release);
@@ -394,7 +554,7 @@ pub(crate) fn strike_off<L: Robust>(
     Ok(nobody)
 }
 
-/// Calls `visit` with every holder of the object at `unit`.
+/// Calls `visit` with every holder of the object at `unit`, and everyone who sent a reference to it.
 pub(crate) fn holders<L: Robust>(
     locked: &Locked<'_, L>,
     unit: u32,
@@ -405,7 +565,7 @@ pub(crate) fn holders<L: Robust>(
     let prologue = unsafe { start.cast::<Prologue>().as_ref() };
     for entry in entries(locked, prologue) {
         let word = entry.load(Ordering::Acquire);
-        if let Some(identity) = holder_of(word).filter(|_| word != 0) {
+        if let (true, Entry::Holder(identity) | Entry::Sent(identity)) = (word != 0, Entry::of(word)) {
             visit(identity);
         }
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::arena::Arena;
-use crate::crash::crash_point;
 use crate::error::ShmError;
 use crate::identity::Identity;
 use crate::layout::{Kind, order_of, state};
@@ -104,7 +103,7 @@ impl<L: Robust> Span<L> {
 
     /// Takes it back: the message was not committed.
     pub(crate) fn take_back(&self) -> Result<(), ShmError> {
-        mark_held(&self.arena, self.unit)
+        self.arena.hold(self.unit)
     }
 
     /// Forgets it: the queue has it now.
@@ -140,19 +139,8 @@ impl<L: Robust> Span<L> {
 
     /// Makes it this process's: the message was committed as got.
     pub(crate) fn take_over(&self) -> Result<(), ShmError> {
-        mark_held(&self.arena, self.unit)
+        self.arena.hold(self.unit)
     }
-}
-
-fn mark_held<L: Robust>(arena: &Arena<L>, unit: u32) -> Result<(), ShmError> {
-    let descriptor = arena.descriptor(unit)?;
-    let Identity { pid, start } = arena.identity();
-    descriptor.holder_pid.store(pid, Ordering::Relaxed);
-    descriptor.holder_start.store(start, Ordering::Relaxed);
-    crash_point("span: holder written");
-    let order = order_of(descriptor.state.load(Ordering::Relaxed));
-    descriptor.state.store(state(Kind::Held, order), Ordering::Release);
-    Ok(())
 }
 
 impl<L: Robust> Drop for Span<L> {

@@ -9,11 +9,15 @@ use crate::arena::{Arena, Locked};
 use crate::crash::crash_point;
 use crate::error::ShmError;
 use crate::identity::Identity;
-use crate::layout::{Descriptor, Kind};
+use crate::layout::{Descriptor, Kind, UNIT_SHIFT, order_of};
 use crate::object::{NO_GENERATION, holders, strike_off};
 use crate::robust::Robust;
 
 use std::sync::atomic::Ordering;
+
+/// The memory of a block of a higher order goes back to the system with the object that it was part of: it is not likely
+/// that so much is wanted again soon.
+const LARGEST_KEPT: u32 = (16_usize << 20 >> UNIT_SHIFT).trailing_zeros();
 
 fn holder(descriptor: &Descriptor) -> Identity {
     Identity {
@@ -62,9 +66,18 @@ impl<L: Robust> Arena<L> {
             _ => {}
         })?;
         let mut ended = HashSet::new();
-        for unit in objects {
-            if strike_off(&locked, unit, is_dead)? {
-                ended.insert(unit);
+        for unit in &objects {
+            if strike_off(&locked, *unit, is_dead, |_| false)? {
+                ended.insert(*unit);
+            }
+        }
+        if !ended.is_empty() && self.header().has_sent.load(Ordering::Relaxed) != 0 {
+            // With a queue end the references in it.
+            let queues = ended.clone();
+            for unit in &objects {
+                if strike_off(&locked, *unit, is_dead, |unit| queues.contains(&unit))? {
+                    ended.insert(*unit);
+                }
             }
         }
         freed.extend(parts(&locked, &ended)?);
@@ -81,6 +94,13 @@ impl<L: Robust> Arena<L> {
     ) -> Result<(), ShmError> {
         let freed = if has_parts { parts(&locked, &HashSet::from([object]))? } else { vec![object] };
         self.free_all(locked, &freed)?;
+        Ok(())
+    }
+
+    /// Frees an object that nobody holds, and its only part.
+    pub(crate) fn destroy_two(&self, locked: Locked<'_, L>, part: u32, object: u32) -> Result<(), ShmError> {
+        self.descriptor(object)?.ordinal.store(NO_GENERATION, Ordering::Relaxed);
+        self.free_all(locked, &[part, object])?;
         Ok(())
     }
 
@@ -105,12 +125,23 @@ impl<L: Robust> Arena<L> {
     }
 
     fn free_all(&self, locked: Locked<'_, L>, freed: &[u32]) -> Result<usize, ShmError> {
-        let mut excess = false;
+        let (mut excess, mut large) = (false, Vec::new());
         for unit in freed {
-            excess = locked.give_back(*unit)?;
+            let descriptor = self.descriptor(*unit)?;
+            if order_of(descriptor.state.load(Ordering::Relaxed)) > LARGEST_KEPT {
+                // In this process's hands until its memory is the system's again, which takes long.
+                self.hold(*unit)?;
+                large.push(*unit);
+            } else {
+                excess = locked.give_back(*unit)?;
+            }
             crash_point("sweep: one freed");
         }
         drop(locked);
+        for unit in large {
+            self.release(unit)?;
+            self.free(unit)?;
+        }
         if excess {
             self.trim()?;
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+from weft import _native
 from weft._native import _process
 from weft.multiprocessing._stock import util
 
@@ -82,7 +83,7 @@ class Popen:
         if self.returncode is None:
             status = self._child.poll() if flag == os.WNOHANG else self._child.wait(None)
             if status is not None:
-                self.returncode = status
+                self._ended(status)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -90,8 +91,15 @@ class Popen:
         if self.returncode is None:
             status = self._child.wait(timeout)
             if status is not None:
-                self.returncode = status
+                self._ended(status)
         return self.returncode
+
+    def _ended(self, status: int) -> None:
+        self.returncode = status
+        # Shared memory that was kept for the child.
+        self.__dict__.pop("_weft_passed_on", None)
+        if status < 0:
+            _native.sweep_shared_memory()
 
     def _send_signal(self, sig: int) -> None:
         if self.returncode is None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
     context: Any
     process: Any
+    reduction: Any
     resource_tracker: Any
     spawn: Any
     util: Any
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     # A `BaseProcess`, private attributes included.
     AnyProcess: TypeAlias = Any
 else:
-    from multiprocessing import context, process, resource_tracker, spawn, util
+    from multiprocessing import context, process, reduction, resource_tracker, spawn, util
     from os import environ
 
     AnyProcess = process.BaseProcess
 
-__all__ = ["AnyProcess", "context", "environ", "process", "resource_tracker", "spawn", "util"]
+__all__ = ["AnyProcess", "context", "environ", "process", "reduction", "resource_tracker", "spawn", "util"]

@@ -173,6 +173,30 @@ class BaseContext(stock.BaseContext):
 
         return Barrier(parties, action, timeout, ctx=self.get_context())
 
+    def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
+        """Returns a shared object"""
+        from weft.multiprocessing.sharedctypes import RawValue
+
+        return RawValue(typecode_or_type, *args)
+
+    def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:
+        """Returns a shared array"""
+        from weft.multiprocessing.sharedctypes import RawArray
+
+        return RawArray(typecode_or_type, size_or_initializer)
+
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:  # type: ignore[override, unused-ignore]
+        """Returns a synchronized shared object"""
+        from weft.multiprocessing.sharedctypes import Value
+
+        return Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+
+    def Array(self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True) -> Any:  # type: ignore[override, unused-ignore]
+        """Returns a synchronized shared array"""
+        from weft.multiprocessing.sharedctypes import Array
+
+        return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+
     def set_forkserver_preload(self, module_names: list[str]) -> None:
         """Set list of module names to try to load in the template process."""
         from weft.multiprocessing.forkserver import set_forkserver_preload

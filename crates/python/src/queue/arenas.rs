@@ -74,6 +74,13 @@ pub(super) fn shared_memory_in_use(py: Python<'_>) -> PyResult<u64> {
     arenas.iter().try_fold(0, |sum, arena| Ok(sum + arena.resident().map_err(shm_error)?))
 }
 
+/// How many blocks of shared memory are in use, by anybody.
+#[pyfunction]
+pub(super) fn shared_blocks_in_use(py: Python<'_>) -> PyResult<usize> {
+    let arenas = known(py, |arenas| arenas.clone());
+    arenas.iter().try_fold(0, |sum, arena| Ok(sum + arena.blocks_in_use().map_err(shm_error)?))
+}
+
 /// Free what processes that ended have left in shared memory. Returns how many blocks that were.
 #[pyfunction]
 pub(super) fn sweep_shared_memory(py: Python<'_>) -> usize {

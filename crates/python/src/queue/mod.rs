@@ -27,5 +27,6 @@ pub(crate) fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(arenas::arena_descriptor, module)?)?;
     module.add_function(wrap_pyfunction!(arenas::attach_arena, module)?)?;
     module.add_function(wrap_pyfunction!(arenas::shared_memory_in_use, module)?)?;
+    module.add_function(wrap_pyfunction!(arenas::shared_blocks_in_use, module)?)?;
     module.add_function(wrap_pyfunction!(arenas::sweep_shared_memory, module)?)
 }

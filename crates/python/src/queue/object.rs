@@ -20,6 +20,7 @@ use super::arenas::{find_arena, own_arena, shm_error};
 use super::codec::{self, Failure, Message, Spans};
 use super::parker::{GilParker, deadline};
 use super::pickling;
+use crate::shared::sending::Sending;
 
 type Shared = Queue<RobustMutex>;
 
@@ -99,6 +100,7 @@ impl QueueBase {
         this.used.store(true, Ordering::Relaxed);
         with_body(|body| {
             let mut spans = Spans::new();
+            let sending = Sending::into(queue.arena().id(), queue.handle());
             let kind = match codec::encode(object, queue.arena(), body, &mut spans) {
                 Ok(kind) => kind,
                 Err(Failure::Memory(error)) => return Err(error),
@@ -109,7 +111,9 @@ impl QueueBase {
             let mut parker = GilParker::new(slf.py());
             queue
                 .put(kind, body, &mut spans, &mut parker, deadline)
-                .map_err(|error| Self::error(slf, error, full))
+                .map_err(|error| Self::error(slf, error, full))?;
+            sending.done();
+            Ok(())
         })
     }
 

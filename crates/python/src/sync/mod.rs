@@ -8,7 +8,7 @@ mod barrier;
 mod condition;
 mod event;
 mod guard;
-mod semlock;
+pub(crate) mod semlock;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;

@@ -71,7 +71,7 @@ impl Shared {
 ///
 /// A class that derives from it calls `_create` or `_attach` once.
 #[pyclass(frozen, subclass, weakref, name = "SemLock", module = "weft.multiprocessing._sync")]
-pub(super) struct SemLock {
+pub(crate) struct SemLock {
     shared: OnceLock<Shared>,
     /// Acquired by this process, less released.
     count: AtomicI64,
@@ -243,6 +243,18 @@ impl SemLock {
         self.count.store(held - 1, Ordering::Relaxed);
         self.forks.store(owner::forks(), Ordering::Relaxed);
         true
+    }
+
+    /// Acquires it for other native code, however long that takes.
+    #[inline(always)]
+    pub(crate) fn take(&self, py: Python<'_>) -> PyResult<()> {
+        if self.acquire_quickly() { Ok(()) } else { self.acquire_slowly(py, true, None).map(|_| ()) }
+    }
+
+    /// Releases it for other native code.
+    #[inline(always)]
+    pub(crate) fn give_back(&self) -> PyResult<()> {
+        if self.release_once() { Ok(()) } else { Err(self.refusal()) }
     }
 
     #[cold]

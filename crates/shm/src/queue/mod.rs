@@ -419,7 +419,11 @@ impl<L: Robust> Drop for Queue<L> {
             !(is_plain && was_left_in_order(&header.put_lock.0) && was_left_in_order(&header.get_lock.0))
         };
         // Damage means that some memory stays taken until the program ends.
-        let _ = self.object.leave(has_parts);
+        let ended = self.object.leave(has_parts);
+        if ended == Ok(true) && self.arena().header().has_sent.load(Ordering::Relaxed) != 0 {
+            // References to other objects may have ended with it.
+            self.arena().sweep();
+        }
     }
 }
 

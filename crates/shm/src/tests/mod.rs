@@ -8,6 +8,7 @@ mod blocks;
 mod deaths;
 mod hostile;
 mod model;
+mod regions;
 mod threads;
 
 use std::collections::BTreeMap;

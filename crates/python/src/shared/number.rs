@@ -1,0 +1,502 @@
+//! Reading and changing a number in shared memory: with its lock, or in one step of the processor.
+//!
+//! These are the descriptors of the class `Synchronized`, made by hand: a method of PyO3 costs as much again as what
+//! they do. The interpreter checks, as for every such descriptor, that it is called on a `SynchronizedBase`.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use pyo3::exceptions::{PyAttributeError, PyOverflowError, PyTypeError};
+use pyo3::ffi::{self, PyGetSetDef, PyMethodDef, PyMethodDefPointer, PyObject};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple, PyType};
+
+use super::synchronized::{Parts, SynchronizedBase};
+use crate::gil::GilCell;
+
+/// What a number in memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Integer { bytes: u8, signed: bool },
+    Float,
+    Double,
+}
+
+/// A number in memory that is seldom where nothing else is: other processes change it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Number {
+    address: usize,
+    kind: Kind,
+}
+
+/// What is needed of ctypes.
+struct Ctypes {
+    /// The classes of numbers, and what each is.
+    classes: Vec<(Py<PyType>, Kind)>,
+    addressof: Py<PyAny>,
+}
+
+fn ctypes(py: Python<'_>) -> PyResult<&Ctypes> {
+    static CTYPES: PyOnceLock<Ctypes> = PyOnceLock::new();
+    CTYPES.get_or_try_init(py, || {
+        let ctypes = py.import("ctypes")?;
+        let names = [
+            ("c_byte", true),
+            ("c_ubyte", false),
+            ("c_short", true),
+            ("c_ushort", false),
+            ("c_int", true),
+            ("c_uint", false),
+            ("c_long", true),
+            ("c_ulong", false),
+            ("c_longlong", true),
+            ("c_ulonglong", false),
+        ];
+        let mut classes = Vec::new();
+        for (name, signed) in names {
+            let class = ctypes.getattr(name)?.cast_into::<PyType>()?;
+            let bytes = ctypes.getattr("sizeof")?.call1((&class,))?.extract()?;
+            classes.push((class.unbind(), Kind::Integer { bytes, signed }));
+        }
+        for (name, kind) in [("c_float", Kind::Float), ("c_double", Kind::Double)] {
+            classes.push((ctypes.getattr(name)?.cast_into::<PyType>()?.unbind(), kind));
+        }
+        Ok::<_, PyErr>(Ctypes { classes, addressof: ctypes.getattr("addressof")?.unbind() })
+    })
+}
+
+impl Number {
+    /// The number that a ctypes object is. `None` if it is something else, or of a class derived from theirs, which
+    /// may see its memory otherwise.
+    pub(super) fn of(obj: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
+        let py = obj.py();
+        let class = obj.get_type();
+        let ctypes = ctypes(py)?;
+        let Some((_, kind)) = ctypes.classes.iter().find(|(known, _)| class.is(known)) else {
+            return Ok(None);
+        };
+        let address = ctypes.addressof.bind(py).call1((obj,))?.extract()?;
+        let number = Self { address, kind: *kind };
+        // An object made on somebody's buffer may begin anywhere.
+        Ok(usize::is_multiple_of(address, number.size()).then_some(number))
+    }
+
+    const fn size(self) -> usize {
+        match self.kind {
+            Kind::Integer { bytes, .. } => bytes as usize,
+            Kind::Float => 4,
+            Kind::Double => 8,
+        }
+    }
+
+    fn place<T>(self) -> *mut T {
+        ptr::with_exposed_provenance_mut(self.address)
+    }
+}
+
+/// Does something with the atomic of the number's size: `$bits` are those of the operands, and of what comes out.
+macro_rules! atomically {
+    ($number:expr, |$atomic:ident, $from:ident| $work:expr) => {{
+        let number: Number = $number;
+        // SAFETY: `number` was made of a ctypes object that the caller holds: its memory has that size, is aligned to
+        // it, and is there as long as the object. All that weft does with it is atomic; others' accesses are a single
+        // instruction at the worst moment, as ctypes always had them.
+        unsafe {
+            match number.size() {
+                1 => {
+                    let ($atomic, $from) = (AtomicU8::from_ptr(number.place()), |bits: u64| bits as u8);
+                    u64::from($work)
+                }
+                2 => {
+                    let ($atomic, $from) = (AtomicU16::from_ptr(number.place()), |bits: u64| bits as u16);
+                    u64::from($work)
+                }
+                4 => {
+                    let ($atomic, $from) = (AtomicU32::from_ptr(number.place()), |bits: u64| bits as u32);
+                    u64::from($work)
+                }
+                _ => {
+                    let ($atomic, $from) = (AtomicU64::from_ptr(number.place()), |bits: u64| bits);
+                    $work
+                }
+            }
+        }
+    }};
+}
+
+fn read(number: Number) -> u64 {
+    atomically!(number, |atomic, _from| atomic.load(Ordering::SeqCst))
+}
+
+fn write(number: Number, bits: u64) {
+    atomically!(number, |atomic, from| {
+        atomic.store(from(bits), Ordering::Release);
+        from(bits)
+    });
+}
+
+fn fetch_add(number: Number, bits: u64) -> u64 {
+    atomically!(number, |atomic, from| atomic.fetch_add(from(bits), Ordering::SeqCst))
+}
+
+fn swap(number: Number, bits: u64) -> u64 {
+    atomically!(number, |atomic, from| atomic.swap(from(bits), Ordering::SeqCst))
+}
+
+fn compare_and_swap(number: Number, expected: u64, desired: u64) -> u64 {
+    atomically!(number, |atomic, from| {
+        let (expected, desired) = (from(expected), from(desired));
+        atomic
+            .compare_exchange(expected, desired, Ordering::SeqCst, Ordering::SeqCst)
+            .unwrap_or_else(|found| found)
+    })
+}
+
+/// The Python object for the bits of a number; a new reference, or null with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held.
+unsafe fn to_object(kind: Kind, bits: u64) -> *mut PyObject {
+    // SAFETY: by the contract.
+    unsafe {
+        match kind {
+            Kind::Integer { bytes: 1, signed: true } => ffi::PyLong_FromLong(i64::from(bits as i8)),
+            Kind::Integer { bytes: 2, signed: true } => ffi::PyLong_FromLong(i64::from(bits as i16)),
+            Kind::Integer { bytes: 4, signed: true } => ffi::PyLong_FromLong(i64::from(bits as i32)),
+            Kind::Integer { signed: true, .. } => ffi::PyLong_FromLong(bits as i64),
+            Kind::Integer { signed: false, .. } => ffi::PyLong_FromUnsignedLong(bits),
+            Kind::Float => ffi::PyFloat_FromDouble(f64::from(f32::from_bits(bits as u32))),
+            Kind::Double => ffi::PyFloat_FromDouble(f64::from_bits(bits)),
+        }
+    }
+}
+
+/// The bits that ctypes would store for `value`, if that is plain: an exact integer (of which it takes the lowest bits)
+/// or float. Everything else is its business.
+///
+/// # Safety
+///
+/// The GIL is held, and the pointer is to a living object.
+unsafe fn plain_bits(kind: Kind, value: *mut PyObject) -> Option<u64> {
+    // SAFETY: by the contract.
+    unsafe {
+        match kind {
+            Kind::Integer { .. } if ffi::PyLong_CheckExact(value) != 0 => {
+                Some(ffi::PyLong_AsUnsignedLongLongMask(value))
+            }
+            Kind::Float if ffi::PyFloat_CheckExact(value) != 0 => {
+                Some(u64::from((ffi::PyFloat_AsDouble(value) as f32).to_bits()))
+            }
+            Kind::Double if ffi::PyFloat_CheckExact(value) != 0 => {
+                Some(ffi::PyFloat_AsDouble(value).to_bits())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The lock of an object, taken until it is given back by [`leave`](Self::leave).
+struct Taken<'a, 'py>(Python<'py>, &'a Parts);
+
+impl<'a, 'py> Taken<'a, 'py> {
+    #[inline]
+    fn enter(py: Python<'py>, parts: &'a Parts) -> PyResult<Self> {
+        match &parts.native {
+            Some(lock) => lock.get().take(py)?,
+            None => call(py, &parts.acquire)?,
+        }
+        Ok(Self(py, parts))
+    }
+
+    /// Gives it back. As at the end of a `finally`, its own error takes the place of the one that there was.
+    #[inline]
+    fn leave<T>(self, outcome: PyResult<T>) -> PyResult<T> {
+        let released = match &self.1.native {
+            Some(lock) => lock.get().give_back(),
+            None => call(self.0, &self.1.release),
+        };
+        match released {
+            Ok(()) => outcome,
+            Err(error) => {
+                if let Err(earlier) = outcome {
+                    error.set_context(self.0, Some(earlier));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+#[inline]
+fn call(py: Python<'_>, method: &Py<PyAny>) -> PyResult<()> {
+    // SAFETY: the GIL is held, and the method is alive; what it returns is a new reference or null with an error set.
+    unsafe {
+        let result = ffi::PyObject_CallNoArgs(method.as_ptr());
+        if result.is_null() {
+            return Err(PyErr::fetch(py));
+        }
+        ffi::Py_DECREF(result);
+    }
+    Ok(())
+}
+
+/// Runs `work` on the parts of `this`; its error is set, and stands as `failed`.
+///
+/// # Safety
+///
+/// The GIL is held, and `this` is a living instance of `SynchronizedBase`.
+#[inline]
+unsafe fn with_parts<T>(
+    this: *mut PyObject,
+    failed: T,
+    work: impl FnOnce(Python<'_>, &Parts) -> PyResult<T>,
+) -> T {
+    // SAFETY: by the contract.
+    let (py, object) = unsafe {
+        let py = Python::assume_attached();
+        (py, Borrowed::from_ptr(py, this).cast_unchecked::<SynchronizedBase>())
+    };
+    match object.get().parts().and_then(|parts| work(py, parts)) {
+        Ok(value) => value,
+        Err(error) => {
+            error.restore(py);
+            failed
+        }
+    }
+}
+
+/// A new reference that the interpreter returned, or the error that it set instead.
+fn checked(py: Python<'_>, result: *mut PyObject) -> PyResult<*mut PyObject> {
+    if result.is_null() { Err(PyErr::fetch(py)) } else { Ok(result) }
+}
+
+unsafe extern "C" fn get_value(this: *mut PyObject, _: *mut c_void) -> *mut PyObject {
+    // SAFETY: the descriptor has checked the type.
+    unsafe {
+        with_parts(this, ptr::null_mut(), |py, parts| {
+            let taken = Taken::enter(py, parts)?;
+            let outcome = match parts.number {
+                Some(number) => checked(py, to_object(number.kind, read(number))),
+                None => parts.obj.bind(py).getattr(pyo3::intern!(py, "value")).map(Bound::into_ptr),
+            };
+            taken.leave(outcome)
+        })
+    }
+}
+
+unsafe extern "C" fn set_value(this: *mut PyObject, value: *mut PyObject, _: *mut c_void) -> c_int {
+    // SAFETY: the descriptor has checked the type; the value is alive, or null for `del`.
+    unsafe {
+        with_parts(this, -1, |py, parts| {
+            if value.is_null() {
+                return Err(PyAttributeError::new_err("the value of a shared object cannot be deleted"));
+            }
+            let taken = Taken::enter(py, parts)?;
+            let outcome = match parts.number.map(|number| (number, plain_bits(number.kind, value))) {
+                Some((number, Some(bits))) => {
+                    write(number, bits);
+                    Ok(0)
+                }
+                _ => {
+                    let value = Borrowed::from_ptr(py, value);
+                    parts.obj.bind(py).setattr(pyo3::intern!(py, "value"), value).map(|()| 0)
+                }
+            };
+            taken.leave(outcome)
+        })
+    }
+}
+
+unsafe extern "C" fn get_lock(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the descriptor has checked the type.
+    unsafe { with_parts(this, ptr::null_mut(), |py, parts| Ok(parts.lock.clone_ref(py).into_ptr())) }
+}
+
+/// The number on which atomic operations are possible, with its size and whether it has a sign.
+fn integer(py: Python<'_>, parts: &Parts) -> PyResult<(Number, u8, bool)> {
+    match parts.number {
+        Some(number @ Number { kind: Kind::Integer { bytes, signed }, .. }) => Ok((number, bytes, signed)),
+        _ => {
+            let class = parts.obj.bind(py).get_type();
+            Err(PyTypeError::new_err(format!(
+                "atomic operations need an integer of 1, 2, 4 or 8 bytes in its natural place, not a {}; \
+                 change this one under its lock",
+                class.name()?
+            )))
+        }
+    }
+}
+
+/// The lowest 64 bits of an integer, or of what stands for one.
+fn lowest_bits(py: Python<'_>, value: Borrowed<'_, '_, PyAny>) -> PyResult<u64> {
+    // SAFETY: the GIL is held, and the value is alive; errors are looked for where the result may be one.
+    unsafe {
+        let bits = if ffi::PyLong_Check(value.as_ptr()) != 0 {
+            ffi::PyLong_AsUnsignedLongLongMask(value.as_ptr())
+        } else {
+            let index = Bound::from_owned_ptr_or_err(py, ffi::PyNumber_Index(value.as_ptr()))?;
+            ffi::PyLong_AsUnsignedLongLongMask(index.as_ptr())
+        };
+        match (bits == u64::MAX).then(|| PyErr::take(py)).flatten() {
+            Some(error) => Err(error),
+            None => Ok(bits),
+        }
+    }
+}
+
+/// The bits of an integer that must fit the number.
+fn fitting_bits(py: Python<'_>, value: Borrowed<'_, '_, PyAny>, bytes: u8, signed: bool) -> PyResult<u64> {
+    let spare = 64 - 8 * u32::from(bytes);
+    let bits = if signed {
+        value
+            .extract::<i64>()
+            .ok()
+            .filter(|value| value << spare >> spare == *value)
+            .map(|value| value as u64)
+    } else {
+        value.extract::<u64>().ok().filter(|value| value << spare >> spare == *value)
+    };
+    if let Some(bits) = bits {
+        return Ok(bits);
+    }
+    lowest_bits(py, value)?; // no integer: its error says so
+    let kind = if signed { "a signed" } else { "an unsigned" };
+    Err(PyOverflowError::new_err(format!("{} does not fit {kind} integer of {bytes} bytes", &*value)))
+}
+
+unsafe extern "C" fn add(this: *mut PyObject, n: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the descriptor has checked the type; the argument is alive.
+    unsafe {
+        with_parts(this, ptr::null_mut(), |py, parts| {
+            let (number, ..) = integer(py, parts)?;
+            let n = lowest_bits(py, Borrowed::from_ptr(py, n))?;
+            let old = fetch_add(number, n);
+            checked(py, to_object(number.kind, old))
+        })
+    }
+}
+
+unsafe extern "C" fn load(this: *mut PyObject, _: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the descriptor has checked the type.
+    unsafe {
+        with_parts(this, ptr::null_mut(), |py, parts| {
+            let (number, ..) = integer(py, parts)?;
+            checked(py, to_object(number.kind, read(number)))
+        })
+    }
+}
+
+unsafe extern "C" fn store(this: *mut PyObject, value: *mut PyObject) -> *mut PyObject {
+    // SAFETY: as for `exchange`, whose result is not wanted.
+    unsafe {
+        let old = exchange(this, value);
+        if old.is_null() {
+            return old;
+        }
+        ffi::Py_DECREF(old);
+        ffi::Py_NewRef(ffi::Py_None())
+    }
+}
+
+unsafe extern "C" fn exchange(this: *mut PyObject, value: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the descriptor has checked the type; the argument is alive.
+    unsafe {
+        with_parts(this, ptr::null_mut(), |py, parts| {
+            let (number, bytes, signed) = integer(py, parts)?;
+            let bits = fitting_bits(py, Borrowed::from_ptr(py, value), bytes, signed)?;
+            let old = swap(number, bits);
+            checked(py, to_object(number.kind, old))
+        })
+    }
+}
+
+unsafe extern "C" fn compare_exchange(this: *mut PyObject, arguments: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the descriptor has checked the type; the arguments are a living tuple.
+    unsafe {
+        with_parts(this, ptr::null_mut(), |py, parts| {
+            let arguments = Borrowed::from_ptr(py, arguments).cast_unchecked::<PyTuple>();
+            let (expected, desired): (Bound<'_, PyAny>, Bound<'_, PyAny>) =
+                arguments.extract().map_err(|_| {
+                    PyTypeError::new_err(
+                        "compare_exchange() takes two arguments: the expected value and the desired one",
+                    )
+                })?;
+            let (number, bytes, signed) = integer(py, parts)?;
+            let expected = fitting_bits(py, expected.as_borrowed(), bytes, signed)?;
+            let desired = fitting_bits(py, desired.as_borrowed(), bytes, signed)?;
+            let old = compare_and_swap(number, expected, desired);
+            checked(py, to_object(number.kind, old))
+        })
+    }
+}
+
+const ADD: &CStr = c"add($self, n, /)\n--\n\n\
+Add `n` in one step that no other process can come between, and return the value before.\n\n\
+The sum wraps around at the limits of the type, as ctypes integers do. Raises TypeError\n\
+if the value is no integer of 1, 2, 4 or 8 bytes, or `n` is no integer.";
+const LOAD: &CStr = c"load($self, /)\n--\n\n\
+The value, without taking the lock. Raises TypeError if it is no integer of 1, 2, 4 or 8 bytes.";
+const STORE: &CStr = c"store($self, value, /)\n--\n\n\
+Set the value in one step, without taking the lock. Raises OverflowError if `value` does\n\
+not fit the type, TypeError if one of the two is no integer.";
+const EXCHANGE: &CStr = c"exchange($self, value, /)\n--\n\n\
+Set the value in one step, and return the one before. Raises as `store`.";
+const COMPARE_EXCHANGE: &CStr = c"compare_exchange($self, expected, desired, /)\n--\n\n\
+Set the value to `desired` if it is `expected`, in one step, and return the value before:\n\
+it was set if that equals `expected`. Raises as `store`.";
+const GET_LOCK: &CStr = c"get_lock($self, /)\n--\n\nThe lock that guards the object.";
+const VALUE: &CStr = c"The value, read and written under the lock.";
+
+const fn method(
+    name: &'static CStr,
+    function: unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject,
+    flags: c_int,
+    doc: &'static CStr,
+) -> PyMethodDef {
+    PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunction: function },
+        ml_flags: flags,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+// Descriptors keep pointers to these.
+static METHODS: GilCell<[PyMethodDef; 6]> = GilCell::new([
+    method(c"get_lock", get_lock, ffi::METH_NOARGS, GET_LOCK),
+    method(c"add", add, ffi::METH_O, ADD),
+    method(c"load", load, ffi::METH_NOARGS, LOAD),
+    method(c"store", store, ffi::METH_O, STORE),
+    method(c"exchange", exchange, ffi::METH_O, EXCHANGE),
+    method(c"compare_exchange", compare_exchange, ffi::METH_VARARGS, COMPARE_EXCHANGE),
+]);
+static VALUE_PROPERTY: GilCell<PyGetSetDef> = GilCell::new(PyGetSetDef {
+    name: c"value".as_ptr(),
+    get: Some(get_value),
+    set: Some(set_value),
+    doc: VALUE.as_ptr(),
+    closure: ptr::null_mut(),
+});
+
+/// Adds `synchronized_members`: the descriptors, by name, which a face puts into the classes where they belong.
+pub(super) fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = module.py();
+    let class = py.get_type::<SynchronizedBase>();
+    let members = PyDict::new(py);
+    // SAFETY: the definitions are static and never change; the descriptors are new references.
+    unsafe {
+        let methods = METHODS.get();
+        for index in 0..(*methods).len() {
+            let definition = &raw mut (*methods)[index];
+            let descriptor = ffi::PyDescr_NewMethod(class.as_type_ptr(), definition);
+            let name = CStr::from_ptr((*definition).ml_name).to_string_lossy();
+            members.set_item(name, Bound::from_owned_ptr_or_err(py, descriptor)?)?;
+        }
+        let descriptor = ffi::PyDescr_NewGetSet(class.as_type_ptr(), VALUE_PROPERTY.get());
+        members.set_item("value", Bound::from_owned_ptr_or_err(py, descriptor)?)?;
+    }
+    module.add("synchronized_members", members)
+}

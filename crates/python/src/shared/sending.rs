@@ -1,0 +1,70 @@
+//! References to regions on their way to other processes.
+//!
+//! A region is pickled as its place and a *transit*, an entry that keeps it alive until it is received. Where it is going
+//! is known by the thread: a `put` says so while it pickles. What was made for a message that is not put after all is
+//! taken back.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use weft_shm::{Carrier, Handle, Region, ShmError, Transit};
+
+thread_local! {
+    /// The queue that this thread is pickling for: its arena and its place there.
+    static QUEUE: Cell<Option<(u64, Handle)>> = const { Cell::new(None) };
+    /// The references made for the message at hand.
+    static MADE: RefCell<Vec<(Arc<Region>, Transit)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// While it lives, what this thread pickles is for one queue.
+pub(crate) struct Sending {
+    outer: Option<(u64, Handle)>,
+    /// So many references were made before, for another message.
+    before: usize,
+}
+
+impl Sending {
+    #[inline]
+    pub(crate) fn into(arena: u64, queue: Handle) -> Self {
+        let outer = QUEUE.replace(Some((arena, queue)));
+        let before = if outer.is_some() { MADE.with_borrow(Vec::len) } else { 0 };
+        Self { outer, before }
+    }
+
+    /// The message was put: the references are the queue's.
+    #[inline]
+    pub(crate) fn done(self) {
+        MADE.with_borrow_mut(|made| {
+            if made.len() > self.before {
+                made.truncate(self.before);
+            }
+        });
+    }
+}
+
+impl Drop for Sending {
+    #[inline]
+    fn drop(&mut self) {
+        QUEUE.set(self.outer);
+        let left = MADE.with_borrow_mut(|made| {
+            if made.len() > self.before { made.split_off(self.before) } else { Vec::new() }
+        });
+        for (region, transit) in left {
+            region.withdraw(transit);
+        }
+    }
+}
+
+/// A reference to `region` for wherever this thread is pickling for.
+pub(super) fn send(region: &Arc<Region>) -> Result<Transit, ShmError> {
+    match QUEUE.get() {
+        Some((arena, queue)) => {
+            // The list of a region's holders can name what lies in the same arena only.
+            let carrier = if arena == region.arena().id() { Carrier::Queue(queue) } else { Carrier::Other };
+            let transit = region.send(carrier)?;
+            MADE.with_borrow_mut(|made| made.push((Arc::clone(region), transit)));
+            Ok(transit)
+        }
+        None => region.send(Carrier::Other),
+    }
+}
