@@ -2,6 +2,7 @@
 //!
 //! * [`ffi`]: the interpreter's state that a coroutine switch saves, one file per version of CPython.
 //! * [`queue`]: process queues and their messages.
+//! * [`pipe`]: connections between processes.
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
 
@@ -9,6 +10,7 @@ mod error;
 mod ffi;
 mod gil;
 mod greenlet;
+mod pipe;
 mod process;
 mod queue;
 
@@ -53,6 +55,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     check_interpreter(module.py())?;
     module.setattr("__version__", env!("CARGO_PKG_VERSION"))?;
     queue::init(module)?;
+    pipe::init(module)?;
     process::init(module)?;
     greenlet::init(module)
 }

@@ -3,12 +3,14 @@
 //! * [`Arena`]: one segment for all shared objects of a program, and who owns which part of it;
 //! * [`Span`]: a large buffer in one process's hands;
 //! * [`Queue`]: messages between processes.
+//! * [`Carrier`]: a few words for objects of other crates, and buffers on their way.
 //!
 //! The header of a segment and everything in it is untrusted input: offsets are checked before they are followed.
 //! Who may write into a segment can still make others read nonsense; it is trusted like the sender of a pickle.
 
 mod arena;
 mod buddy;
+mod carrier;
 mod copy;
 mod crash;
 mod error;
@@ -28,6 +30,7 @@ mod windows;
 mod tests;
 
 pub use arena::Arena;
+pub use carrier::{Carrier, SMALLEST};
 pub use copy::copy_for_another;
 pub use error::ShmError;
 pub use layout::UNIT;

@@ -6,3 +6,4 @@ pub mod futex;
 pub mod mapping;
 pub mod memory_file;
 pub mod memory_limit;
+pub mod readiness;

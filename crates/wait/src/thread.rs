@@ -102,6 +102,12 @@ pub struct ThreadParker {
     slices: Slices,
 }
 
+impl ThreadParker {
+    pub(crate) const fn slices(&mut self) -> &mut Slices {
+        &mut self.slices
+    }
+}
+
 impl Parker for ThreadParker {
     type Interrupt = Infallible;
 

@@ -18,7 +18,7 @@ fn known<T>(_py: Python<'_>, visit: impl FnOnce(&mut Vec<Arc<Arena>>) -> T) -> T
 }
 
 /// The arena where new objects go.
-pub(super) fn own_arena(py: Python<'_>) -> PyResult<Arc<Arena>> {
+pub(crate) fn own_arena(py: Python<'_>) -> PyResult<Arc<Arena>> {
     // One whose descriptor the program closed is of no use for anything new.
     if let Some(first) = known(py, |arenas| arenas.first().filter(|first| first.check().is_ok()).cloned()) {
         return Ok(first);
@@ -29,7 +29,7 @@ pub(super) fn own_arena(py: Python<'_>) -> PyResult<Arc<Arena>> {
 }
 
 /// The arena `id`, if this process has it.
-pub(super) fn find_arena(py: Python<'_>, id: u64) -> PyResult<Arc<Arena>> {
+pub(crate) fn find_arena(py: Python<'_>, id: u64) -> PyResult<Arc<Arena>> {
     known(py, |arenas| arenas.iter().find(|arena| arena.id() == id).cloned())
         .ok_or_else(|| PyRuntimeError::new_err("the shared memory of this object did not reach this process"))
 }
@@ -82,7 +82,7 @@ pub(super) fn sweep_shared_memory(py: Python<'_>) -> usize {
 }
 
 /// The exception for an engine's error.
-pub(super) fn shm_error(error: ShmError) -> PyErr {
+pub(crate) fn shm_error(error: ShmError) -> PyErr {
     match &error {
         ShmError::System { source, .. }
             if *source == rustix::io::Errno::NOMEM || *source == rustix::io::Errno::NOSPC =>

@@ -9,14 +9,14 @@
 //! * [`parker`]: how a thread of the interpreter waits;
 //! * [`arenas`]: the segments this process has.
 
-mod arenas;
-mod buffer;
+pub(crate) mod arenas;
+pub(crate) mod buffer;
 mod codec;
 mod object;
-mod parker;
+pub(crate) mod parker;
 mod pickling;
 mod tree;
-mod view;
+pub(crate) mod view;
 
 use pyo3::prelude::*;
 
