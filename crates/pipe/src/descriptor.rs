@@ -19,9 +19,8 @@ pub(crate) fn send(fd: BorrowedFd<'_>, parts: &[libc::iovec]) -> Result<usize, E
     message.msg_iov = parts.as_ptr().cast_mut();
     message.msg_iovlen = parts.len() as _;
     // SAFETY: the parts describe readable memory, as `iovec` sees to; they are only read.
-    let result = unsafe {
-        libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-    };
+    let result =
+        unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
     outcome(result)
 }
 

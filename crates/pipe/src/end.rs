@@ -26,6 +26,7 @@ use crate::error::PipeError;
 use crate::forks;
 use crate::home::Home;
 use crate::lane::{FULL, Lane, READER_SHOWN, WRITER_SHOWN};
+use crate::patience::Patience;
 
 const CLOSED: u64 = 1 << 31;
 const THREADS: u64 = CLOSED - 1;
@@ -42,6 +43,7 @@ pub struct End {
     /// This process was interrupted in the middle of a message that nobody else can put right.
     pub(crate) cannot_send: AtomicBool,
     pub(crate) cannot_receive: AtomicBool,
+    pub(crate) patience: Patience,
 }
 
 impl fmt::Debug for End {
@@ -108,6 +110,7 @@ impl End {
             plain: AtomicBool::new(false),
             cannot_send: AtomicBool::new(false),
             cannot_receive: AtomicBool::new(false),
+            patience: Patience::default(),
         }
     }
 
@@ -252,7 +255,7 @@ impl End {
             }
             if !lingered {
                 lingered = true;
-                if parker.linger(&mut || self.is_ready(place.fd())) {
+                if self.patience.linger(parker, &mut || self.is_ready(place.fd())) {
                     continue;
                 }
             }

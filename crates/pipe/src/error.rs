@@ -41,7 +41,9 @@ pub enum PipeError<I> {
         pid: u32,
     },
     /// This process was interrupted in the middle of a message, and nobody knows where the next one begins.
-    #[error("the connection cannot be used: this process was interrupted in the middle of a message; close it")]
+    #[error(
+        "the connection cannot be used: this process was interrupted in the middle of a message; close it"
+    )]
     Unusable,
     /// A signal handler used the connection in the middle of a message of the code that it interrupted.
     #[error("a signal handler may not use a connection in the middle of a message; defer it")]

@@ -48,10 +48,8 @@ impl Home {
 
     pub(crate) fn own() -> Self {
         // SAFETY: zero is a valid value of everything in it.
-        let own: Own = Own {
-            lanes: UnsafeCell::new(unsafe { std::mem::zeroed() }),
-            made: AtomicU32::new(forks::now()),
-        };
+        let own: Own =
+            Own { lanes: UnsafeCell::new(unsafe { std::mem::zeroed() }), made: AtomicU32::new(forks::now()) };
         let own = Box::new(own);
         // SAFETY: zeroed, nobody else's yet, and boxed.
         unsafe { init(own.lanes.get()) };
@@ -96,10 +94,7 @@ impl Own {
         let mut made = self.made.load(Ordering::Acquire);
         while made != now {
             if made != RENEWING
-                && self
-                    .made
-                    .compare_exchange(made, RENEWING, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
+                && self.made.compare_exchange(made, RENEWING, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
                 // SAFETY: no other thread of this process uses them: each comes here first, and waits.
                 unsafe {

@@ -35,11 +35,19 @@
 //! | [`FILLING`] | whoever gets the lock of the writer that died | [`IDLE`] |
 //! | [`FULL`] | the reader | [`IDLE`] |
 //!
+//! # Counting
+//!
+//! Finding out how long a frame is before it is taken costs a call. So the writer notes the lengths of its frames, and
+//! the reader, who knows how many it took, takes the next by its length, and knows without a call when there is
+//! none. The numbers can be wrong: somebody was killed between a call and the counting of it, or a frame went in
+//! pieces. Then the lane is `unsure`, the reader looks first, and the first one that finds nothing there while nobody
+//! writes sets the numbers right. Where a descriptor was shown to the program they mean nothing.
+//!
 //! Where the program was shown the *writing* end's descriptor, somebody may write to it and not count, so nothing is
 //! handed over any more.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use weft_shm::robust::{Robust, RobustMutex};
 use weft_wait::Signal;
@@ -90,26 +98,46 @@ pub(crate) struct Lane {
     pub(crate) fetched: AtomicU64,
     /// Raised when the lane is in order again, and when a span was received.
     pub(crate) room: Signal,
-    _apart_too: [u32; 15],
+    /// How many frames were taken out of the descriptor. Guarded by `reading`.
+    pub(crate) received: AtomicU32,
+    /// Not 0 while `sent`, `received` or `lengths` may be wrong.
+    pub(crate) unsure: AtomicU32,
+    _apart_too: [u32; 13],
     pub(crate) slot: AtomicU32,
     pub(crate) slot_length: AtomicU32,
     /// `sent` when the slot was offered.
     pub(crate) offered_at: AtomicU32,
     /// How many frames were sent through the descriptor.
     pub(crate) sent: AtomicU32,
+    /// How long the frame number `sent` is, head included, for the last so many.
+    lengths: [AtomicU16; LENGTHS],
     bytes: UnsafeCell<[u8; SLOT]>,
 }
 
+const LENGTHS: usize = 512;
+
 /// How long a body may be that goes into the slot.
-pub(crate) const SLOT: usize = LANE - 64 * 4 - 16;
-const LANE: usize = 1856;
+pub(crate) const SLOT: usize = LANE - 64 * 4 - 16 - 2 * LENGTHS;
+const LANE: usize = 61 * 64;
+
+/// What a reader knows of the next frame in the descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It has to look.
+    Unknown,
+    /// There is none, unless somebody is about to count it, or the other end is closed.
+    None,
+    /// It is there, and so long.
+    Length(usize),
+}
 
 /// Both directions.
 #[repr(C)]
 pub(crate) struct Lanes(pub(crate) [Lane; 2]);
 
 const _: () = assert!(size_of::<Lane>() == LANE);
-const _: () = assert!(size_of::<Lanes>() <= weft_shm::SMALLEST);
+const _: () = assert!(size_of::<Lanes>() <= 2 * weft_shm::UNIT - weft_shm::Carrier::OVERHEAD);
+const _: () = assert!(INLINE_MOST <= u16::MAX as usize);
 
 // SAFETY: the slot's bytes are written by the one who set it to FILLING, under the writers' lock, and read by the one
 // who offered it, under the readers' lock, once it is FULL. All else is atomic or a lock.
@@ -163,10 +191,54 @@ impl Lane {
         word & IS_TOKEN != 0
     }
 
+    /// Notes how long the frame is that is about to be sent. The caller holds the writers' lock.
+    pub(crate) fn note_length(&self, total: usize) {
+        let sent = self.sent.load(Ordering::Relaxed);
+        if sent.wrapping_sub(self.received.load(Ordering::Relaxed)) >= LENGTHS as u32 {
+            self.unsure.store(1, Ordering::Release);
+        }
+        // Frames that are not longer than this have a note.
+        self.lengths[sent as usize % LENGTHS].store(total as u16, Ordering::Relaxed);
+    }
+
+    /// A frame, or a piece of one, was sent through the descriptor. The caller holds the writers' lock.
+    pub(crate) fn count(&self) {
+        let sent = self.sent.load(Ordering::Relaxed);
+        self.sent.store(sent.wrapping_add(1), Ordering::SeqCst);
+    }
+
+    /// What is known of the next frame in the descriptor. The caller holds the readers' lock.
+    pub(crate) fn next(&self) -> Next {
+        if self.unsure.load(Ordering::Acquire) != 0 || self.shown.load(Ordering::Relaxed) != 0 {
+            return Next::Unknown;
+        }
+        let received = self.received.load(Ordering::Relaxed);
+        // Received may be ahead, of a writer that has not counted yet.
+        if self.sent.load(Ordering::Acquire).wrapping_sub(received).cast_signed() <= 0 {
+            return Next::None;
+        }
+        let length = self.lengths[received as usize % LENGTHS].load(Ordering::Relaxed);
+        // It may have become so meanwhile: then the note may be that of another frame.
+        if self.unsure.load(Ordering::Acquire) != 0 { Next::Unknown } else { Next::Length(length.into()) }
+    }
+
+    /// A frame was taken out of the descriptor. The caller holds the readers' lock.
+    pub(crate) fn count_received(&self) {
+        let received = self.received.load(Ordering::Relaxed);
+        self.received.store(received.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Nothing is in the descriptor. The caller holds both locks.
+    pub(crate) fn set_right(&self) {
+        self.received.store(self.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.unsure.store(0, Ordering::Release);
+    }
+
     /// What the holder of the writers' lock does first if the one before died with it.
     pub(crate) fn repair_writing(&self) {
         let _ = self.slot.compare_exchange(FILLING, IDLE, Ordering::AcqRel, Ordering::Relaxed);
         // It may have sent a frame and not counted it.
+        self.unsure.store(1, Ordering::Release);
         self.sent.fetch_add(1, Ordering::Release);
         if self.stage.load(Ordering::Relaxed) == BEGUN {
             self.stage.store(BROKEN, Ordering::Release);
@@ -177,6 +249,8 @@ impl Lane {
     /// What the holder of the readers' lock does first if the one before died with it. A full slot stays.
     pub(crate) fn repair_reading(&self) {
         let _ = self.slot.compare_exchange(OFFERED, IDLE, Ordering::AcqRel, Ordering::Relaxed);
+        // It may have taken a frame and not counted it.
+        self.unsure.store(1, Ordering::Release);
         self.reading.repaired();
     }
 }

@@ -17,6 +17,7 @@ pub mod frame;
 mod home;
 pub mod lane;
 mod lock;
+mod patience;
 mod receive;
 mod send;
 mod spans;

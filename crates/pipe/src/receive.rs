@@ -12,11 +12,11 @@ use crate::descriptor;
 use crate::end::{End, Use};
 use crate::error::PipeError;
 use crate::frame::{Parsed, TOKEN_FRAME, Token, parse};
-use crate::lane::{BEGUN, FILLING, FULL, IDLE, INLINE_MOST, Lane, OFFERED, WHOLE};
+use crate::lane::{BEGUN, FILLING, FULL, IDLE, INLINE_MOST, Lane, Next, OFFERED, WHOLE};
 use crate::lock::{Guard, this_thread};
 
 /// How much of a frame is looked at before its length is known.
-const LOOK: usize = 256;
+const LOOK: usize = 64;
 /// How much is thrown away at a time.
 const DRAIN: usize = 64 << 10;
 
@@ -67,7 +67,7 @@ impl End {
         let most = most.unwrap_or(u64::MAX);
         let lane = self.inward();
         let using = self.enter()?;
-        let mut lingered = false;
+        let (mut lingered, mut slept) = (false, false);
         loop {
             using.check()?;
             if self.cannot_receive.load(Ordering::Relaxed) {
@@ -80,7 +80,7 @@ impl End {
             let look = if self.is_plain() {
                 self.read_head(&using, buffer, 0, parker)
             } else {
-                self.look(&using, buffer, most, parker)
+                self.look(&using, buffer, most, slept, parker)
             };
             let sent = match look {
                 Ok(Look::Short(start)) => return Ok(Incoming::Short(start)),
@@ -94,15 +94,16 @@ impl End {
                 Err(error) => return Err(error),
             };
             if !lingered {
-                lingered = true;
                 if self.linger(lane, using.fd(), sent, parker)? {
                     continue;
                 }
+                lingered = true;
             }
             drop(guard);
             parker
                 .park_at(using.fd(), Interest::Readable, Deadline::NEVER)
                 .map_err(PipeError::Interrupted)?;
+            slept = true;
         }
     }
 
@@ -112,6 +113,7 @@ impl End {
         using: &Use<'_>,
         buffer: &mut Vec<u8>,
         most: u64,
+        slept: bool,
         parker: &mut P,
     ) -> Result<Look, PipeError<P::Interrupt>> {
         let lane = self.inward();
@@ -122,12 +124,22 @@ impl End {
             return self.take(is_token, buffer, 0, most);
         }
         let sent = lane.sent.load(Ordering::SeqCst);
+        if shared {
+            match lane.next() {
+                Next::Length(total) if total as u64 <= most => {
+                    return self.take_noted(using, buffer, total, most);
+                }
+                // Whether the other end is closed is found out before the thread sleeps for the second time.
+                Next::None if !slept => return Ok(Look::Nothing { sent }),
+                _ => {}
+            }
+        }
         buffer.resize(LOOK, 0);
         let seen = match descriptor::peek(using.fd(), buffer) {
             Ok(0) => return Err(PipeError::Eof),
             Ok(seen) => seen,
             Err(Errno::AGAIN) => {
-                self.forget_what_was_not_begun(using);
+                self.put_in_order(using);
                 return Ok(Look::Nothing { sent });
             }
             Err(error) => return Err(PipeError::System(error)),
@@ -136,6 +148,7 @@ impl End {
             Parsed::Body { head, body } => (head, body),
             Parsed::Token if shared => {
                 take_out(using.fd(), buffer, TOKEN_FRAME)?;
+                lane.count_received();
                 return self.take(true, buffer, 4, most);
             }
             Parsed::Token | Parsed::Bad => return Err(PipeError::BadLength),
@@ -145,9 +158,27 @@ impl End {
         // Of a pair's, such a frame is there as a whole. From elsewhere, only what was seen is.
         if body <= most && (total <= seen || (shared && total <= INLINE_MOST)) {
             take_out(using.fd(), buffer, total)?;
+            lane.count_received();
             return Ok(Look::Short(head));
         }
         Ok(Look::Long { head, body })
+    }
+
+    /// Takes a frame whose length is known.
+    fn take_noted<I>(
+        &self,
+        using: &Use<'_>,
+        buffer: &mut Vec<u8>,
+        total: usize,
+        most: u64,
+    ) -> Result<Look, PipeError<I>> {
+        take_out(using.fd(), buffer, total)?;
+        self.inward().count_received();
+        match parse(buffer) {
+            Parsed::Body { head, body } if body == (total - head) as u64 => Ok(Look::Short(head)),
+            Parsed::Token if total == TOKEN_FRAME => self.take(true, buffer, 4, most),
+            _ => Err(PipeError::BadLength),
+        }
     }
 
     /// The message that was taken out and is in `buffer` from the index `start` on.
@@ -222,7 +253,7 @@ impl End {
             if !lingered {
                 lingered = true;
                 let arrived = || descriptor::peek(using.fd(), &mut [0]) != Err(Errno::AGAIN);
-                if parker.linger(&mut { arrived }) {
+                if self.patience.linger(parker, &mut { arrived }) {
                     continue;
                 }
             }
@@ -258,13 +289,13 @@ impl End {
     ) -> Result<bool, PipeError<P::Interrupt>> {
         if self.carrier().is_none() {
             let arrived = || descriptor::peek(fd, &mut [0]) != Err(Errno::AGAIN);
-            return Ok(parker.linger(&mut { arrived }));
+            return Ok(self.patience.linger(parker, &mut { arrived }));
         }
         lane.offered_at.store(sent, Ordering::Relaxed);
         lane.slot.store(OFFERED, Ordering::Release);
         let changed =
             || lane.slot.load(Ordering::Acquire) != OFFERED || lane.sent.load(Ordering::Relaxed) != sent;
-        let worth = parker.linger(&mut { changed });
+        let worth = self.patience.linger(parker, &mut { changed });
         loop {
             match lane.slot.compare_exchange(OFFERED, IDLE, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(worth),
@@ -280,17 +311,20 @@ impl End {
         }
     }
 
-    /// A writer that broke off before anything of its frame was sent left nothing to be received.
-    fn forget_what_was_not_begun(&self, using: &Use<'_>) {
+    /// Nothing is there to be received. A writer that broke off before anything of its frame was sent left nothing, and
+    /// the numbers can be set right.
+    fn put_in_order(&self, using: &Use<'_>) {
         let lane = self.inward();
-        if self.carrier().is_none() || lane.stage.load(Ordering::Relaxed) == WHOLE {
+        let in_order =
+            lane.stage.load(Ordering::Relaxed) == WHOLE && lane.unsure.load(Ordering::Relaxed) == 0;
+        if in_order || self.carrier().is_none() {
             return;
         }
         if let Some(_guard) = lane.try_lock_writing()
-            && lane.stage.load(Ordering::Relaxed) != WHOLE
             && descriptor::peek(using.fd(), &mut [0]) == Err(Errno::AGAIN)
         {
             lane.make_whole();
+            lane.set_right();
         }
     }
 
@@ -317,6 +351,7 @@ impl End {
             if writers.is_some() || ended {
                 lane.taking.store(WHOLE, Ordering::Release);
                 lane.make_whole();
+                lane.set_right();
                 return PipeError::ReaderDied { pid: lane.reader.load(Ordering::Relaxed) };
             }
             drop(writers);
@@ -410,7 +445,9 @@ impl<'a> LongFrame<'a> {
         match self.end.read_some(&self.using, &mut place[..most], parker) {
             Ok(0) => {
                 let left_by_the_dead = self.end.carrier().is_some()
-                    && lane.try_lock_writing().is_some_and(|_guard| lane.stage.load(Ordering::Relaxed) != WHOLE);
+                    && lane
+                        .try_lock_writing()
+                        .is_some_and(|_guard| lane.stage.load(Ordering::Relaxed) != WHOLE);
                 self.finish();
                 Err(if left_by_the_dead { lane.broken_off() } else { PipeError::EofInMessage })
             }

@@ -53,6 +53,7 @@ impl End {
             if total > INLINE_MOST {
                 return self.send_pieces(&place, &guard, vectors, parker);
             }
+            lane.note_length(total);
             match descriptor::send(place.fd(), vectors) {
                 Ok(count) => {
                     lane.count();
@@ -98,9 +99,7 @@ impl End {
         place: &Use<'_>,
         parker: &mut P,
     ) -> Result<(), PipeError<P::Interrupt>> {
-        parker
-            .park_at(place.fd(), Interest::Writable, Deadline::NEVER)
-            .map_err(PipeError::Interrupted)?;
+        parker.park_at(place.fd(), Interest::Writable, Deadline::NEVER).map_err(PipeError::Interrupted)?;
         place.check()
     }
 
@@ -215,6 +214,7 @@ impl<'a> Midway<'a> {
         lane.writer_thread.store(this_thread(), Ordering::Relaxed);
         lane.writer.store(std::process::id(), Ordering::Relaxed);
         lane.stage.store(BEGUN, Ordering::Release);
+        lane.unsure.store(1, Ordering::Release);
         Self { end, lane, sent: false, over: false }
     }
 
@@ -242,12 +242,6 @@ impl Drop for Midway<'_> {
 }
 
 impl Lane {
-    /// A frame, or a piece of one, was sent through the descriptor. The caller holds the writers' lock.
-    pub(crate) fn count(&self) {
-        let sent = self.sent.load(Ordering::Relaxed);
-        self.sent.store(sent.wrapping_add(1), Ordering::SeqCst);
-    }
-
     /// Who broke off in the middle of a frame, as an error.
     pub(crate) fn broken_off<I>(&self) -> PipeError<I> {
         let pid = self.writer.load(Ordering::Relaxed);

@@ -18,7 +18,7 @@ use weft_wait::{Deadline, DescriptorParker, WaitError, wait_until};
 use crate::descriptor::{self, iovec};
 use crate::end::{End, Use};
 use crate::error::PipeError;
-use crate::frame::{TOKEN, Token};
+use crate::frame::{TOKEN, TOKEN_FRAME, Token};
 use crate::lane::{FULL, INLINE_MOST, IS_TOKEN, READER_SHOWN};
 
 /// So many bytes of spans may be on their way in one direction.
@@ -114,6 +114,7 @@ impl End {
                 carrier.forget(span);
                 return Ok(());
             }
+            lane.note_length(TOKEN_FRAME);
             let outcome = descriptor::send(place.fd(), &[iovec(&TOKEN.to_be_bytes()), iovec(&token)]);
             if outcome.is_ok() {
                 lane.count();

@@ -31,20 +31,16 @@ pub struct Carrier {
     object: Arc<Object<RobustMutex>>,
 }
 
-/// How many bytes fit into the smallest object.
-pub const SMALLEST: usize = crate::UNIT - START;
-
 impl Carrier {
+    /// So many bytes are not the user's. An object takes whole units, a power of two of them.
+    pub const OVERHEAD: usize = START;
+
     /// New memory of `size` bytes, aligned to 64, zero but for what `init` writes before anybody else can see it.
     ///
     /// # Errors
     ///
     /// [`ShmError`] if the memory is not to be had.
-    pub fn create(
-        arena: &Arc<Arena>,
-        size: usize,
-        init: impl FnOnce(NonNull<u8>),
-    ) -> Result<Self, ShmError> {
+    pub fn create(arena: &Arc<Arena>, size: usize, init: impl FnOnce(NonNull<u8>)) -> Result<Self, ShmError> {
         // SAFETY: the object is at least this long.
         let object = Object::create(arena, START + size, |start, _| init(unsafe { start.add(START) }))?;
         Ok(Self { object })
@@ -149,8 +145,7 @@ impl Carrier {
 
 impl Drop for Carrier {
     fn drop(&mut self) {
-        let has_parts =
-            || self.header().used.load(Ordering::Relaxed) != 0 || self.object.has_more_holders();
+        let has_parts = || self.header().used.load(Ordering::Relaxed) != 0 || self.object.has_more_holders();
         // Damage is met, and reported, where it stands in somebody's way.
         let _ = self.object.leave(has_parts);
     }

@@ -30,7 +30,7 @@ mod windows;
 mod tests;
 
 pub use arena::Arena;
-pub use carrier::{Carrier, SMALLEST};
+pub use carrier::Carrier;
 pub use copy::copy_for_another;
 pub use error::ShmError;
 pub use layout::UNIT;

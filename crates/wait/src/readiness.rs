@@ -2,11 +2,12 @@
 
 use std::convert::Infallible;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use weft_sys::readiness;
 pub use weft_sys::readiness::Interest;
 
-use crate::thread::{Slices, ThreadParker};
+use crate::thread::{Slices, ThreadParker, spin_for};
 use crate::{Deadline, Parker};
 
 /// Whoever can be made to wait for a descriptor, too: a thread in the kernel, a coroutine in its hub.
@@ -23,6 +24,12 @@ pub trait DescriptorParker: Parker {
         interest: Interest,
         deadline: Deadline,
     ) -> Result<(), Self::Interrupt>;
+
+    /// As [`linger`](Parker::linger), for a caller that knows for how long it pays. The default does not try.
+    fn linger_for(&mut self, patience: Duration, ready: &mut dyn FnMut() -> bool) -> bool {
+        let _ = (patience, ready);
+        false
+    }
 }
 
 /// Sleeps one slice at `descriptor`.
@@ -45,5 +52,9 @@ impl DescriptorParker for ThreadParker {
     ) -> Result<(), Infallible> {
         let _ = sleep_at(descriptor, interest, self.slices(), deadline);
         Ok(())
+    }
+
+    fn linger_for(&mut self, patience: Duration, ready: &mut dyn FnMut() -> bool) -> bool {
+        spin_for(patience, ready)
     }
 }

@@ -112,7 +112,9 @@ impl ConnectionBase {
         let outcome = match end.receive(&mut buffer, most, &mut parker) {
             Ok(Incoming::Short(start)) => use_of(Body::Bytes(&buffer[start..])),
             Ok(Incoming::Span(span)) => use_of(Body::Span(span)),
-            Ok(Incoming::Long(frame)) => received::read_all(py, frame).and_then(|all| use_of(Body::Object(all))),
+            Ok(Incoming::Long(frame)) => {
+                received::read_all(py, frame).and_then(|all| use_of(Body::Object(all)))
+            }
             Err(PipeError::BadLength) => Err(self.bad_length()),
             Err(error) => Err(pipe_error(py, error)),
         };

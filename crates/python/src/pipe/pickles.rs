@@ -199,7 +199,8 @@ fn payload(opcode: u8, [one, four]: [u8; 2], rest: &[u8]) -> Option<&[u8]> {
         (u64::from_le_bytes(*length), rest)
     };
     let rest = rest.strip_suffix(&[STOP])?;
-    let rest = if rest.len() as u64 == length.checked_add(1)? { rest.strip_suffix(&[MEMOIZE])? } else { rest };
+    let rest =
+        if rest.len() as u64 == length.checked_add(1)? { rest.strip_suffix(&[MEMOIZE])? } else { rest };
     (rest.len() as u64 == length).then_some(rest)
 }
 

@@ -89,10 +89,19 @@ impl Parker for GilParker<'_> {
 }
 
 impl DescriptorParker for GilParker<'_> {
-    fn park_at(&mut self, descriptor: BorrowedFd<'_>, interest: Interest, deadline: Deadline) -> PyResult<()> {
+    fn park_at(
+        &mut self,
+        descriptor: BorrowedFd<'_>,
+        interest: Interest,
+        deadline: Deadline,
+    ) -> PyResult<()> {
         let slices = &mut self.slices;
         without_gil(self.py, || sleep_at(descriptor, interest, slices, deadline));
         self.py.check_signals()
+    }
+
+    fn linger_for(&mut self, patience: Duration, ready: &mut dyn FnMut() -> bool) -> bool {
+        without_gil(self.py, || thread::spin_for(patience, ready))
     }
 }
 
