@@ -22,7 +22,7 @@ use crate::frame::{TOKEN, TOKEN_FRAME, Token};
 use crate::lane::{FULL, INLINE_MOST, IS_TOKEN, READER_SHOWN};
 
 /// So many bytes of spans may be on their way in one direction.
-pub const MOST_ON_THE_WAY: u64 = 4 << 20;
+pub const MOST_ON_THE_WAY: u64 = 2 << 20;
 
 /// Memory for a message, which is still to be filled in and [posted](End::post).
 #[derive(Debug)]
