@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from weft import greenlet, multiprocessing
     from weft._queue import Queue, UnpicklableError
     from weft.multiprocessing.api import Process
+    from weft.multiprocessing.connection import Connection, MessageLost, Pipe
     from weft.multiprocessing.errors import OwnerDied, ProcessDied
     from weft.multiprocessing.queues import ShutDown
 
 __all__ = [
+    "Connection",
     "InstallError",
+    "MessageLost",
     "OwnerDied",
+    "Pipe",
     "Process",
     "ProcessDied",
     "Queue",
@@ -52,6 +56,9 @@ _LAZY = {
     "ShutDown": ("weft.multiprocessing.queues", "ShutDown"),
     "UnpicklableError": ("weft._queue", "UnpicklableError"),
     "Process": ("weft.multiprocessing.api", "Process"),
+    "Connection": ("weft.multiprocessing.connection", "Connection"),
+    "MessageLost": ("weft.multiprocessing.connection", "MessageLost"),
+    "Pipe": ("weft.multiprocessing.connection", "Pipe"),
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),
 }

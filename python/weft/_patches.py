@@ -45,6 +45,8 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
             ("wait", f"{_OURS}.connection.wait"),
             ("reduce_connection", f"{_OURS}.connection.reduce_connection"),
             ("rebuild_connection", f"{_OURS}.connection.rebuild_connection"),
+            ("answer_challenge", f"{_OURS}.connection.answer_challenge"),
+            ("deliver_challenge", f"{_OURS}.connection.deliver_challenge"),
         ),
         "multiprocessing.queues": (
             ("Queue", f"{_OURS}.queues.Queue"),

@@ -48,8 +48,8 @@ impl Home {
 
     pub(crate) fn own() -> Self {
         // SAFETY: zero is a valid value of everything in it.
-        let own: Own =
-            Own { lanes: UnsafeCell::new(unsafe { std::mem::zeroed() }), made: AtomicU32::new(forks::now()) };
+        let lanes = unsafe { std::mem::zeroed() };
+        let own = Own { lanes: UnsafeCell::new(lanes), made: AtomicU32::new(forks::now()) };
         let own = Box::new(own);
         // SAFETY: zeroed, nobody else's yet, and boxed.
         unsafe { init(own.lanes.get()) };

@@ -28,9 +28,6 @@ from multiprocessing import (
     Manager as Manager,
 )
 from multiprocessing import (
-    Pipe as Pipe,
-)
-from multiprocessing import (
     Pool as Pool,
 )
 from multiprocessing import (
@@ -99,6 +96,7 @@ from multiprocessing import (
 from types import ModuleType
 from typing import Any
 
+from weft.multiprocessing import connection as _connection
 from weft.multiprocessing import queues as _queues
 from weft.multiprocessing.context import Process as Process
 
@@ -146,6 +144,7 @@ SUBDEBUG: int
 SUBWARNING: int
 reducer: ModuleType
 
+def Pipe(duplex: bool = True) -> tuple[_connection.Connection, _connection.Connection]: ...
 def Queue(maxsize: int = 0) -> _queues.Queue[Any]: ...
 def JoinableQueue(maxsize: int = 0) -> _queues.JoinableQueue[Any]: ...
 def SimpleQueue() -> _queues.SimpleQueue[Any]: ...

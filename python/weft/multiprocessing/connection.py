@@ -16,6 +16,7 @@ https://docs.python.org/3/library/multiprocessing.html#module-multiprocessing.co
 from __future__ import annotations
 
 import os
+import sys
 from multiprocessing import connection as _stock
 from multiprocessing import context, reduction
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     _StockConnection: Any = object
-    _native_wait = _native.wait_ready
 else:
     _StockConnection = _stock.Connection
-    _native_wait = _native.wait_ready
 
 _stock_wait: Any = _stock.wait
 _stock_Listener: Any = _stock.Listener
@@ -91,7 +90,7 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     a `fileno` method. Waits up to `timeout` seconds for one of them; None: for ever.
     """
     objects = list(object_list)
-    ready = _native_wait(objects, timeout)
+    ready = _native.wait_ready(objects, timeout)
     # What is wrong with one of them, the standard library says.
     return _stock_wait(objects, timeout) if ready is None else ready  # type: ignore[no-any-return]
 
@@ -115,6 +114,13 @@ class Listener(_stock_Listener):  # type: ignore[misc]
 def Client(address: Any, family: str | None = None, authkey: bytes | None = None) -> Connection:
     """Connect to the `Listener` at `address`. Raises AuthenticationError if it has not the same key."""
     return _ours(_stock_Client(address, family, authkey))  # type: ignore[no-any-return]
+
+
+if sys.version_info >= (3, 12):
+    answer_challenge: Any = _stock.answer_challenge
+    deliver_challenge: Any = _stock.deliver_challenge
+else:
+    pass
 
 
 # -- Passing connections on
@@ -198,7 +204,11 @@ def rebuild_connection(df: Any, readable: bool, writable: bool) -> Connection:
 
 
 def _rebuilt_end(
-    cls: type[Connection], parcel: _Inherited | _Parcel, readable: bool, writable: bool, place: tuple[int, ...]
+    cls: type[Connection],
+    parcel: _Inherited | _Parcel,
+    readable: bool,
+    writable: bool,
+    place: tuple[int, ...],
 ) -> Connection:
     connection = cls.__new__(cls)
     parcel.open(place[0], lambda end: connection._attach(end, readable, writable, *place))
