@@ -188,14 +188,14 @@ def reduce_connection(conn: Connection) -> tuple[Any, ...]:
     descriptor, shared = conn._descriptor(), conn._shared_part()
     if shared is None:
         return rebuild_connection, (reduction.DupFd(descriptor), conn.readable, conn.writable)
-    *place, shared_part = shared
+    place, shared_part = shared
     starting = context.get_spawning_popen()
     parcel: _Inherited | _Parcel
     if starting is None:
         parcel = _Parcel(descriptor, place[0], shared_part)
     else:
         parcel = _Inherited(starting, descriptor, place[0], shared_part)
-    return _rebuilt_end, (type(conn), parcel, conn.readable, conn.writable, tuple(place))
+    return _rebuilt_end, (type(conn), parcel, conn.readable, conn.writable, place)
 
 
 def rebuild_connection(df: Any, readable: bool, writable: bool) -> Connection:
@@ -208,10 +208,10 @@ def _rebuilt_end(
     parcel: _Inherited | _Parcel,
     readable: bool,
     writable: bool,
-    place: tuple[int, ...],
+    place: tuple[int, int, int, int],
 ) -> Connection:
     connection = cls.__new__(cls)
-    parcel.open(place[0], lambda end: connection._attach(end, readable, writable, *place))
+    parcel.open(place[0], lambda end: connection._attach(end, readable, writable, place))
     return connection
 
 

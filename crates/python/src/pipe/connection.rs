@@ -36,6 +36,9 @@ pub(crate) struct SharedPart {
     _carrier: Arc<Carrier>,
 }
 
+/// The arena's id, the unit in it, its generation, and which side this is.
+type Place = (u64, u32, u64, usize);
+
 fn closed() -> PyErr {
     PyOSError::new_err("handle is closed")
 }
@@ -173,18 +176,15 @@ impl ConnectionBase {
     }
 
     /// Become the end of a pair that `_shared_part` of another process's describes, with the descriptor `handle`.
-    #[pyo3(signature = (handle, readable, writable, arena, unit, generation, side))]
     fn _attach(
         &self,
         py: Python<'_>,
         handle: i32,
         readable: bool,
         writable: bool,
-        arena: u64,
-        unit: u32,
-        generation: u64,
-        side: usize,
+        place: Place,
     ) -> PyResult<()> {
+        let (arena, unit, generation, side) = place;
         // SAFETY: the caller hands the descriptor over.
         let fd = unsafe { OwnedFd::from_raw_fd(handle) };
         let arena = find_arena(py, arena)?;
@@ -193,13 +193,13 @@ impl ConnectionBase {
         Ok(())
     }
 
-    /// What another process needs beside the descriptor: the arena's id, the place in it, its generation, and
-    /// which side this is; and what keeps it alive on the way. None if it is nothing but a descriptor.
-    fn _shared_part(&self) -> PyResult<Option<(u64, u32, u64, usize, SharedPart)>> {
+    /// What another process needs beside the descriptor: the place of the shared part; and what keeps it alive on the way. None if it is nothing but a descriptor.
+    fn _shared_part(&self) -> PyResult<Option<(Place, SharedPart)>> {
         let end = self.end()?;
         Ok(end.shared().map(|(carrier, side)| {
             let Handle { unit, generation } = carrier.handle();
-            (carrier.arena().id(), unit, generation, side, SharedPart { _carrier: Arc::clone(carrier) })
+            let place = (carrier.arena().id(), unit, generation, side);
+            (place, SharedPart { _carrier: Arc::clone(carrier) })
         }))
     }
 
