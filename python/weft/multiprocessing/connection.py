@@ -48,7 +48,7 @@ _PARTS = frozenset({"_send", "_recv", "_send_bytes", "_recv_bytes", "_poll", "_c
 _WHOLES = ("send", "send_bytes", "recv", "recv_bytes", "recv_bytes_into", "poll", "close")
 
 
-class Connection(_native.ConnectionBase, _StockConnection):
+class Connection(_native.ConnectionBase, _StockConnection):  # type: ignore[misc]
     """One end of a connection over a descriptor.
 
     `handle` is the descriptor of a stream socket, a pipe or the like, which now belongs to the connection; `readable` and
@@ -92,7 +92,7 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     objects = list(object_list)
     ready = _native.wait_ready(objects, timeout)
     # What is wrong with one of them, the standard library says.
-    return _stock_wait(objects, timeout) if ready is None else ready  # type: ignore[no-any-return]
+    return _stock_wait(objects, timeout) if ready is None else ready
 
 
 def _ours(connection: Any) -> Any:
@@ -210,12 +210,12 @@ def _rebuilt_end(
     writable: bool,
     place: tuple[int, int, int, int],
 ) -> Connection:
-    connection = cls.__new__(cls)
+    connection: Connection = cls.__new__(cls)
     parcel.open(place[0], lambda end: connection._attach(end, readable, writable, place))
     return connection
 
 
-reduction.register(Connection, reduce_connection)  # type: ignore[arg-type]
+reduction.register(Connection, reduce_connection)
 
 
 def __getattr__(name: str) -> Any:
