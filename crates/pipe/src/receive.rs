@@ -12,7 +12,7 @@ use crate::descriptor;
 use crate::end::{End, Use};
 use crate::error::PipeError;
 use crate::frame::{Parsed, TOKEN_FRAME, Token, parse};
-use crate::lane::{BEGUN, FILLING, FULL, IDLE, INLINE_MOST, Lane, Next, OFFERED, WHOLE};
+use crate::lane::{BEGUN, FILLING, FULL, IDLE, INLINE_MOST, Lane, Next, OFFERED, WHOLE, WRITER_SHOWN};
 use crate::lock::{Guard, this_thread};
 
 /// How much of a frame is looked at before its length is known.
@@ -155,8 +155,9 @@ impl End {
             Parsed::Incomplete(_) => return self.read_head(using, buffer, 0, parker),
         };
         let total = usize::try_from(body).map_or(usize::MAX, |body| body.saturating_add(head));
-        // Of a pair's, such a frame is there as a whole. From elsewhere, only what was seen is.
-        if body <= most && (total <= seen || (shared && total <= INLINE_MOST)) {
+        // Of an end's, such a frame is there as a whole. From elsewhere, only what was seen is.
+        let comes_whole = shared && lane.shown.load(Ordering::SeqCst) & WRITER_SHOWN == 0;
+        if body <= most && (total <= seen || (comes_whole && total <= INLINE_MOST)) {
             take_out(using.fd(), buffer, total)?;
             lane.count_received();
             return Ok(Look::Short(head));
@@ -391,6 +392,7 @@ pub struct LongFrame<'a> {
     using: Use<'a>,
     _guard: Guard<'a>,
     left: u64,
+    length: u64,
 }
 
 impl fmt::Debug for LongFrame<'_> {
@@ -412,7 +414,7 @@ impl<'a> LongFrame<'a> {
         lane.reader_thread.store(this_thread(), Ordering::Relaxed);
         lane.reader.store(std::process::id(), Ordering::Relaxed);
         lane.taking.store(BEGUN, Ordering::Release);
-        let frame = Self { end, using, _guard: guard, left: body };
+        let frame = Self { end, using, _guard: guard, left: body, length: body };
         if head > 0 {
             take_out(frame.using.fd(), buffer, head)?;
         }
@@ -448,8 +450,14 @@ impl<'a> LongFrame<'a> {
                     && lane
                         .try_lock_writing()
                         .is_some_and(|_guard| lane.stage.load(Ordering::Relaxed) != WHOLE);
+                // As the standard library has it: it looks whether it is in the middle of the head or of the body.
+                let nothing_came = self.left == self.length;
                 self.finish();
-                Err(if left_by_the_dead { lane.broken_off() } else { PipeError::EofInMessage })
+                Err(match (left_by_the_dead, nothing_came) {
+                    (true, _) => lane.broken_off(),
+                    (false, true) => PipeError::Eof,
+                    (false, false) => PipeError::EofInMessage,
+                })
             }
             Ok(count) => {
                 self.left -= count as u64;

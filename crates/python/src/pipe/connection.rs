@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple, PyType};
 use weft_pipe::{End, Incoming, PipeError};
 use weft_shm::{Carrier, Handle};
 
@@ -303,7 +303,8 @@ impl ConnectionBase {
         {
             Self::transmit(py, &end, &[bytes.as_bytes()])
         } else {
-            let view = View::of(buf)?;
+            // What has no buffer, the interpreter says in its own words.
+            let view = View::of(buf).or_else(|error| PyMemoryView::from(buf).and(Err(error)))?;
             Self::transmit(py, &end, &[part_of(&view, offset, size)?])
         };
         outcome.map_err(|error| pipe_error(py, error))
