@@ -19,6 +19,14 @@ from typing import Any
 
 from apis import Api, Queue
 from loop import Loop
+from scenarios_pipes import (  # noqa: F401 - found by their names
+    pipe_1m,
+    pipe_bytes,
+    pipe_int,
+    pipe_life,
+    pipe_trip,
+    pipe_trip_1m,
+)
 
 MIB = 1 << 20
 SMALL_DICT = {"id": 1234567, "name": "sensor-17", "value": 3.25, "ok": True, "tags": ["a", "b"]}

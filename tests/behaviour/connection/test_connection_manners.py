@@ -87,7 +87,9 @@ ACTIONS: dict[str, Callable[[Any, Any], object]] = {
     "empty": after(b"", lambda reader: reader.recv_bytes()),
     "too long": after(b"abc", lambda reader: reader.recv_bytes(2)),
     "just right": after(b"abc", lambda reader: reader.recv_bytes(3)),
-    "poll for what is there": after(b"abc", lambda reader: (reader.poll(), reader.poll(None), reader.poll(-1))),
+    "poll for what is there": after(
+        b"abc", lambda reader: (reader.poll(), reader.poll(None), reader.poll(-1))
+    ),
     "poll for nothing": lambda reader, writer: (reader.poll(), reader.poll(0.001), reader.poll(-1)),
     "not a pickle": after(b"abc", lambda reader: reader.recv()),
     "end": raw(b"", lambda reader: reader.recv()),
@@ -120,7 +122,12 @@ def test_no_handle(arguments: tuple[Any, ...]) -> None:
 
 
 def test_lengths_that_are_none() -> None:
-    for data in (b"\x80\x00\x00\x00", b"\xff\xff\xff\xfe", b"\x88\x9a\x99\x8c", b"\xff\xff\xff\xff" + b"\xff" * 8):
+    for data in (
+        b"\x80\x00\x00\x00",
+        b"\xff\xff\xff\xfe",
+        b"\x88\x9a\x99\x8c",
+        b"\xff\xff\xff\xff" + b"\xff" * 8,
+    ):
         one, other = socket.socketpair()
         with one, Connection(other.detach()) as connection:
             one.sendall(data)
@@ -212,7 +219,13 @@ def test_wait_is_the_standard_librarys() -> None:
     process.start()
     process.join()
     watched: list[Any] = [far[2], one, process.sentinel, far[0], far[1].fileno(), far[3]]
-    for change in (lambda: None, lambda: near[0].send(1), lambda: other.send(b"x"), near[1].close, near[2].close):
+    for change in (
+        lambda: None,
+        lambda: near[0].send(1),
+        lambda: other.send(b"x"),
+        near[1].close,
+        near[2].close,
+    ):
         change()
         assert wait(iter(watched), 0) == stock.wait(watched, 0)
     assert wait(watched) == watched[:-1] and wait([far[3]], 0.001) == [] and wait([], 0) == []
