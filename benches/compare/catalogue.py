@@ -110,6 +110,12 @@ MULTIPROCESSING = (
         needs_memory=4 * 10**9,
         large=True,
     ),
+    Scenario("pipe_trip", "Pipe", "int, there and back", must_ratio=10),
+    Scenario("pipe_trip_1m", "Pipe", "1 MiB bytes, there and back", must_ratio=5),
+    Scenario("pipe_int", "Pipe", "int, one way"),
+    Scenario("pipe_bytes", "Pipe", "send_bytes of 20, one way"),
+    Scenario("pipe_1m", "Pipe", "1 MiB bytes, one way", must_ratio=5),
+    Scenario("pipe_life", "Pipe", "create and close"),
     Scenario("start_forkserver", "Start and join", "beside forkserver", must_ratio=12, rivals=LOKY),
     Scenario(
         "start_numpy_forkserver",

@@ -32,6 +32,14 @@ from scenarios_locks import (  # noqa: F401  (found here by their names)
     rlock_with,
     semaphore_alone,
 )
+from scenarios_pipes import (  # noqa: F401 - found by their names
+    pipe_1m,
+    pipe_bytes,
+    pipe_int,
+    pipe_life,
+    pipe_trip,
+    pipe_trip_1m,
+)
 
 MIB = 1 << 20
 SMALL_DICT = {"id": 1234567, "name": "sensor-17", "value": 3.25, "ok": True, "tags": ["a", "b"]}

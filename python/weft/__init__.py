@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from weft._shared_array import SharedArray
     from weft._unpicklable import UnpicklableError
     from weft.multiprocessing.api import Process
+    from weft.multiprocessing.connection import Connection, MessageLost, Pipe
     from weft.multiprocessing.errors import OwnerDied, ProcessDied
     from weft.multiprocessing.queues import ShutDown
 
@@ -37,11 +38,14 @@ __all__ = [
     "Barrier",
     "BoundedSemaphore",
     "Condition",
+    "Connection",
     "Event",
     "InstallError",
     "Lock",
     "LogForwarding",
+    "MessageLost",
     "OwnerDied",
+    "Pipe",
     "Process",
     "ProcessDied",
     "Queue",
@@ -78,6 +82,9 @@ _LAZY = {
     "RLock": ("weft._locks", "RLock"),
     "Semaphore": ("weft._locks", "Semaphore"),
     "Process": ("weft.multiprocessing.api", "Process"),
+    "Connection": ("weft.multiprocessing.connection", "Connection"),
+    "MessageLost": ("weft.multiprocessing.connection", "MessageLost"),
+    "Pipe": ("weft.multiprocessing.connection", "Pipe"),
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),
 }

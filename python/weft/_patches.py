@@ -39,6 +39,15 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
             ("get_inherited_fds", f"{_OURS}.forkserver.get_inherited_fds"),
             ("set_forkserver_preload", f"{_OURS}.forkserver.set_forkserver_preload"),
         ),
+        "multiprocessing.connection": (
+            ("Connection", f"{_OURS}.connection.Connection"),
+            ("Pipe", f"{_OURS}.connection.Pipe"),
+            ("wait", f"{_OURS}.connection.wait"),
+            ("reduce_connection", f"{_OURS}.connection.reduce_connection"),
+            ("rebuild_connection", f"{_OURS}.connection.rebuild_connection"),
+            ("answer_challenge", f"{_OURS}.connection.answer_challenge"),
+            ("deliver_challenge", f"{_OURS}.connection.deliver_challenge"),
+        ),
         "multiprocessing.queues": (
             ("()", f"{_OURS}.queues.take_over"),
             ("Queue", f"{_OURS}.queues.Queue"),

@@ -3,6 +3,7 @@
 //! * [`ffi`]: the interpreter's state that a coroutine switch saves, one file per version of CPython.
 //! * [`queue`]: process queues and their messages.
 //! * [`shared`]: shared memory, and values with a lock in it.
+//! * [`pipe`]: connections between processes.
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
@@ -11,6 +12,7 @@ mod error;
 mod ffi;
 mod gil;
 mod greenlet;
+mod pipe;
 mod process;
 mod queue;
 mod shared;
@@ -58,6 +60,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.setattr("__version__", env!("CARGO_PKG_VERSION"))?;
     queue::init(module)?;
     shared::init(module)?;
+    pipe::init(module)?;
     process::init(module)?;
     sync::init(module)?;
     greenlet::init(module)

@@ -91,7 +91,7 @@ impl Transit {
 
 /// How a reference travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carrier {
+pub enum Route {
     /// In a queue of the same arena: the reference ends with it.
     Queue(Handle),
     /// Otherwise: it ends with this process, unless it is received within a minute from then on.
@@ -299,16 +299,16 @@ impl<L: Robust> Object<L> {
     }
 
     /// Makes a reference for another process, which holds the object until it is received or its carrier has ended.
-    pub(crate) fn send(&self, carrier: Carrier) -> Result<Transit, ShmError> {
+    pub(crate) fn send(&self, route: Route) -> Result<Transit, ShmError> {
         self.check()?;
-        let word = match carrier {
-            Carrier::Queue(queue) => {
+        let word = match route {
+            Route::Queue(queue) => {
                 (queue.generation & u64::from(u32::MAX)) << 32 | u64::from(queue.unit | QUEUED)
             }
-            Carrier::Other => word(self.arena.identity()) | u64::from(SENT),
+            Route::Other => word(self.arena.identity()) | u64::from(SENT),
         };
         self.enter(word)?;
-        if matches!(carrier, Carrier::Queue(_)) {
+        if matches!(route, Route::Queue(_)) {
             self.arena.header().has_sent.store(1, Ordering::Relaxed);
         }
         Ok(Transit(word))

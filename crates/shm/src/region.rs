@@ -15,7 +15,7 @@ use crate::arena::{Arena, Mapped};
 use crate::crash::crash_point;
 use crate::error::ShmError;
 use crate::layout::{Kind, UNIT, order_of, state};
-use crate::object::{Carrier, Handle, Object, PROLOGUE, Transit};
+use crate::object::{Handle, Object, PROLOGUE, Route, Transit};
 use crate::robust::{Robust, RobustMutex};
 use crate::windows::View;
 
@@ -146,8 +146,8 @@ impl<L: Robust> Region<L> {
     /// # Errors
     ///
     /// [`ShmError`] if too many hold it already, or this process came to it too late.
-    pub fn send(&self, carrier: Carrier) -> Result<Transit, ShmError> {
-        self.object.send(carrier)
+    pub fn send(&self, route: Route) -> Result<Transit, ShmError> {
+        self.object.send(route)
     }
 
     /// Takes a reference back that was not sent after all.

@@ -7,3 +7,4 @@ pub mod mapping;
 #[cfg_attr(miri, path = "memory_file_miri.rs")]
 pub mod memory_file;
 pub mod memory_limit;
+pub mod readiness;

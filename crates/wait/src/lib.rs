@@ -13,8 +13,12 @@ pub mod signal;
 pub mod thread;
 
 mod primitives;
+#[cfg(not(loom))]
+mod readiness;
 mod until;
 
+#[cfg(not(loom))]
+pub use readiness::{DescriptorParker, Interest, sleep_at};
 pub use signal::{Signal, Ticket};
 #[cfg(not(loom))]
 pub use thread::ThreadParker;

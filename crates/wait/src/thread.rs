@@ -63,13 +63,23 @@ pub fn spin(ready: &mut dyn FnMut() -> bool) -> bool {
         return false;
     }
     let futile = FUTILE_SPINS.load(Ordering::Relaxed);
-    let patience = if futile < FUTILE { SPIN } else { SPIN / 8 };
+    let found = spin_for(if futile < FUTILE { SPIN } else { SPIN / 8 }, ready);
+    FUTILE_SPINS.store(if found { 0 } else { (futile + 1).min(FUTILE) }, Ordering::Relaxed);
+    found
+}
+
+/// Looks at `ready` for as long as `patience`, where there are processors to spare. Says whether it became true.
+///
+/// For a caller that knows better than [`spin`] whether it pays.
+pub fn spin_for(patience: Duration, ready: &mut dyn FnMut() -> bool) -> bool {
+    if !may_spin() {
+        return false;
+    }
     let start = Instant::now();
     let mut pause = 1;
     loop {
         for _ in 0..LOOKS {
             if ready() {
-                FUTILE_SPINS.store(0, Ordering::Relaxed);
                 return true;
             }
             // Each look takes the line away from the other side, which is at work on it: look ever less often.
@@ -79,7 +89,6 @@ pub fn spin(ready: &mut dyn FnMut() -> bool) -> bool {
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         if start.elapsed() >= patience {
-            FUTILE_SPINS.store((futile + 1).min(FUTILE), Ordering::Relaxed);
             return false;
         }
     }
@@ -100,6 +109,12 @@ fn may_spin() -> bool {
 #[derive(Debug, Default)]
 pub struct ThreadParker {
     slices: Slices,
+}
+
+impl ThreadParker {
+    pub(crate) const fn slices(&mut self) -> &mut Slices {
+        &mut self.slices
+    }
 }
 
 impl Parker for ThreadParker {

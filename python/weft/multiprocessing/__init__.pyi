@@ -14,9 +14,6 @@ from multiprocessing import (
     Manager as Manager,
 )
 from multiprocessing import (
-    Pipe as Pipe,
-)
-from multiprocessing import (
     Pool as Pool,
 )
 from multiprocessing import (
@@ -79,6 +76,7 @@ from multiprocessing import (
 from types import ModuleType
 from typing import Any
 
+from weft.multiprocessing import connection as _connection
 from weft.multiprocessing import queues as _queues
 from weft.multiprocessing import synchronize as _synchronize
 from weft.multiprocessing.context import Process as Process
@@ -127,6 +125,7 @@ SUBDEBUG: int
 SUBWARNING: int
 reducer: ModuleType
 
+def Pipe(duplex: bool = True) -> tuple[_connection.Connection, _connection.Connection]: ...
 def Queue(maxsize: int = 0) -> _queues.Queue[Any]: ...
 def JoinableQueue(maxsize: int = 0) -> _queues.JoinableQueue[Any]: ...
 def SimpleQueue() -> _queues.SimpleQueue[Any]: ...

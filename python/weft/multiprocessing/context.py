@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from weft.multiprocessing import synchronize
     from weft.multiprocessing._popen import Popen
     from weft.multiprocessing._stock import AnyProcess
+    from weft.multiprocessing.connection import Connection
     from weft.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
 
 __all__: list[str] = []
@@ -108,6 +109,12 @@ class BaseContext(stock.BaseContext):
     if TYPE_CHECKING:
         _name: str
         Process: type[_Process]
+
+    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:  # type: ignore[override, unused-ignore]
+        """Returns two connection object connected by a pipe"""
+        from weft.multiprocessing.connection import Pipe
+
+        return Pipe(duplex)
 
     def Queue(self, maxsize: int = 0) -> Queue[Any]:  # type: ignore[override, unused-ignore]
         """Returns a queue object"""

@@ -27,7 +27,7 @@ pub(crate) struct SharedBuffer {
 
 impl SharedBuffer {
     /// The received `span` as an object with the buffer protocol: itself, or a copy if too much is held already.
-    pub(super) fn wrap(py: Python<'_>, span: Span<RobustMutex>) -> PyResult<Bound<'_, PyAny>> {
+    pub(crate) fn wrap(py: Python<'_>, span: Span<RobustMutex>) -> PyResult<Bound<'_, PyAny>> {
         let length = span.len();
         if HELD.load(Ordering::Relaxed).saturating_add(length) > BUDGET {
             // SAFETY: a span is its holder's alone and has this length.

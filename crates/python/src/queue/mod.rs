@@ -10,13 +10,13 @@
 //! * [`arenas`]: the segments this process has.
 
 pub(crate) mod arenas;
-mod buffer;
+pub(crate) mod buffer;
 mod codec;
 mod object;
 pub(crate) mod parker;
 mod pickling;
 mod tree;
-mod view;
+pub(crate) mod view;
 
 use pyo3::prelude::*;
 

@@ -1,5 +1,6 @@
 //! How a thread of the interpreter waits: without the GIL, and open to signals.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use pyo3::exceptions::PyEOFError;
@@ -7,7 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use weft_shm::Queue;
 use weft_wait::thread::{self, Slices};
-use weft_wait::{Deadline, Parker, Signal, Ticket, Woken};
+use weft_wait::{Deadline, DescriptorParker, Interest, Parker, Signal, Ticket, Woken, sleep_at};
 
 /// Gives the GIL up until it is dropped.
 struct Detached(*mut ffi::PyThreadState);
@@ -30,7 +31,7 @@ impl Drop for Detached {
 }
 
 /// Runs `work`, which knows nothing of Python, without the GIL.
-pub(super) fn without_gil<T>(_py: Python<'_>, work: impl FnOnce() -> T) -> T {
+pub(crate) fn without_gil<T>(_py: Python<'_>, work: impl FnOnce() -> T) -> T {
     // SAFETY: the GIL is held, as `_py` shows; the engine's code that `work` consists of touches no Python object.
     let _detached = unsafe { Detached::new() };
     work()
@@ -84,6 +85,23 @@ impl Parker for GilParker<'_> {
 
     fn linger(&mut self, ready: &mut dyn FnMut() -> bool) -> bool {
         without_gil(self.py, || thread::spin(ready))
+    }
+}
+
+impl DescriptorParker for GilParker<'_> {
+    fn park_at(
+        &mut self,
+        descriptor: BorrowedFd<'_>,
+        interest: Interest,
+        deadline: Deadline,
+    ) -> PyResult<()> {
+        let slices = &mut self.slices;
+        without_gil(self.py, || sleep_at(descriptor, interest, slices, deadline));
+        self.py.check_signals()
+    }
+
+    fn linger_for(&mut self, patience: Duration, ready: &mut dyn FnMut() -> bool) -> bool {
+        without_gil(self.py, || thread::spin_for(patience, ready))
     }
 }
 

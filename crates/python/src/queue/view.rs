@@ -4,10 +4,10 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 /// An exported buffer.
-pub(super) struct View(ffi::Py_buffer);
+pub(crate) struct View(ffi::Py_buffer);
 
 impl View {
-    pub(super) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut view = std::mem::MaybeUninit::<ffi::Py_buffer>::uninit();
         // SAFETY: the GIL is held, and the view is filled in if the call succeeds.
         unsafe {
@@ -19,23 +19,23 @@ impl View {
     }
 
     /// In one piece, in either order.
-    pub(super) fn is_in_one_piece(&self) -> bool {
+    pub(crate) fn is_in_one_piece(&self) -> bool {
         // SAFETY: a filled-in view.
         unsafe { ffi::PyBuffer_IsContiguous(&raw const self.0, b'A' as _) != 0 }
     }
 
     /// In one piece, the last index changing fastest.
-    pub(super) fn is_contiguous(&self) -> bool {
+    pub(crate) fn is_contiguous(&self) -> bool {
         // SAFETY: a filled-in view.
         unsafe { ffi::PyBuffer_IsContiguous(&raw const self.0, b'C' as _) != 0 }
     }
 
-    pub(super) const fn is_read_only(&self) -> bool {
+    pub(crate) const fn is_read_only(&self) -> bool {
         self.0.readonly != 0
     }
 
     /// The bytes, in the order they lie in; only if it is contiguous.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         if self.0.len == 0 {
             return &[];
         }

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use weft_shm::{Carrier, Handle, Region, ShmError, Transit};
+use weft_shm::{Handle, Region, Route, ShmError, Transit};
 
 thread_local! {
     /// The queue that this thread is pickling for: its arena and its place there.
@@ -60,11 +60,11 @@ pub(super) fn send(region: &Arc<Region>) -> Result<Transit, ShmError> {
     match QUEUE.get() {
         Some((arena, queue)) => {
             // The list of a region's holders can name what lies in the same arena only.
-            let carrier = if arena == region.arena().id() { Carrier::Queue(queue) } else { Carrier::Other };
-            let transit = region.send(carrier)?;
+            let route = if arena == region.arena().id() { Route::Queue(queue) } else { Route::Other };
+            let transit = region.send(route)?;
             MADE.with_borrow_mut(|made| made.push((Arc::clone(region), transit)));
             Ok(transit)
         }
-        None => region.send(Carrier::Other),
+        None => region.send(Route::Other),
     }
 }

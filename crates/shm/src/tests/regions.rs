@@ -13,7 +13,7 @@ use crate::crash;
 use crate::error::ShmError;
 use crate::identity::{Identity, pretended};
 use crate::layout::UNIT;
-use crate::object::{Carrier, Handle, Transit};
+use crate::object::{Handle, Route, Transit};
 use crate::queue::Queue;
 use crate::region::Region;
 use crate::robust::LocalLock;
@@ -135,7 +135,7 @@ fn what_is_held_stays_and_the_rest_goes_whoever_dies() {
                 }
                 (35..60, _) if !process.regions.is_empty() => {
                     let region = &process.regions[pick % process.regions.len()];
-                    let transit = region.send(Carrier::Queue(queue.handle())).unwrap();
+                    let transit = region.send(Route::Queue(queue.handle())).unwrap();
                     assert!(region.is_shared());
                     if pick % 8 == 0 {
                         region.withdraw(transit);
@@ -182,7 +182,7 @@ fn a_reference_that_was_sent_outlives_its_sender_for_a_while() {
     let (sender, receiver) = (Process::start(&arena), Process::start(&arena));
     let region = Region::create(&sender.arena, 5 * UNIT).unwrap();
     fill(&region);
-    let (handle, transit) = (region.handle(), region.send(Carrier::Other).unwrap());
+    let (handle, transit) = (region.handle(), region.send(Route::Other).unwrap());
     drop(region);
     sender.exit();
     arena.sweep();
@@ -200,7 +200,7 @@ fn a_reference_that_was_sent_outlives_its_sender_for_a_while() {
 fn a_region_that_is_gone_is_not_received() {
     let arena = Arena::<LocalLock>::create().unwrap();
     let region = Region::create(&arena, 10).unwrap();
-    let (handle, transit) = (region.handle(), region.send(Carrier::Other).unwrap());
+    let (handle, transit) = (region.handle(), region.send(Route::Other).unwrap());
     assert!(region.is_shared());
     region.withdraw(transit);
     assert!(!region.is_shared());

@@ -1,0 +1,47 @@
+//! Whether it pays to look again and again before sleeping.
+//!
+//! It does where the other side runs on another processor and answers at once. Where both share one, or it takes its
+//! time, every such wait is lost. So an end that waited in vain a few times sleeps at once, and tries again ever
+//! more seldom. A try is as long as it takes to wake an idle processor: otherwise two ends that both gave up would
+//! never find out that it pays again.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use weft_wait::DescriptorParker;
+
+const SPIN: Duration = Duration::from_micros(50);
+/// So many waits in vain in a row are a bad sign.
+const FUTILE: u32 = 4;
+/// The most sleeps between two tries.
+const SELDOM: u32 = 256;
+
+/// What an end has learned.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    futile: AtomicU32,
+    /// How many sleeps there are still to be before the next try.
+    skip: AtomicU32,
+}
+
+impl Patience {
+    /// Looks at `ready` for a moment, if that is likely to pay. Says whether it became true.
+    pub(crate) fn linger<P: DescriptorParker>(
+        &self,
+        parker: &mut P,
+        ready: &mut dyn FnMut() -> bool,
+    ) -> bool {
+        let skip = self.skip.load(Ordering::Relaxed);
+        if skip > 0 {
+            self.skip.store(skip - 1, Ordering::Relaxed);
+            return false;
+        }
+        let found = parker.linger_for(SPIN, ready);
+        let futile = if found { 0 } else { self.futile.load(Ordering::Relaxed) + 1 };
+        self.futile.store(futile.min(FUTILE + 8), Ordering::Relaxed);
+        if futile > FUTILE {
+            self.skip.store((1 << (futile - FUTILE + 2)).min(SELDOM), Ordering::Relaxed);
+        }
+        found
+    }
+}
