@@ -207,4 +207,17 @@ class BufferWrapper(heap.BufferWrapper):  # type: ignore[misc, unused-ignore]
         return self.__dict__
 
 
+def _reduce_earlier(wrapper: Any) -> Any:
+    """For blocks of the standard library's class that were made before it was replaced."""
+    return _restored, (wrapper._state,)
+
+
+def _restored(state: Any) -> BufferWrapper:
+    wrapper = BufferWrapper.__new__(BufferWrapper)
+    wrapper._state = state
+    return wrapper
+
+
+reduction.register(heap.BufferWrapper, _reduce_earlier)
+
 _patches.finish(__name__)

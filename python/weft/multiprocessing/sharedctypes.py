@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from weft import _native, _patches
 from weft.multiprocessing import heap
-from weft.multiprocessing._stock import context
+from weft.multiprocessing._stock import context, reduction
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -224,5 +224,13 @@ class SynchronizedString(SynchronizedArray[bytes]):
     value = make_property("value")
     raw = make_property("raw")
 
+
+def _reduce_earlier(value: Any) -> Any:
+    """For values of the standard library's classes that were made before these were replaced."""
+    return synchronized, (value._obj, value._lock)
+
+
+for _earlier in ("Synchronized", "SynchronizedArray", "SynchronizedString"):
+    reduction.register(getattr(sharedctypes, _earlier), _reduce_earlier)
 
 _patches.finish(__name__)

@@ -6,6 +6,8 @@ import ctypes
 import gc
 import multiprocessing as stock
 import multiprocessing.sharedctypes as stock_sharedctypes
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -66,6 +68,28 @@ def main():
         "0 12 2.5 [0, 7, 8, 9] b'there' b'there\\x00th'",
         "3.5 4 [(1.0, 11), (3.0, 4)] 4 Synchronized",
     ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_those_made_before_a_late_install_go_on(tmp_path, method):
+    (tmp_path / "late.py").write_text(f"""
+import multiprocessing
+
+def change(raw, array):
+    raw.value += 1
+    array[0] += 1
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    raw, array = context.RawValue("i", 1), context.RawArray("i", 3)
+    import weft; weft.install()
+    process = context.Process(target=change, args=(raw, array))
+    process.start()
+    process.join()
+    print(process.exitcode, raw.value, array[:])
+""")
+    ended = subprocess.run([sys.executable, tmp_path / "late.py"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0 2 [1, 0, 0]\n", "")
 
 
 def outcome(work):
