@@ -94,6 +94,65 @@ pub fn spin_for(patience: Duration, ready: &mut dyn FnMut() -> bool) -> bool {
     }
 }
 
+/// How long spins for one kind of thing are worth while, as learnt from those before.
+///
+/// On a machine with more work than processors most spins find nothing, and take the processor away from the very one
+/// that is waited for. So a spin lasts for a few times as long as those that found something took, and less
+/// after each that did not; now and then one lasts as long as any may, or a longer wait that pays would never be found.
+#[derive(Debug)]
+pub struct Patience {
+    nanoseconds: AtomicU32,
+    spins: AtomicU32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Patience {
+    const LONGEST: u32 = SPIN.as_nanos() as u32;
+    const SHORTEST: u32 = 3000;
+    /// Every so many spins one is as long as may be.
+    const PROBE: u32 = 16;
+
+    /// One that has learnt nothing yet.
+    pub const fn new() -> Self {
+        Self { nanoseconds: AtomicU32::new(Self::LONGEST), spins: AtomicU32::new(1) }
+    }
+
+    /// As [`spin`], for as long as is worth while.
+    pub fn spin(&self, ready: &mut dyn FnMut() -> bool) -> bool {
+        if !may_spin() {
+            return false;
+        }
+        let spins = self.spins.fetch_add(1, Ordering::Relaxed);
+        let learnt = self.nanoseconds.load(Ordering::Relaxed);
+        let most = if spins.is_multiple_of(Self::PROBE) { Self::LONGEST } else { learnt };
+        let start = Instant::now();
+        let mut pause = 1;
+        loop {
+            for _ in 0..LOOKS {
+                if ready() {
+                    let took = u32::try_from(start.elapsed().as_nanos()).unwrap_or(Self::LONGEST);
+                    let next = (learnt / 4 * 3).saturating_add(took.saturating_mul(2));
+                    self.nanoseconds.store(next.clamp(Self::SHORTEST, Self::LONGEST), Ordering::Relaxed);
+                    return true;
+                }
+                for _ in 0..pause {
+                    hint::spin_loop();
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            if start.elapsed().as_nanos() >= u128::from(most) {
+                self.nanoseconds.store((learnt / 2).max(Self::SHORTEST), Ordering::Relaxed);
+                return false;
+            }
+        }
+    }
+}
+
 fn may_spin() -> bool {
     static PROCESSORS: AtomicU32 = AtomicU32::new(0);
     let mut known = PROCESSORS.load(Ordering::Relaxed);
@@ -128,5 +187,31 @@ impl Parker for ThreadParker {
     fn linger(&mut self, ready: &mut dyn FnMut() -> bool) -> bool {
         self.slices = Slices::default(); // this wait is a new one
         spin(ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_learnt() {
+        if !may_spin() {
+            return;
+        }
+        let patience = Patience::new();
+        let learnt = || patience.nanoseconds.load(Ordering::Relaxed);
+        while learnt() > Patience::SHORTEST {
+            let before = learnt();
+            assert!(!patience.spin(&mut || false));
+            assert!(learnt() < before);
+        }
+        assert!(!patience.spin(&mut || false));
+        assert_eq!(learnt(), Patience::SHORTEST, "and no shorter");
+        let start = Instant::now();
+        // Found late, by one of the spins that are as long as any may be.
+        while !patience.spin(&mut || start.elapsed() > Duration::from_micros(20)) {}
+        assert!(learnt() >= Patience::SHORTEST && learnt() <= Patience::LONGEST);
+        assert!(patience.spin(&mut || true));
     }
 }

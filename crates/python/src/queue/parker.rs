@@ -7,7 +7,7 @@ use pyo3::exceptions::PyEOFError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use weft_shm::Queue;
-use weft_wait::thread::{self, Slices};
+use weft_wait::thread::{self, Patience, Slices};
 use weft_wait::{Deadline, DescriptorParker, Interest, Parker, Signal, Ticket, Woken, sleep_at};
 
 /// Gives the GIL up until it is dropped.
@@ -42,16 +42,22 @@ pub(crate) struct GilParker<'py> {
     py: Python<'py>,
     slices: Slices,
     source: Option<&'py Queue>,
+    patience: Option<&'static Patience>,
 }
 
 impl<'py> GilParker<'py> {
     pub(crate) fn new(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None }
+        Self { py, slices: Slices::default(), source: None, patience: None }
+    }
+
+    /// For a wait that spins as long as others for the same kind of thing have shown to be worth while.
+    pub(crate) fn for_lock(py: Python<'py>, patience: &'static Patience) -> Self {
+        Self { py, slices: Slices::default(), source: None, patience: Some(patience) }
     }
 
     /// For a wait that ends with EOFError when nobody is left who could put something into `source`.
     pub(super) fn for_reader(py: Python<'py>, source: &'py Queue) -> Self {
-        Self { py, slices: Slices::default(), source: Some(source) }
+        Self { py, slices: Slices::default(), source: Some(source), patience: None }
     }
 
     /// At the end of a slice: whether there is still something to wait for.
@@ -84,7 +90,11 @@ impl Parker for GilParker<'_> {
     }
 
     fn linger(&mut self, ready: &mut dyn FnMut() -> bool) -> bool {
-        without_gil(self.py, || thread::spin(ready))
+        let patience = self.patience;
+        without_gil(self.py, || match patience {
+            Some(patience) => patience.spin(ready),
+            None => thread::spin(ready),
+        })
     }
 }
 

@@ -6,9 +6,12 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use weft_sync::{Arrival, Barrier, BarrierError};
+use weft_wait::thread::Patience;
 
 use super::{Address, address, find_arena, handle, own_arena, shm_error};
 use crate::queue::parker::{GilParker, deadline};
+
+static PATIENCE: Patience = Patience::new();
 
 /// A barrier that processes share. A class that derives from it calls `_create` or `_attach` once.
 #[pyclass(frozen, subclass, weakref, name = "BarrierBase", module = "weft.multiprocessing._sync")]
@@ -70,7 +73,7 @@ impl BarrierBase {
         acts: bool,
         timeout: Option<f64>,
     ) -> PyResult<Option<(u32, Option<u32>)>> {
-        let mut parker = GilParker::new(py);
+        let mut parker = GilParker::for_lock(py, &PATIENCE);
         let arrival = outcome(self.barrier()?.wait(acts, &mut parker, deadline(true, timeout)))?;
         Ok(arrival.map(|arrival| match arrival {
             Arrival::Passed(index) => (index, None),
@@ -80,24 +83,24 @@ impl BarrierBase {
 
     /// Let the others go on. False if the barrier was broken meanwhile.
     fn _finish(&self, py: Python<'_>, place: u32) -> PyResult<bool> {
-        Ok(outcome(self.barrier()?.finish(place, &mut GilParker::new(py)))?.is_some())
+        Ok(outcome(self.barrier()?.finish(place, &mut GilParker::for_lock(py, &PATIENCE)))?.is_some())
     }
 
     /// Break the barrier, as the last one to arrive.
     fn _fail(&self, py: Python<'_>, place: u32) -> PyResult<()> {
-        self.barrier()?.fail(place, &mut GilParker::new(py));
+        self.barrier()?.fail(place, &mut GilParker::for_lock(py, &PATIENCE));
         Ok(())
     }
 
     /// Break the barrier. Those that wait are told.
     fn _abort(&self, py: Python<'_>) -> PyResult<()> {
-        outcome(self.barrier()?.abort(&mut GilParker::new(py)))?;
+        outcome(self.barrier()?.abort(&mut GilParker::for_lock(py, &PATIENCE)))?;
         Ok(())
     }
 
     /// Make the barrier as new. Those that wait are told that it is broken.
     fn _reset(&self, py: Python<'_>) -> PyResult<()> {
-        outcome(self.barrier()?.reset(&mut GilParker::new(py)))?;
+        outcome(self.barrier()?.reset(&mut GilParker::for_lock(py, &PATIENCE)))?;
         Ok(())
     }
 

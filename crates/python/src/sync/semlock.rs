@@ -17,10 +17,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 use weft_shm::identity::Identity;
 use weft_sync::{AcquireError, Grant, LARGEST_VALUE, Mutex, OverRelease, Semaphore, Tenure, owner};
+use weft_wait::thread::Patience;
 
 use super::{Address, address, find_arena, handle, own_arena, owner_died, shm_error};
 use crate::gil::GilCell;
 use crate::queue::parker::{GilParker, deadline};
+
+static PATIENCE: Patience = Patience::new();
 
 /// The standard library's numbers of the kinds.
 const RECURSIVE_MUTEX: i32 = 0;
@@ -158,7 +161,7 @@ impl SemLock {
         let shared = self.shared().map_err(Refusal::Other)?;
         let inherit = self.recovers.load(Ordering::Relaxed);
         let is_try = !block || timeout.is_some_and(|seconds| seconds <= 0.0);
-        let mut parker = GilParker::new(py);
+        let mut parker = GilParker::for_lock(py, &PATIENCE);
         let outcome = match shared {
             Shared::Lock(mutex) | Shared::Recursive(mutex) if is_try => mutex.try_acquire(inherit),
             Shared::Lock(mutex) | Shared::Recursive(mutex) => {
