@@ -42,22 +42,38 @@ pub(crate) struct GilParker<'py> {
     py: Python<'py>,
     slices: Slices,
     source: Option<&'py Queue>,
-    patience: Option<&'static Patience>,
+    spin: Spin,
+}
+
+/// What a thread does before its first sleep.
+#[derive(Clone, Copy)]
+enum Spin {
+    /// Looks for a fixed moment.
+    Fixed,
+    /// Looks for as long as has shown to be worth while.
+    Learnt(&'static Patience),
+    /// Sleeps at once.
+    None,
 }
 
 impl<'py> GilParker<'py> {
     pub(crate) fn new(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None, patience: None }
+        Self { py, slices: Slices::default(), source: None, spin: Spin::Fixed }
     }
 
     /// For a wait that spins as long as others for the same kind of thing have shown to be worth while.
     pub(crate) fn for_lock(py: Python<'py>, patience: &'static Patience) -> Self {
-        Self { py, slices: Slices::default(), source: None, patience: Some(patience) }
+        Self { py, slices: Slices::default(), source: None, spin: Spin::Learnt(patience) }
+    }
+
+    /// For a wait that sleeps at once: who wakes it goes to sleep itself as a rule, and leaves it its own processor.
+    pub(crate) fn for_event(py: Python<'py>) -> Self {
+        Self { py, slices: Slices::default(), source: None, spin: Spin::None }
     }
 
     /// For a wait that ends with EOFError when nobody is left who could put something into `source`.
     pub(super) fn for_reader(py: Python<'py>, source: &'py Queue) -> Self {
-        Self { py, slices: Slices::default(), source: Some(source), patience: None }
+        Self { py, slices: Slices::default(), source: Some(source), spin: Spin::Fixed }
     }
 
     /// At the end of a slice: whether there is still something to wait for.
@@ -90,11 +106,11 @@ impl Parker for GilParker<'_> {
     }
 
     fn linger(&mut self, ready: &mut dyn FnMut() -> bool) -> bool {
-        let patience = self.patience;
-        without_gil(self.py, || match patience {
-            Some(patience) => patience.spin(ready),
-            None => thread::spin(ready),
-        })
+        match self.spin {
+            Spin::Fixed => without_gil(self.py, || thread::spin(ready)),
+            Spin::Learnt(patience) => without_gil(self.py, || patience.spin(ready)),
+            Spin::None => false,
+        }
     }
 }
 

@@ -7,13 +7,10 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use weft_sync::{Condition, Entry, WaitError};
-use weft_wait::thread::Patience;
 
 use super::semlock::SemLock;
 use super::{Address, address, find_arena, handle, own_arena, shm_error};
 use crate::queue::parker::{GilParker, deadline};
-
-static PATIENCE: Patience = Patience::new();
 
 /// A condition that processes share. A class that derives from it calls `_create` or `_attach` once.
 #[pyclass(frozen, subclass, weakref, name = "ConditionBase", module = "weft.multiprocessing._sync")]
@@ -89,7 +86,7 @@ impl ConditionBase {
                 Ok(count) => count,
                 Err(error) => break Err(error),
             };
-            let slept = condition.sleep(entry, &mut GilParker::for_lock(py, &PATIENCE), deadline);
+            let slept = condition.sleep(entry, &mut GilParker::for_event(py), deadline);
             if let Err(error) = lock.take_back(py, count) {
                 break Err(error);
             }
@@ -134,7 +131,7 @@ impl ConditionBase {
     /// Wait, without the lock, until there may be a notification, `timeout` seconds at most (None: for ever). Says
     /// whether there may.
     fn _sleep(&self, py: Python<'_>, entry: u64, timeout: Option<f64>) -> PyResult<bool> {
-        let mut parker = GilParker::for_lock(py, &PATIENCE);
+        let mut parker = GilParker::for_event(py);
         match self.condition()?.sleep(Entry::from_bits(entry), &mut parker, deadline(true, timeout)) {
             Ok(()) => Ok(true),
             Err(WaitError::TimedOut) => Ok(false),

@@ -6,12 +6,9 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use weft_sync::{Event, WaitError};
-use weft_wait::thread::Patience;
 
 use super::{Address, address, find_arena, handle, own_arena, shm_error};
 use crate::queue::parker::{GilParker, deadline};
-
-static PATIENCE: Patience = Patience::new();
 
 /// An event that processes share. A class that derives from it calls `_create` or `_attach` once.
 #[pyclass(frozen, subclass, weakref, name = "EventBase", module = "weft.multiprocessing._sync")]
@@ -71,7 +68,7 @@ impl EventBase {
     /// Wait until it is set, `timeout` seconds at most (None: for ever), and say whether it is, or was meanwhile.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let mut parker = GilParker::for_lock(py, &PATIENCE);
+        let mut parker = GilParker::for_event(py);
         match self.event()?.wait(&mut parker, deadline(true, timeout)) {
             Ok(()) => Ok(true),
             Err(WaitError::TimedOut) => Ok(false),
