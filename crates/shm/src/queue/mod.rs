@@ -197,15 +197,27 @@ impl<L: Robust> Queue<L> {
     /// How many messages there are: exact, but perhaps not for long.
     pub fn len(&self) -> u64 {
         let header = self.header();
-        // Got first: messages that are put meanwhile only make it larger, never negative.
-        let got = header.get.0.count();
-        header.put.0.count().saturating_sub(got)
+        let mut got = header.get.0.count();
+        loop {
+            let put = header.put.0.count();
+            // If none was got meanwhile, so many there were when the puts were counted. The difference of two counts
+            // from two instants could be more than there ever were at once, and more than the limit.
+            let now = header.get.0.count();
+            if now == got {
+                return put.saturating_sub(got);
+            }
+            got = now;
+        }
     }
 
-    /// Whether there is no message.
+    /// Whether there is no message: exact, but perhaps not for long.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        let header = self.header();
+        // Got first. If as many were put later, none was there between; if more were, there was one when the first of
+        // those was put, or before.
+        let got = header.get.0.count();
+        header.put.0.count() <= got
     }
 
     /// Whether there is no room.
