@@ -103,24 +103,41 @@ def _ours(connection: Any) -> Any:
     return Connection(handle, connection._readable, connection._writable)
 
 
-class Listener(_stock_Listener):  # type: ignore[misc]
-    """What accepts connections at `address`, a path or a host and port. The standard library's, but for their class."""
-
-    def accept(self) -> Connection:
-        """Wait for a client. Raises AuthenticationError if it has not the same key."""
-        return _ours(super().accept())  # type: ignore[no-any-return]
-
-
-def Client(address: Any, family: str | None = None, authkey: bytes | None = None) -> Connection:
-    """Connect to the `Listener` at `address`. Raises AuthenticationError if it has not the same key."""
-    return _ours(_stock_Client(address, family, authkey))  # type: ignore[no-any-return]
-
-
 if sys.version_info >= (3, 12):
     answer_challenge: Any = _stock.answer_challenge
     deliver_challenge: Any = _stock.deliver_challenge
 else:
-    pass
+    from weft.multiprocessing._challenge import answer_challenge, deliver_challenge
+
+
+class Listener(_stock_Listener):  # type: ignore[misc]
+    """What accepts connections at `address`, a path or a host and port. The standard library's, but for their class."""
+
+    def accept(self) -> Connection:
+        """Wait for a client. Raises AuthenticationError if it has not the same key, OSError if this is closed."""
+        if self._listener is None:
+            raise OSError("listener is closed")
+        connection = _ours(self._listener.accept())
+        return _proven(connection, self._authkey, (deliver_challenge, answer_challenge))
+
+
+def Client(address: Any, family: str | None = None, authkey: bytes | None = None) -> Connection:
+    """Connect to the `Listener` at `address`. Raises AuthenticationError if it has not the same key."""
+    if authkey is not None and not isinstance(authkey, bytes):
+        raise TypeError("authkey should be a byte string")
+    return _proven(_ours(_stock_Client(address, family)), authkey, (answer_challenge, deliver_challenge))
+
+
+def _proven(connection: Connection, authkey: bytes | None, steps: tuple[Any, ...]) -> Connection:
+    """`connection`, when both ends have shown that they have the key, if there is one. Otherwise it is closed."""
+    if authkey is not None:
+        try:
+            for step in steps:
+                step(connection, authkey)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
 
 
 # -- Passing connections on
