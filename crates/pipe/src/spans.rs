@@ -3,7 +3,7 @@
 //! The writer copies the body into a span, hands it over to the pair's shared part under a number, and sends a token
 //! with that number as a frame of its own. So it comes in order with everything else, and can be waited for by the
 //! descriptor. At most [`MOST_ON_THE_WAY`] bytes are on their way in one direction, as the kernel's buffer would
-//! hold back a writer; but one message always may be.
+//! hold back a writer; but one message always may be, and its writer then waits until it is received.
 //!
 //! Somebody who is killed between the handing over and the token, or between the token and the taking over, leaves a
 //! span that nobody will ask for, and `posted` or `fetched` wrong. It is noticed where it matters, by a writer that waits
@@ -60,32 +60,45 @@ impl End {
             let on_the_way = lane.posted.load(Ordering::Acquire).saturating_sub(fetched);
             on_the_way == 0 || on_the_way + length as u64 <= MOST_ON_THE_WAY
         };
-        if !has_room() {
-            let outcome = wait_until(&lane.room, parker, Deadline::NEVER, has_room, |_| {
-                if weft_sys::readiness::is_hung_up(place.fd()) {
-                    return Some(Err(PipeError::System(Errno::PIPE)));
-                }
-                if let Err(closed) = place.check() {
-                    return Some(Err(closed));
-                }
-                if !has_room()
-                    && let Err(error) = self.forget_what_was_lost(carrier, &place)
-                {
-                    return Some(Err(error.into()));
-                }
-                has_room().then_some(Ok(()))
-            });
-            match outcome {
-                Ok(outcome) => outcome?,
-                Err(WaitError::Interrupted(interrupt)) => return Err(PipeError::Interrupted(interrupt)),
-                // There is no deadline.
-                Err(WaitError::TimedOut) => return Ok(None),
-            }
-        }
+        self.wait_for_room(carrier, &place, parker, has_room)?;
         Ok(Some(Reserved(Span::new(carrier.arena(), length)?)))
     }
 
-    /// Sends the message in `reserved`.
+    /// Waits until `has_room`, which looks at what is on its way outward.
+    fn wait_for_room<P: DescriptorParker>(
+        &self,
+        carrier: &Carrier,
+        place: &Use<'_>,
+        parker: &mut P,
+        has_room: impl Fn() -> bool,
+    ) -> Result<(), PipeError<P::Interrupt>> {
+        if has_room() {
+            return Ok(());
+        }
+        let outcome = wait_until(&self.outward().room, parker, Deadline::NEVER, &has_room, |_| {
+            if has_room() {
+                return Some(Ok(()));
+            }
+            if weft_sys::readiness::is_hung_up(place.fd()) {
+                return Some(Err(PipeError::System(Errno::PIPE)));
+            }
+            if let Err(closed) = place.check() {
+                return Some(Err(closed));
+            }
+            if let Err(error) = self.forget_what_was_lost(carrier, place) {
+                return Some(Err(error.into()));
+            }
+            has_room().then_some(Ok(()))
+        });
+        match outcome {
+            Ok(outcome) => outcome,
+            Err(WaitError::Interrupted(interrupt)) => Err(PipeError::Interrupted(interrupt)),
+            Err(WaitError::TimedOut) => unreachable!("there is no deadline"),
+        }
+    }
+
+    /// Sends the message in `reserved`. One that is longer than all that may be on the way is waited for until
+    /// somebody has received it, as if it went through the kernel's buffer.
     ///
     /// # Errors
     ///
@@ -108,18 +121,20 @@ impl End {
             let ordinal = last << 1 | self.side() as u64;
             let unit = carrier.hand_over(&span, ordinal)?;
             // Before anybody can receive it.
-            lane.posted.fetch_add(length, Ordering::AcqRel);
+            let posted = lane.posted.fetch_add(length, Ordering::AcqRel) + length;
             let token = Token { unit, ordinal, length }.body();
             if lane.fill(&[&token], IS_TOKEN) {
                 carrier.forget(span);
-                return Ok(());
+                drop(guard);
+                return self.wait_if_long(carrier, &place, parker, length, posted);
             }
             lane.note_length(TOKEN_FRAME);
             let outcome = descriptor::send(place.fd(), &[iovec(&TOKEN.to_be_bytes()), iovec(&token)]);
             if outcome.is_ok() {
                 lane.count();
                 carrier.forget(span);
-                return Ok(());
+                drop(guard);
+                return self.wait_if_long(carrier, &place, parker, length, posted);
             }
             lane.posted.fetch_sub(length, Ordering::AcqRel);
             carrier.take_back(&span)?;
@@ -132,6 +147,21 @@ impl End {
                 Ok(_) => {}
             }
         }
+    }
+
+    fn wait_if_long<P: DescriptorParker>(
+        &self,
+        carrier: &Carrier,
+        place: &Use<'_>,
+        parker: &mut P,
+        length: u64,
+        posted: u64,
+    ) -> Result<(), PipeError<P::Interrupt>> {
+        if length <= MOST_ON_THE_WAY {
+            return Ok(());
+        }
+        let lane = self.outward();
+        self.wait_for_room(carrier, place, parker, || lane.fetched.load(Ordering::Acquire) >= posted)
     }
 
     /// The span that a token names. The caller holds the readers' lock.
