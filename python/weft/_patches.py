@@ -54,18 +54,21 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
             ("JoinableQueue", f"{_OURS}.queues.JoinableQueue"),
             ("SimpleQueue", f"{_OURS}.queues.SimpleQueue"),
         ),
-        "multiprocessing.synchronize": tuple(
-            (name, f"{_OURS}.synchronize.{name}")
-            for name in (
-                "SemLock",
-                "Semaphore",
-                "BoundedSemaphore",
-                "Lock",
-                "RLock",
-                "Condition",
-                "Event",
-                "Barrier",
-            )
+        "multiprocessing.synchronize": (
+            ("()", f"{_OURS}.synchronize.take_over"),
+            *(
+                (name, f"{_OURS}.synchronize.{name}")
+                for name in (
+                    "SemLock",
+                    "Semaphore",
+                    "BoundedSemaphore",
+                    "Lock",
+                    "RLock",
+                    "Condition",
+                    "Event",
+                    "Barrier",
+                )
+            ),
         ),
         "multiprocessing.heap": tuple(
             (name, f"{_OURS}.heap.{name}") for name in ("Arena", "Heap", "BufferWrapper")

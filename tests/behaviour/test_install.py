@@ -346,6 +346,28 @@ if __name__ == "__main__":
 """)
         assert prints(script) == ["Queue Queue SimpleQueue", "1 2", "3"]
 
+    @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+    def test_locks_of_before_go_on(self, tmp_path, method):
+        script = tmp_path / "script.py"
+        script.write_text(f"""
+import multiprocessing
+from multiprocessing.synchronize import Lock
+def work(lock, semaphore, condition, event, barrier, made_later):
+    with lock, semaphore, condition, made_later:
+        event.set()
+    barrier.wait()
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    locks = (context.RLock(), context.Semaphore(), context.Condition(), context.Event(), context.Barrier(2))
+    import weft; weft.install()
+    child = context.Process(target=work, args=(*locks, context.Lock()))
+    child.start()
+    locks[-1].wait()
+    child.join()
+    print(child.exitcode, locks[3].is_set(), isinstance(context.Lock(), Lock))
+""")
+        assert prints(script) == ["0 True False"]
+
     def test_the_variable_alone_does(self):
         assert prints("-c", ASK, env={"WEFT_INSTALL": "greenlet"}) == ["weft"]
 

@@ -163,7 +163,8 @@ impl Child {
         match entry.look() {
             Seen::Ended(status) => Some(status),
             Seen::Running if self.still_exists(entry) => None,
-            Seen::Running => Some(UNKNOWN),
+            // Unless it said it itself, before it ended.
+            Seen::Running => Some(entry.said().unwrap_or(UNKNOWN)),
         }
     }
 

@@ -20,6 +20,7 @@ import os
 import sys
 import threading
 import time
+import types
 from multiprocessing import context, process, util
 from typing import TYPE_CHECKING, Any
 
@@ -558,3 +559,16 @@ class Barrier(BarrierBase, threading.Barrier, _Passed):
     def broken(self) -> bool:
         """Whether it is broken."""
         return self._is_broken()
+
+
+def take_over(stock: types.ModuleType) -> None:
+    """Let the standard library's locks go on that were made before they were replaced.
+
+    Pickling finds their class by its name in the module, which means ours from now on. So the class gets another name.
+    """
+    for ours in (SemLock, Semaphore, BoundedSemaphore, Lock, RLock, Condition, Event, Barrier):
+        before = getattr(stock, ours.__name__)
+        if before is ours:
+            return  # they were replaced already
+        before.__qualname__ = f"_Stock{before.__name__}"
+        setattr(stock, before.__qualname__, before)
