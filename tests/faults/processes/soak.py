@@ -1,4 +1,4 @@
-"""The long form of the storms: thousands of kills on weft's queues, all kinds in turn.
+"""The long form of the storms: thousands of kills on weft's queues and pipes, all kinds in turn.
 
     python tests/faults/processes/soak.py --kills 9000
     python tests/faults/processes/soak.py --seconds 600 --seed 7
@@ -15,7 +15,8 @@ import sys
 import time
 
 import arena
-from trial import Trial, attempt
+from pipe_trial import PipeReport, PipeTrial, attempt_pipe
+from trial import Report, Trial, attempt
 
 HITS = 300  # in one storm
 
@@ -44,18 +45,52 @@ def trials() -> list[Trial]:
     return chosen
 
 
+def pipe_trials() -> list[PipeTrial]:
+    """The same for pipes, with descriptors that were shown and that were not."""
+    chosen = []
+    variations = itertools.cycle(
+        [
+            ("fork", "mixed", "objects", 3, 3),
+            ("forkserver", "mixed", "bytes", 1, 1),
+            ("fork", "long", "bytes", 1, 3),
+            ("fork", "short", "objects", 2, 3),
+            ("forkserver", "long", "objects", 3, 2),
+        ]
+    )
+    for shown in (False, True):
+        for victims in ("both", "readers", "writers"):
+            method, sizes, call, writers, readers = next(variations)
+            chosen.append(
+                PipeTrial(method, victims, "KILL", sizes, call, shown, not shown, writers, readers, HITS)
+            )
+        chosen.append(PipeTrial(signal="STOP", shown=shown, hits=HITS))
+    return chosen
+
+
+def storm(trial: Trial | PipeTrial, seed: int) -> Report | PipeReport:
+    if isinstance(trial, PipeTrial):
+        return attempt_pipe(trial, seed, arena.WEFT)
+    return attempt(trial, seed, arena.WEFT)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--kills", type=int, default=9000)
     limit.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--only", choices=("queues", "pipes"))
     options = parser.parse_args()
     print(f"--seed {options.seed}", flush=True)
     started = time.monotonic()
     kills = bad = 0
-    for number, trial in enumerate(itertools.cycle(trials())):
-        report = attempt(trial, options.seed + number, arena.WEFT)
+    chosen: list[Trial | PipeTrial] = []
+    if options.only != "pipes":
+        chosen += trials()
+    if options.only != "queues":
+        chosen += pipe_trials()
+    for number, trial in enumerate(itertools.cycle(chosen)):
+        report = storm(trial, options.seed + number)
         kills += report.result.get("killed_producers", 0) + report.result.get("killed_consumers", 0)
         bad += bool(report.complaints)
         print(f"{time.monotonic() - started:7.0f} s, {kills} kills: {report}", flush=True)
