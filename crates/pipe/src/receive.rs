@@ -378,7 +378,7 @@ fn take_out<I>(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, length: usize) -> Resul
 
 impl Lane {
     /// The next byte that is sent begins a frame. The caller holds the writers' lock, or there is no writer.
-    fn make_whole(&self) {
+    pub(crate) fn make_whole(&self) {
         self.stage.store(WHOLE, Ordering::Release);
         self.room.raise_all();
     }

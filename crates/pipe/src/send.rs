@@ -122,9 +122,27 @@ impl End {
             if let Err(closed) = place.check() {
                 return Some(Err(closed));
             }
+            self.forget_what_is_not_there(place);
             whole().then_some(Ok(()))
         });
         outcome.map_err(interrupted)?
+    }
+
+    /// Of a frame that was broken off before anything of it was sent, or after all of it was, a reader may never learn:
+    /// one that waits for the descriptor to become readable does not come to its end. If nothing is outstanding and
+    /// nobody receives, the next byte begins a frame.
+    fn forget_what_is_not_there(&self, place: &Use<'_>) {
+        if !self.is_drained(place.fd()) {
+            return;
+        }
+        let lane = self.outward();
+        let Some(_writing) = lane.try_lock_writing() else { return };
+        // One that is in the middle of the frame has it, and sees that nobody writes.
+        let Some(_reading) = lane.try_lock_reading() else { return };
+        if lane.stage.load(Ordering::Relaxed) != WHOLE && self.is_drained(place.fd()) {
+            lane.make_whole();
+            lane.set_right();
+        }
     }
 
     /// Sends what `vectors` describe piece by piece.
@@ -250,5 +268,43 @@ impl Lane {
         } else {
             PipeError::WriterGaveUp { pid }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::thread;
+    use std::time::Duration;
+
+    use weft_shm::Arena;
+    use weft_wait::ThreadParker;
+
+    use super::*;
+    use crate::pair;
+
+    /// A reader that waits for the descriptor to become readable does not look into a frame of which nothing came.
+    #[test]
+    fn a_frame_broken_off_before_its_first_byte_holds_nobody_up() -> Result<(), Box<dyn Error>> {
+        let (reading, writing) = pair::<std::convert::Infallible>(&Arena::create()?)?;
+        reading.show();
+        thread::scope(|scope| {
+            // The lock is robust: a thread that ends with it has died with it.
+            scope.spawn(|| {
+                let guard = writing.outward().try_lock_writing();
+                writing.outward().stage.store(BEGUN, Ordering::Release);
+                std::mem::forget(guard);
+            });
+        });
+        thread::scope(|scope| {
+            scope.spawn(|| writing.send(&[b"next"], &mut ThreadParker::default()));
+            let patience = Deadline::after(Duration::from_secs(20));
+            let readable = reading.poll(&mut ThreadParker::default(), patience);
+            // Also if it is not, so that the writer ends.
+            let closed = reading.close();
+            assert!(matches!(readable, Ok(true)), "{readable:?}");
+            assert!(closed.is_ok(), "{closed:?}");
+        });
+        Ok(())
     }
 }
