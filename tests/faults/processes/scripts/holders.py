@@ -128,7 +128,9 @@ def main() -> None:
         process.join()
     left = queue.qsize()
     result = {"kills": options.hits, "wrong": wrong[0], "failed": failed, "queued": left}
-    del queue, crew, process, victim, wrong
+    beginning.close()
+    begun.close()
+    del queue, crew, process, victim, wrong, beginning, begun
     after = blocks()
     if options.forks:
         # And what was promised by one that was killed while it forked.
