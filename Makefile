@@ -16,6 +16,7 @@ PYTHON ?= $(shell ci/interpreters.sh --default)
 VENV ?= .venv
 SOAK_SECONDS ?= 600
 SOAK_KILLS ?= 9000
+SOAK_KILLS_EACH ?= 2000
 # Each of the engine's random tests, of which there are several, one after the other.
 ENGINE_SOAK_SECONDS ?= 60
 
@@ -84,7 +85,10 @@ soak: $(VENV)/.built
 	$(PY) tests/peers/run.py greenlet --retries 1
 	$(PY) tests/peers/run.py gevent --retries 1
 	$(PY) tests/peers/run.py multiprocessing --retries 1
-	$(PY) tests/faults/processes/soak.py --kills $(SOAK_KILLS)
+	$(PY) tests/faults/processes/soak.py --only queues --kills $(SOAK_KILLS)
+	$(PY) tests/faults/processes/soak.py --only pipes --kills $(SOAK_KILLS_EACH)
+	$(PY) tests/faults/processes/soak.py --only locks --kills $(SOAK_KILLS_EACH)
+	WEFT_FAULTS_HITS=$(SOAK_KILLS_EACH) $(PY) -m pytest -q tests/faults/processes/test_shared_memory.py
 
 test-all:
 	ci/test-all.sh

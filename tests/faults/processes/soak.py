@@ -1,4 +1,4 @@
-"""The long form of the storms: thousands of kills on weft's queues and pipes, all kinds in turn.
+"""The long form of the storms: thousands of kills on weft's queues, pipes and locks, all kinds in turn.
 
     python tests/faults/processes/soak.py --kills 9000
     python tests/faults/processes/soak.py --seconds 600 --seed 7
@@ -15,15 +15,17 @@ import sys
 import time
 
 import arena
-from pipe_trial import PipeReport, PipeTrial, attempt_pipe
+from lock_trial import KINDS, LockTrial
+from pipe_trial import PipeTrial
+from queue_trial import QueueTrial
 from trial import Report, Trial, attempt
 
 HITS = 300  # in one storm
 
 
-def trials() -> list[Trial]:
+def queue_trials() -> list[Trial]:
     """Every kind with every victim, and what else can differ spread over them."""
-    chosen = []
+    chosen: list[Trial] = []
     variations = itertools.cycle(
         [
             ("fork", 0, 3, 3),
@@ -40,14 +42,16 @@ def trials() -> list[Trial]:
                 size = 0 if kind == "SimpleQueue" else maxsize
                 if api == "weft" and kind != "Queue":
                     continue
-                chosen.append(Trial(kind, method, victims, "KILL", size, producers, consumers, HITS, api))
-        chosen.append(Trial(signal="STOP", hits=HITS, api=api))
+                chosen.append(
+                    QueueTrial(kind, method, victims, "KILL", size, producers, consumers, HITS, api)
+                )
+        chosen.append(QueueTrial(signal="STOP", hits=HITS, api=api))
     return chosen
 
 
-def pipe_trials() -> list[PipeTrial]:
+def pipe_trials() -> list[Trial]:
     """The same for pipes, with descriptors that were shown and that were not."""
-    chosen = []
+    chosen: list[Trial] = []
     variations = itertools.cycle(
         [
             ("fork", "mixed", "objects", 3, 3),
@@ -67,10 +71,17 @@ def pipe_trials() -> list[PipeTrial]:
     return chosen
 
 
-def storm(trial: Trial | PipeTrial, seed: int) -> Report | PipeReport:
-    if isinstance(trial, PipeTrial):
-        return attempt_pipe(trial, seed, arena.WEFT)
-    return attempt(trial, seed, arena.WEFT)
+def lock_trials() -> list[Trial]:
+    """Every kind of lock, among forked and among template's children."""
+    return [LockTrial(kind, method, hits=50) for kind in KINDS for method in ("fork", "forkserver")]
+
+
+def kills_in(report: Report) -> int:
+    counts = ("killed_producers", "killed_consumers", "killed")
+    return sum(report.result.get(name, 0) for name in counts)
+
+
+PARTS = {"queues": queue_trials, "pipes": pipe_trials, "locks": lock_trials}
 
 
 def main() -> int:
@@ -79,19 +90,15 @@ def main() -> int:
     limit.add_argument("--kills", type=int, default=9000)
     limit.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument("--only", choices=("queues", "pipes"))
+    parser.add_argument("--only", choices=PARTS)
     options = parser.parse_args()
     print(f"--seed {options.seed}", flush=True)
     started = time.monotonic()
     kills = bad = 0
-    chosen: list[Trial | PipeTrial] = []
-    if options.only != "pipes":
-        chosen += trials()
-    if options.only != "queues":
-        chosen += pipe_trials()
+    chosen = [trial for part, trials in PARTS.items() if options.only in (None, part) for trial in trials()]
     for number, trial in enumerate(itertools.cycle(chosen)):
-        report = storm(trial, options.seed + number)
-        kills += report.result.get("killed_producers", 0) + report.result.get("killed_consumers", 0)
+        report = attempt(trial, options.seed + number, arena.WEFT)
+        kills += kills_in(report)
         bad += bool(report.complaints)
         print(f"{time.monotonic() - started:7.0f} s, {kills} kills: {report}", flush=True)
         if bad >= 5:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import arena
 import pytest
-from lock_trial import KINDS, Trial, attempt, judge
-from test_interrupts import until_it_sleeps
+from interruption import interrupt
+from lock_trial import KINDS, LockTrial
+from trial import attempt
 
 KILLS = [
-    *(Trial(kind) for kind in KINDS),
-    Trial("lock", method="forkserver"),
-    Trial("condition", method="forkserver", hits=15),
-    Trial("rlock", method="spawn", hits=8),
-    Trial("barrier", method="spawn", hits=6),
+    *(LockTrial(kind) for kind in KINDS),
+    LockTrial("lock", method="forkserver"),
+    LockTrial("condition", method="forkserver", hits=15),
+    LockTrial("rlock", method="spawn", hits=8),
+    LockTrial("barrier", method="spawn", hits=6),
 ]
-STOPS = [Trial(kind, signal="STOP", hits=10) for kind in KINDS]
+STOPS = [LockTrial(kind, signal="STOP", hits=10) for kind in KINDS]
 
 
 @pytest.mark.parametrize("trial", [*KILLS, *STOPS], ids=str)
-def test_nobody_waits_for_ever(trial: Trial, weft: arena.Side, seed: int) -> None:
+def test_nobody_waits_for_ever(trial: LockTrial, weft: arena.Side, seed: int) -> None:
     report = attempt(trial, seed, weft)
     assert not report.complaints, report
 
 
 @pytest.mark.parametrize("trial", STOPS, ids=str)
-def test_the_harness_finds_nothing_where_nothing_is_wrong(trial: Trial, seed: int) -> None:
+def test_the_harness_finds_nothing_where_nothing_is_wrong(trial: LockTrial, seed: int) -> None:
     """The standard library stands being stopped and continued."""
     report = attempt(trial, seed, arena.STOCK)
     assert not report.complaints, report
@@ -36,7 +34,7 @@ def test_the_harness_finds_nothing_where_nothing_is_wrong(trial: Trial, seed: in
 @pytest.mark.parametrize("kind", ["lock", "rlock", "condition", "barrier"])
 def test_the_harness_finds_a_hang(kind: str) -> None:
     """Of the standard library's, which some few kills bring to a stand."""
-    report = attempt(Trial(kind, hits=1000), 1, arena.STOCK, patience=5)
+    report = attempt(LockTrial(kind, hits=1000), 1, arena.STOCK, patience=5)
     (complaint,) = report.complaints
     assert complaint.startswith("hangs: silent") and f"in use_{kind.removeprefix('r')}" in complaint, (
         complaint
@@ -60,7 +58,7 @@ GOOD = {"failed": 0, "killed": 5, "reported": 3, "intruders": 0, "turns": 900}
     ],
 )
 def test_the_judgement(change: dict[str, int], complaints: list[str]) -> None:
-    assert judge(Trial(), {**GOOD, **change}) == complaints
+    assert LockTrial().judge({**GOOD, **change}) == complaints
 
 
 CALLS = [
@@ -78,29 +76,15 @@ CALLS = [
     "rlock_with",
     "semaphore",
 ]
-TIMES = 3
-
-
-def interrupt(side: arena.Side, call: str, method: str) -> None:
-    options = ("--call", call, "--method", method, "--times", TIMES)
-    with arena.Play(side, "interrupt_locks.py", *options) as play:
-        for _ in range(TIMES):
-            play.expect("blocks")
-            until_it_sleeps(play.process.pid)
-            os.kill(play.process.pid, signal.SIGINT)
-            play.expect("interrupted")
-        play.expect("usable")
-    assert play.returncode == 0, play.errors
-    assert not play.left
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("call", CALLS)
 def test_interrupted(call: str, method: str, weft: arena.Side) -> None:
-    interrupt(weft, call, method)
+    interrupt(weft, "interrupt_locks.py", call, method)
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_interrupt_script_itself(call: str) -> None:
     """With the standard library, which can be interrupted everywhere as well."""
-    interrupt(arena.STOCK, call, "fork")
+    interrupt(arena.STOCK, "interrupt_locks.py", call, "fork")

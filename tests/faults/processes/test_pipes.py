@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import arena
 import pytest
-from pipe_trial import PipeTrial, attempt_pipe, judge_pipe
-from test_interrupts import until_it_sleeps
+from interruption import interrupt
+from pipe_trial import PipeTrial
+from trial import attempt
 
 KILLS = [
     PipeTrial(hits=60),
@@ -32,7 +30,7 @@ STOPS = [
 
 @pytest.mark.parametrize("trial", [*KILLS, *STOPS], ids=str)
 def test_nothing_but_what_was_in_hand_is_lost(trial: PipeTrial, weft: arena.Side, seed: int) -> None:
-    report = attempt_pipe(trial, seed, weft)
+    report = attempt(trial, seed, weft)
     assert not report.complaints, report
 
 
@@ -40,13 +38,13 @@ def test_nothing_but_what_was_in_hand_is_lost(trial: PipeTrial, weft: arena.Side
 def test_the_harness_finds_nothing_where_nothing_is_wrong(duplex: bool, seed: int) -> None:
     """The standard library stands being stopped and continued, with one process at each end."""
     trial = PipeTrial(signal="STOP", writers=1, readers=1, duplex=duplex)
-    report = attempt_pipe(trial, seed, arena.STOCK)
+    report = attempt(trial, seed, arena.STOCK)
     assert not report.complaints, report
 
 
 def test_the_harness_finds_what_is_wrong() -> None:
     """With the standard library's, which mixes the pieces of what several processes send and receive."""
-    report = attempt_pipe(PipeTrial(hits=1000), 1, arena.STOCK, patience=5)
+    report = attempt(PipeTrial(hits=1000), 1, arena.STOCK, patience=5)
     assert report.complaints
 
 
@@ -72,7 +70,7 @@ GOOD = {
     ],
 )
 def test_the_judgement(trial: PipeTrial, change: dict[str, int], complaints: list[str]) -> None:
-    assert judge_pipe(trial, {**GOOD, **change}) == complaints
+    assert trial.judge({**GOOD, **change}) == complaints
 
 
 CALLS = [
@@ -88,30 +86,16 @@ CALLS = [
     "wait",
     "wait_timeout",
 ]
-TIMES = 3
-
-
-def interrupt(side: arena.Side, call: str, method: str) -> None:
-    options = ("--call", call, "--method", method, "--times", TIMES)
-    with arena.Play(side, "interrupt_pipes.py", *options) as play:
-        for _ in range(TIMES):
-            play.expect("blocks")
-            until_it_sleeps(play.process.pid)
-            os.kill(play.process.pid, signal.SIGINT)
-            play.expect("interrupted")
-        play.expect("usable")
-    assert play.returncode == 0, play.errors
-    assert not play.left
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("call", CALLS)
 def test_interrupted(call: str, method: str, weft: arena.Side) -> None:
-    interrupt(weft, call, method)
+    interrupt(weft, "interrupt_pipes.py", call, method)
 
 
 # The standard library's cannot be used after an interruption in the middle of a message.
 @pytest.mark.parametrize("call", [call for call in CALLS if not call.startswith("send_bytes")])
 def test_the_interrupt_script_itself(call: str) -> None:
     """With the standard library, which can be interrupted everywhere as well."""
-    interrupt(arena.STOCK, call, "fork")
+    interrupt(arena.STOCK, "interrupt_pipes.py", call, "fork")

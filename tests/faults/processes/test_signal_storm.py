@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import arena
 import pytest
-from trial import Trial, attempt, judge
+from queue_trial import QueueTrial
+from trial import attempt
 
 KILLS = [
-    Trial(hits=60),
-    Trial(method="forkserver"),
-    Trial(method="spawn", hits=10),
-    Trial(victims="producers", maxsize=1),
-    Trial(victims="consumers", maxsize=7),
-    Trial(producers=1, consumers=1),
-    Trial(kind="JoinableQueue"),
-    Trial(kind="JoinableQueue", maxsize=3, method="forkserver", hits=20),
-    Trial(kind="SimpleQueue"),
-    Trial(api="weft", method="forkserver"),
+    QueueTrial(hits=60),
+    QueueTrial(method="forkserver"),
+    QueueTrial(method="spawn", hits=10),
+    QueueTrial(victims="producers", maxsize=1),
+    QueueTrial(victims="consumers", maxsize=7),
+    QueueTrial(producers=1, consumers=1),
+    QueueTrial(kind="JoinableQueue"),
+    QueueTrial(kind="JoinableQueue", maxsize=3, method="forkserver", hits=20),
+    QueueTrial(kind="SimpleQueue"),
+    QueueTrial(api="weft", method="forkserver"),
 ]
 STOPS = [
-    Trial(signal="STOP"),
-    Trial(signal="STOP", maxsize=1, producers=1, consumers=1),
-    Trial(signal="STOP", kind="JoinableQueue", method="forkserver"),
-    Trial(signal="STOP", kind="SimpleQueue"),
+    QueueTrial(signal="STOP"),
+    QueueTrial(signal="STOP", maxsize=1, producers=1, consumers=1),
+    QueueTrial(signal="STOP", kind="JoinableQueue", method="forkserver"),
+    QueueTrial(signal="STOP", kind="SimpleQueue"),
 ]
 
 
 @pytest.mark.parametrize("trial", [*KILLS, *STOPS], ids=str)
-def test_nothing_but_what_was_in_hand_is_lost(trial: Trial, weft: arena.Side, seed: int) -> None:
+def test_nothing_but_what_was_in_hand_is_lost(trial: QueueTrial, weft: arena.Side, seed: int) -> None:
     report = attempt(trial, seed, weft)
     assert not report.complaints, report
 
 
 @pytest.mark.parametrize("trial", STOPS, ids=str)
-def test_the_harness_finds_nothing_where_nothing_is_wrong(trial: Trial, seed: int) -> None:
+def test_the_harness_finds_nothing_where_nothing_is_wrong(trial: QueueTrial, seed: int) -> None:
     """The standard library stands being stopped and continued."""
     report = attempt(trial, seed, arena.STOCK)
     assert not report.complaints, report
@@ -41,7 +42,7 @@ def test_the_harness_finds_nothing_where_nothing_is_wrong(trial: Trial, seed: in
 
 def test_the_harness_finds_a_hang() -> None:
     """Of the standard library's queue, which some few kills bring to a stand."""
-    trial = Trial(victims="consumers", hits=1000)
+    trial = QueueTrial(victims="consumers", hits=1000)
     report = attempt(trial, 1, arena.STOCK, patience=5)
     (complaint,) = report.complaints
     assert complaint.startswith("hangs: silent"), complaint
@@ -68,4 +69,4 @@ GOOD = {
     ],
 )
 def test_the_judgement(change: dict[str, int], complaints: list[str]) -> None:
-    assert judge(Trial(kind="JoinableQueue"), {**GOOD, **change}) == complaints
+    assert QueueTrial(kind="JoinableQueue").judge({**GOOD, **change}) == complaints

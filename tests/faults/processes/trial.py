@@ -1,36 +1,33 @@
-"""One storm of signals over one queue, and the judgement on what became of its messages."""
+"""One storm of signals: what a script is to do, whether it came to its end, and how what it says is judged."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import arena
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What storm.py is to do; see there."""
+    """What a script is to do: its fields are the script's options. One for each kind of storm derives from it."""
 
-    kind: str = "Queue"
-    method: str = "fork"
-    victims: str = "both"
-    signal: str = "KILL"
-    maxsize: int = 0
-    producers: int = 3
-    consumers: int = 3
-    hits: int = 40
-    api: str = "multiprocessing"
-
-    def __str__(self) -> str:
-        size = f"({self.maxsize})" if self.maxsize else ""
-        api = "" if self.api == "multiprocessing" else f"{self.api}."
-        crowd = f"{self.producers}to{self.consumers}"
-        return f"{api}{self.kind}{size}-{self.method}-{self.signal.lower()}-{self.victims}-{crowd}"
+    script: ClassVar[str]
 
     def options(self, seed: int) -> list[str]:
-        given = {**vars(self), "seed": seed}
-        return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+        """The script's command line; a field that is False is left out, one that is True is a flag."""
+        words = []
+        for name, value in {**vars(self), "seed": seed}.items():
+            if value is True:
+                words.append(f"--{name}")
+            elif value is not False:
+                words += [f"--{name}", str(value)]
+        return words
+
+    def judge(self, result: dict[str, int]) -> list[str]:
+        """What is not as it has to be."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -39,6 +36,7 @@ class Report:
 
     trial: Trial
     seed: int
+    hits: int  # signals that the script said it has sent
     result: dict[str, int]
     complaints: list[str]
 
@@ -48,39 +46,21 @@ class Report:
 
 def attempt(trial: Trial, seed: int, side: arena.Side, patience: float = arena.PATIENCE) -> Report:
     """Run a trial to its end. A hang is a complaint as well."""
+    lines: list[str] = []
+    report = Report(trial, seed, 0, {}, [])
     try:
-        play, lines = arena.run(side, "storm.py", *trial.options(seed), patience=patience)
+        with arena.Play(side, trial.script, *trial.options(seed), patience=patience) as play:
+            for line in play.lines():
+                lines.append(line)
+                report.hits += line.startswith("hit ")
     except arena.Hang as hang:
-        return Report(trial, seed, {}, [f"hangs: {hang}"])
+        report.complaints.append(f"hangs: {hang}")
+        return report
     if play.returncode != 0 or not lines:
-        return Report(trial, seed, {}, [f"exit code {play.returncode} after {lines[-1:]}: {play.errors}"])
-    result = json.loads(lines[-1])
-    complaints = judge(trial, result)
+        report.complaints.append(f"exit code {play.returncode} after {lines[-1:]}: {play.errors}")
+        return report
+    report.result = json.loads(lines[-1])
+    report.complaints += trial.judge(report.result)
     if play.left:
-        complaints.append(f"left behind: {play.left}")
-    return Report(trial, seed, result, complaints)
-
-
-def judge(trial: Trial, result: dict[str, int]) -> list[str]:
-    """What is not as it has to be."""
-    limits = {
-        "failed": 0,  # processes that ended other than well, though nobody killed them
-        "duplicates": 0,
-        "invented": 0,
-        "disorder": 0,
-        # Only what was in the hands of the killed: a message taken and not yet noted,
-        "lost": result["killed_consumers"],
-        # or one that was about to be put.
-        "unknown": result["killed_producers"],
-        "left_in_queue": 0,
-    }
-    complaints = [f"{name}: {result[name]}" for name, most in limits.items() if result[name] > most]
-    if result["left_in_queue"] < 0:
-        complaints.append(f"left_in_queue: {result['left_in_queue']}")
-    if trial.kind == "JoinableQueue":
-        # A killed producer may have put its last, a killed consumer may have counted its last.
-        least = result["put"] - result["task_done_most"]
-        most = result["put"] + result["unknown"] - result["task_done_least"]
-        if not least <= result["unfinished"] <= most:
-            complaints.append(f"unfinished: {result['unfinished']}, not {least} to {most}")
-    return complaints
+        report.complaints.append(f"left behind: {play.left}")
+    return report

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import stage  # first: it lets the watchdog see stacks  # isort: skip
 
-import argparse
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -75,25 +73,12 @@ CALLS = sorted(name for name in vars(Calls) if not name.startswith("_") and name
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--call", choices=CALLS, required=True)
-    parser.add_argument("--method", default="fork")
-    parser.add_argument("--times", type=int, default=3)
-    options = parser.parse_args()
+    options = stage.interrupted_call(CALLS)
     context: Any = multiprocessing.get_context(options.method)
     calls = Calls(context)
     # A program's own children get the terminal's Ctrl-C as well; here only the program is hit.
     calls.start()
-    block: Callable[[], None] = getattr(calls, options.call)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for _ in range(options.times):
-        try:
-            stage.say("blocks")
-            block()
-        except KeyboardInterrupt:
-            stage.say("interrupted")
-        else:
-            raise RuntimeError(f"{options.call} returned")
+    stage.be_interrupted(getattr(calls, options.call), options.times)
 
     # Everything still works, here and in a child.
     assert calls.full.get() == 1 and calls.full.empty()

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import stage  # first: it lets the watchdog see stacks  # isort: skip
 
-import argparse
 import multiprocessing
-import signal
-from collections.abc import Callable
 from typing import Any
 
 FOR_EVER = 10_000  # seconds, for the calls with a timeout
@@ -95,11 +92,7 @@ CALLS = sorted(name for name in vars(Calls) if not name.startswith("_"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--call", choices=CALLS, required=True)
-    parser.add_argument("--method", default="fork")
-    parser.add_argument("--times", type=int, default=3)
-    options = parser.parse_args()
+    options = stage.interrupted_call(CALLS)
     context: Any = multiprocessing.get_context(options.method)
     calls = Calls(context)
     shared = calls.shared
@@ -108,16 +101,7 @@ def main() -> None:
     holder = context.Process(target=hold, args=(shared["lock"], shared["rlock"], ready, end))
     holder.start()
     ready.acquire()
-    block: Callable[[], None] = getattr(calls, options.call)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for _ in range(options.times):
-        try:
-            stage.say("blocks")
-            block()
-        except KeyboardInterrupt:
-            stage.say("interrupted")
-        else:
-            raise RuntimeError(f"{options.call} returned")
+    stage.be_interrupted(getattr(calls, options.call), options.times)
 
     # Everything still works, here and in a child.
     assert shared["lock"].acquire(False) is False and shared["rlock"].acquire(False) is False

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import stage  # first: it lets the watchdog see stacks  # isort: skip
 
-import argparse
 import multiprocessing
 import pickle
-import signal
-from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
@@ -98,27 +95,14 @@ LEFT = {"send_bytes_large": (1, 0), "send_bytes_shown": (0, 1)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--call", choices=CALLS, required=True)
-    parser.add_argument("--method", default="fork")
-    parser.add_argument("--times", type=int, default=3)
-    options = parser.parse_args()
+    options = stage.interrupted_call(CALLS)
     context: Any = multiprocessing.get_context(options.method)
     calls = Calls(context)
     go = context.Semaphore(0)
     # A program's own children get the terminal's Ctrl-C as well; here only the program is hit.
     child = context.Process(target=answer, args=(calls.far, calls.outlet, go))
     child.start()
-    block: Callable[[], None] = getattr(calls, options.call)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for _ in range(options.times):
-        try:
-            stage.say("blocks")
-            block()
-        except KeyboardInterrupt:
-            stage.say("interrupted")
-        else:
-            raise RuntimeError(f"{options.call} returned")
+    stage.be_interrupted(getattr(calls, options.call), options.times)
 
     # Everything still works: what was sent arrives, and no more than that.
     go.release()
