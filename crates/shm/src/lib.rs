@@ -4,7 +4,6 @@
 //! * [`Span`]: a large buffer in one process's hands;
 //! * [`Queue`]: messages between processes;
 //! * [`Region`]: memory that several processes use at once, until the last of them is gone;
-//! * [`Shared`]: a few words for objects of other crates;
 //! * [`Carrier`]: a few words for objects of other crates, and buffers on their way.
 //!
 //! The header of a segment and everything in it is untrusted input: offsets are checked before they are followed.
@@ -25,7 +24,6 @@ mod private;
 pub mod queue;
 mod region;
 pub mod robust;
-mod shared;
 mod span;
 mod sweep;
 mod windows;
@@ -42,5 +40,4 @@ pub use object::{Handle, Route, Transit};
 pub use private::PrivateSpan;
 pub use queue::{Queue, QueueError, Received};
 pub use region::Region;
-pub use shared::Shared;
 pub use span::Span;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::owner;
-use weft_shm::{Arena, Handle, Shared, ShmError};
+use weft_shm::{Arena, Carrier, Handle, ShmError};
 
 /// What an object's memory consists of.
 ///
@@ -29,7 +29,7 @@ struct Tagged<T> {
 /// A `T` in shared memory, and whatever `extra` bytes lie behind it.
 pub(crate) struct Memory<T> {
     place: NonNull<T>,
-    shared: Shared,
+    shared: Carrier,
     _value: PhantomData<T>,
 }
 
@@ -53,11 +53,11 @@ impl<T: Layout> Memory<T> {
         extra: usize,
         init: impl FnOnce(NonNull<T>),
     ) -> Result<Self, ShmError> {
-        let shared = Shared::create(arena, Self::BYTES + extra, |start| {
+        let shared = Carrier::create(arena, Self::BYTES + extra, |start| {
             let tagged = start.cast::<Tagged<T>>();
-            // SAFETY: zeroed, long enough, aligned to 256, and nobody else's yet.
+            // SAFETY: zeroed, long enough, aligned to 64, and nobody else's yet.
             unsafe {
-                init(NonNull::from(&mut (*tagged.as_ptr()).value));
+                init(NonNull::new_unchecked(&raw mut (*tagged.as_ptr()).value));
                 (*tagged.as_ptr()).tag.store(T::TAG, Ordering::Release);
             }
         })?;
@@ -66,7 +66,7 @@ impl<T: Layout> Memory<T> {
 
     /// The one that another process made.
     pub(crate) fn attach(arena: &Arc<Arena>, handle: Handle, extra: usize) -> Result<Self, ShmError> {
-        let shared = Shared::attach(arena, handle, Self::BYTES + extra)?;
+        let shared = Carrier::attach(arena, handle, Self::BYTES + extra)?;
         // SAFETY: at least as long as a tagged value, mapped, and atomic.
         let tag = unsafe { &(*shared.start().cast::<Tagged<T>>().as_ptr()).tag };
         if tag.load(Ordering::Acquire) != T::TAG {
@@ -75,10 +75,11 @@ impl<T: Layout> Memory<T> {
         Ok(Self::with(shared))
     }
 
-    fn with(shared: Shared) -> Self {
+    fn with(shared: Carrier) -> Self {
         owner::prepare_for_forks();
-        // SAFETY: the memory has at least this size.
-        let place = unsafe { NonNull::from(&mut (*shared.start().cast::<Tagged<T>>().as_ptr()).value) };
+        // SAFETY: the memory has at least this size. No reference is made: others use it at the same time.
+        let place =
+            unsafe { NonNull::new_unchecked(&raw mut (*shared.start().cast::<Tagged<T>>().as_ptr()).value) };
         Self { place, shared, _value: PhantomData }
     }
 
@@ -88,7 +89,7 @@ impl<T: Layout> Memory<T> {
         unsafe { self.place.add(1).cast() }
     }
 
-    pub(crate) const fn shared(&self) -> &Shared {
+    pub(crate) const fn shared(&self) -> &Carrier {
         &self.shared
     }
 }
