@@ -4,6 +4,7 @@
 //! * [`queue`]: process queues and their messages.
 //! * [`shared`]: shared memory, and values with a lock in it.
 //! * [`pipe`]: connections between processes.
+//! * [`pool`]: tasks for worker processes.
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
@@ -13,6 +14,7 @@ mod ffi;
 mod gil;
 mod greenlet;
 mod pipe;
+mod pool;
 mod process;
 mod queue;
 mod shared;
@@ -61,6 +63,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     queue::init(module)?;
     shared::init(module)?;
     pipe::init(module)?;
+    pool::init(module)?;
     process::init(module)?;
     sync::init(module)?;
     greenlet::init(module)

@@ -20,6 +20,7 @@ from multiprocessing.util import debug
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from weft import _native
+from weft.multiprocessing import _regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,13 +199,9 @@ class _Shared(_native.QueueBase, Generic[T]):
 def _passed_on(queue: Any) -> tuple[tuple[int, int, int], Any, Any]:
     """The state of a queue, or another object in shared memory, for a process that is being started."""
     handle = queue._handle()
-    starting: Any = context.get_spawning_popen()
-    # One descriptor for all objects, and the objects live at least as long as whoever starts the process knows of it.
-    known: dict[int, Any] = starting.__dict__.setdefault("_weft_segments", {})
-    if handle[0] not in known:
-        known[handle[0]] = reduction.DupFd(_native.arena_descriptor(handle[0]))
-    starting.__dict__.setdefault("_weft_passed_on", []).append(queue)
-    return handle, known[handle[0]], queue._extra()
+    # The object lives at least as long as whoever starts the process knows of it.
+    _regions.keep(queue)
+    return handle, _regions.segment(handle[0]), queue._extra()
 
 
 def _rebuilt(cls: type[_Shared[Any]], state: Any) -> _Shared[Any]:

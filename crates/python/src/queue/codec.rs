@@ -24,7 +24,7 @@ use super::pickling;
 use super::tree;
 use super::view::View;
 
-pub(super) type Spans = Vec<Span<RobustMutex>>;
+pub(crate) type Spans = Vec<Span<RobustMutex>>;
 
 /// Kinds of messages, and tags of the nodes of a tree.
 pub(super) mod kind {
@@ -46,7 +46,7 @@ pub(super) mod kind {
 }
 
 /// Why an object was not encoded.
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// There is no shared memory for it.
     Memory(PyErr),
     /// The pickler, or the object's reduction, raised this.
@@ -65,7 +65,7 @@ const LONG_COPY: usize = 256 << 10;
 
 /// Encodes `object` into `body` and `spans`, and says what kind of message that is. `arena` is the queue's, which need
 /// not be the one where this process makes its own.
-pub(super) fn encode(
+pub(crate) fn encode(
     object: &Bound<'_, PyAny>,
     arena: &Arc<Arena>,
     body: &mut Vec<u8>,
@@ -234,11 +234,24 @@ pub(super) fn damaged(what: &str) -> PyErr {
 }
 
 /// A message that was got, and is not an object yet.
-pub(super) struct Message {
+pub(crate) struct Message {
     kind: u8,
     body: Vec<u8>,
     spans: Spans,
     pickled: Option<Pickled>,
+}
+
+impl Message {
+    /// A message that nobody has looked into yet.
+    pub(crate) const fn new(kind: u8, body: Vec<u8>, spans: Spans) -> Self {
+        Self { kind, body, spans, pickled: None }
+    }
+}
+
+/// Whether a message is small and plain, so that decoding it runs no Python code.
+#[inline]
+pub(crate) fn is_plain(kind: u8, spans: &Spans) -> bool {
+    kind != kind::PICKLE && spans.is_empty()
 }
 
 /// The pickle of a message, and its buffers, as Python objects.
@@ -248,7 +261,7 @@ struct Pickled {
 }
 
 /// The object that the message stands for. If there is no memory for it, the message comes back for another attempt.
-pub(super) fn decode<'py>(
+pub(crate) fn decode<'py>(
     py: Python<'py>,
     kind: u8,
     body: &[u8],
@@ -263,7 +276,7 @@ pub(super) fn decode<'py>(
 }
 
 /// As [`decode`], for a message that came back.
-pub(super) fn decode_again<'py>(
+pub(crate) fn decode_again<'py>(
     py: Python<'py>,
     message: Message,
 ) -> Result<Bound<'py, PyAny>, (PyErr, Option<Box<Message>>)> {
