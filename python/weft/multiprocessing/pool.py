@@ -26,6 +26,7 @@ from weft._crew import CLOSE, RUN, TERMINATE, Crew
 from weft._native import _pool
 from weft._worker import Duty
 from weft.multiprocessing import context as _context
+from weft.multiprocessing._displaced import rebind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -153,3 +154,16 @@ def processors() -> int:
     """How many processors this process may use."""
     count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
     return count() or 1
+
+
+def take_over(stock: types.ModuleType) -> None:
+    """Let the standard library's pools go on: `ThreadPool`, which is derived from them, and those that exist."""
+    before = stock.Pool
+    if issubclass(before, Pool):
+        return  # it was replaced already
+    as_it_was = dict(vars(stock))
+    for cls in as_it_was.values():
+        if isinstance(cls, type) and cls.__module__ == stock.__name__:
+            rebind(cls, as_it_was)
+    before.__qualname__ = "_StockPool"
+    stock._StockPool = before  # type: ignore[attr-defined]

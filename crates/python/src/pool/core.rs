@@ -273,7 +273,7 @@ impl Core {
                     drop(forgotten);
                     return Err(error);
                 }
-                let explained = helper(py, "unpicklable")?.call1((error.value(py), function, arguments))?;
+                let explained = helper(py, "unpicklable")?.call1((error.into_value(py), function, arguments))?;
                 self.resolve(py, id, Value::Failed(explained.unbind()));
                 Ok(())
             }

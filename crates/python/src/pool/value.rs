@@ -51,13 +51,13 @@ impl Value {
             Self::Sealed(message) => match codec::decode_again(py, *message) {
                 Ok(object) => Ok(Opened::Returned(object.unbind())),
                 Err((error, Some(message))) => Err((error, Self::Sealed(message))),
-                Err((error, None)) => Ok(Opened::Failed(unreadable(py, &error))),
+                Err((error, None)) => Ok(Opened::Failed(unreadable(py, error))),
             },
             Self::SealedError(message) => {
                 let described = match codec::decode_again(py, *message) {
                     Ok(described) => described,
                     Err((error, Some(message))) => return Err((error, Self::SealedError(message))),
-                    Err((error, None)) => return Ok(Opened::Failed(unreadable(py, &error))),
+                    Err((error, None)) => return Ok(Opened::Failed(unreadable(py, error))),
                 };
                 match helper(py, "revive").and_then(|revive| revive.call1((described,))) {
                     Ok(error) => Ok(Opened::Failed(error.unbind())),
@@ -94,8 +94,8 @@ impl Opened {
     }
 }
 
-fn unreadable(py: Python<'_>, error: &PyErr) -> Py<PyAny> {
-    let made = helper(py, "unreadable").and_then(|make| make.call1((error.value(py),)));
+fn unreadable(py: Python<'_>, error: PyErr) -> Py<PyAny> {
+    let made = helper(py, "unreadable").and_then(|make| make.call1((error.into_value(py),)));
     made.map_or_else(|error| error.into_value(py).into_any(), Bound::unbind)
 }
 

@@ -90,7 +90,7 @@ impl Worker {
             Ok(()) => return Ok(()),
             Err(Failure::Memory(error) | Failure::Pickle(error)) => error,
         };
-        let described = helper(py, "undeliverable")?.call1((failure.value(py), value))?;
+        let described = helper(py, "undeliverable")?.call1((failure.into_value(py), value))?;
         self.send(py, id, Outcome::Raised, &described).map_err(|failure| match failure {
             Failure::Memory(error) | Failure::Pickle(error) => error,
         })
@@ -150,7 +150,8 @@ impl Worker {
                     || error.is_instance_of::<PyException>(py)
                     || error.is_instance_of::<PyKeyboardInterrupt>(py) =>
             {
-                let described = helper(py, "describe")?.call1((error.value(py),))?;
+                // With its traceback.
+                let described = helper(py, "describe")?.call1((error.into_value(py),))?;
                 self.report(py, id, Outcome::Raised, &described).map(|()| true)
             }
             Err(error) => Err(error),
