@@ -114,12 +114,14 @@ def describe(error: BaseException) -> tuple[bytes, str, str, str]:
 
 def undeliverable(failure: BaseException, value: object) -> tuple[bytes, str, str, str]:
     """What travels instead of a value that cannot be sent."""
-    from multiprocessing.pool import MaybeEncodingError
+    from weft.multiprocessing.pool import MaybeEncodingError
 
     try:
         error = MaybeEncodingError(failure, value)
     except Exception as worse:  # whatever its __repr__ raises
-        error = MaybeEncodingError(failure, f"<{type(value).__qualname__} whose repr raises {type(worse).__qualname__}>")
+        error = MaybeEncodingError(
+            failure, f"<{type(value).__qualname__} whose repr raises {type(worse).__qualname__}>"
+        )
     return bytes(reduction.ForkingPickler.dumps(error)), type(error).__qualname__, str(error), ""
 
 
@@ -142,9 +144,11 @@ def revive(described: tuple[bytes, str, str, str]) -> BaseException:
         if not isinstance(error, BaseException):
             raise TypeError(f"its pickle gives a {type(error).__qualname__}")
     except Exception as failure:
-        error = RemoteError(f"{kind}: {said} (the exception cannot be unpickled here: {failure!r})", kind, said)
+        error = RemoteError(
+            f"{kind}: {said} (the exception cannot be unpickled here: {failure!r})", kind, said
+        )
     if text:
-        from multiprocessing.pool import RemoteTraceback
+        from weft.multiprocessing.pool import RemoteTraceback
 
         error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
     return error
@@ -165,9 +169,13 @@ def unpicklable(error: Exception, function: object, arguments: object) -> Except
         path, part = culprit((function, arguments), "task")
         what = path.replace("task[0]", "the function", 1).replace("task[1]", "the arguments", 1)
         kind = type(part)
-        error.add_note(f"{what}, a {kind.__module__}.{kind.__qualname__}, cannot be sent to a worker of {named(function)}")
+        error.add_note(
+            f"{what}, a {kind.__module__}.{kind.__qualname__}, cannot be sent to a worker of {named(function)}"
+        )
     except Exception as worse:
-        error.add_note(f"a task, {named(function)}, cannot be sent to a worker ({worse!r} when looking for the reason)")
+        error.add_note(
+            f"a task, {named(function)}, cannot be sent to a worker ({worse!r} when looking for the reason)"
+        )
     return error
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-    Handles = tuple[int, list[tuple[int, int]]]
+    _Handles = tuple[int, list[tuple[int, int]]]
 
 
 class Post:
@@ -24,7 +24,7 @@ class Post:
 
     def __init__(self, core: _pool.Core, slot: int, duty: Duty) -> None:
         self._core: _pool.Core | None = core
-        self.handles: Handles = core.handles()
+        self.handles: _Handles = core.handles()
         self.slot = slot
         self.duty = duty
 

@@ -26,7 +26,8 @@ impl Cancelled {
     /// Whether `id` is in it.
     #[inline]
     pub(crate) fn has(&self, id: u64) -> bool {
-        self.count.load(Ordering::SeqCst) != 0 && self.places(id).any(|place| place.load(Ordering::SeqCst) == id + 1)
+        self.count.load(Ordering::SeqCst) != 0
+            && self.places(id).any(|place| place.load(Ordering::SeqCst) == id + 1)
     }
 
     /// Enters `id`. False if there is no room. Only the owner does.

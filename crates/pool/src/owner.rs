@@ -145,8 +145,7 @@ impl Owner {
                 continue;
             }
             let (taken, cancelled) = (id << 2 | TAKEN, id << 2 | CANCELLED);
-            let exchanged =
-                slot.task.compare_exchange(taken, cancelled, Ordering::SeqCst, Ordering::SeqCst);
+            let exchanged = slot.task.compare_exchange(taken, cancelled, Ordering::SeqCst, Ordering::SeqCst);
             if exchanged.is_err_and(|now| now == (id << 2 | RUNNING)) {
                 board.cancelled.remove(id);
                 return Cancelling::Running(index);
@@ -248,7 +247,7 @@ impl Owner {
         let Some(slot) = self.shared.board().slots.get(slot) else { return false };
         let (running, cancelled) = (id << 2 | RUNNING, id << 2 | CANCELLED);
         let exchanged = slot.task.compare_exchange(running, cancelled, Ordering::SeqCst, Ordering::SeqCst);
-        matches!(exchanged, Ok(_)) || exchanged == Err(cancelled)
+        exchanged.is_ok() || exchanged == Err(cancelled)
     }
 
     /// Notes that the signal that follows is meant for the task `id`.

@@ -37,12 +37,16 @@ if TYPE_CHECKING:
 __all__ = ["Pool", "ThreadPool"]
 
 INIT = "INIT"
-AsyncResult = ApplyResult = MapResult = _pool.AsyncResult
-IMapIterator = IMapUnorderedIterator = _pool.IMapIterator
-MaybeEncodingError = _stock_pool.MaybeEncodingError
-RemoteTraceback = _stock_pool.RemoteTraceback
-ExceptionWithTraceback = _stock_pool.ExceptionWithTraceback
+AsyncResult = _pool.AsyncResult
+ApplyResult = _pool.AsyncResult
+MapResult = _pool.AsyncResult
+IMapIterator = _pool.IMapIterator
+IMapUnorderedIterator = _pool.IMapIterator
 ThreadPool = _stock_pool.ThreadPool
+_private: Any = _stock_pool  # the type stubs do not have them
+MaybeEncodingError = _private.MaybeEncodingError
+RemoteTraceback = _private.RemoteTraceback
+ExceptionWithTraceback = _private.ExceptionWithTraceback
 
 
 class Pool(_pool.PoolBase):

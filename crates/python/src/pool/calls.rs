@@ -35,8 +35,7 @@ pub(super) fn encode(
     message: &mut Vec<u8>,
     spans: &mut Spans,
 ) -> Result<u8, Failure> {
-    let trailer =
-        |function| TaskTrailer { id: task.id, call: task.call, function, timed: task.timed };
+    let trailer = |function| TaskTrailer { id: task.id, call: task.call, function, timed: task.timed };
     if let Some(kind) = try_known(task, references, arena, message, spans, &trailer)? {
         return Ok(kind);
     }

@@ -224,14 +224,8 @@ impl Core {
         wishes: Wishes,
     ) -> PyResult<u64> {
         let this = slf.get();
-        let again = (!wishes.is_plain()).then(|| {
-            Box::new(Again {
-                call,
-                arguments: arguments.clone().unbind(),
-                wishes,
-                retried: 0,
-            })
-        });
+        let again = (!wishes.is_plain())
+            .then(|| Box::new(Again { call, arguments: arguments.clone().unbind(), wishes, retried: 0 }));
         let function_too = function.clone().unbind();
         let id = this.table.lock().insert(Pending { target, function: function_too, wishes: again });
         this.post(slf.py(), id, function, call, arguments, wishes)?;
@@ -273,7 +267,8 @@ impl Core {
                     drop(forgotten);
                     return Err(error);
                 }
-                let explained = helper(py, "unpicklable")?.call1((error.into_value(py), function, arguments))?;
+                let explained =
+                    helper(py, "unpicklable")?.call1((error.into_value(py), function, arguments))?;
                 self.resolve(py, id, Value::Failed(explained.unbind()));
                 Ok(())
             }
@@ -494,7 +489,8 @@ impl Core {
             let absent = |deadline| {
                 let mut parker = GilParker::for_event(py);
                 let outcome = wait_until(&self.service, &mut parker, deadline, has_deferred, |_| {
-                    (has_deferred() || (!has_streams && self.observed.load(Ordering::SeqCst) > 0)
+                    (has_deferred()
+                        || (!has_streams && self.observed.load(Ordering::SeqCst) > 0)
                         || (!has_streams && self.has_unfed()))
                     .then_some(())
                 });
@@ -583,7 +579,10 @@ impl Core {
     fn open_slot(&self) -> PyResult<usize> {
         self.check_process()?;
         self.owner.open_slot().ok_or_else(|| {
-            PyRuntimeError::new_err(format!("a pool cannot have more than {} workers", weft_pool::MOST_WORKERS))
+            PyRuntimeError::new_err(format!(
+                "a pool cannot have more than {} workers",
+                weft_pool::MOST_WORKERS
+            ))
         })
     }
 
@@ -741,9 +740,7 @@ impl Core {
                 slots.iter().find_map(|&slot| self.owner.began(slot, id).map(|began| (slot, began)));
             match running {
                 None => (id, None, timeout as f64 / 1e9),
-                Some((slot, began)) => {
-                    (id, Some(slot), (began as f64 + timeout as f64 - now as f64) / 1e9)
-                }
+                Some((slot, began)) => (id, Some(slot), (began as f64 + timeout as f64 - now as f64) / 1e9),
             }
         };
         timed.into_iter().map(|(id, timeout)| of(id, timeout)).collect()

@@ -12,7 +12,7 @@ use super::value::{Opened, Value, helper};
 use crate::queue::parker::deadline;
 
 /// The result of `apply_async`, `map_async` and `starmap_async`; see `multiprocessing.pool.AsyncResult`.
-#[pyclass(frozen, subclass, weakref, name = "AsyncResult", module = "multiprocessing.pool")]
+#[pyclass(frozen, subclass, weakref, name = "AsyncResult", module = "weft._native._pool")]
 pub(crate) struct AsyncResult {
     core: Py<Core>,
     /// Everything has come, and the callbacks have been called.
@@ -138,10 +138,14 @@ impl AsyncResult {
         if let Some(observers) = &observers
             && (observers.callback.is_some() || observers.error_callback.is_some())
         {
-            let called = this.open(py).and_then(|opened| match (&opened, &observers.callback, &observers.error_callback) {
-                (Opened::Returned(value), Some(callback), _) => callback.bind(py).call1((value,)).map(drop),
-                (Opened::Failed(error), _, Some(callback)) => callback.bind(py).call1((error,)).map(drop),
-                _ => Ok(()),
+            let called = this.open(py).and_then(|opened| {
+                match (&opened, &observers.callback, &observers.error_callback) {
+                    (Opened::Returned(value), Some(callback), _) => {
+                        callback.bind(py).call1((value,)).map(drop)
+                    }
+                    (Opened::Failed(error), _, Some(callback)) => callback.bind(py).call1((error,)).map(drop),
+                    _ => Ok(()),
+                }
             });
             if let Err(error) = called {
                 // As of a thread's: nobody is there to catch it, and other results wait.
@@ -251,7 +255,9 @@ fn list_of(py: Python<'_>, many: &mut Many) -> PyResult<Opened> {
         return Ok(Opened::Returned(PyList::new(py, objects)?.into_any().unbind()));
     }
     let mut parts = objects;
-    let Some(first) = parts.next() else { return Ok(Opened::Returned(PyList::empty(py).into_any().unbind())) };
+    let Some(first) = parts.next() else {
+        return Ok(Opened::Returned(PyList::empty(py).into_any().unbind()));
+    };
     let list = first.cast::<PyList>()?;
     for part in parts {
         let end = list.len();

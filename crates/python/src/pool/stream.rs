@@ -18,7 +18,7 @@ use super::value::{Value, helper};
 use crate::queue::parker::deadline;
 
 /// An iterator over results; see `multiprocessing.pool.IMapIterator`.
-#[pyclass(frozen, weakref, name = "IMapIterator", module = "multiprocessing.pool")]
+#[pyclass(frozen, weakref, name = "IMapIterator", module = "weft._native._pool")]
 pub(crate) struct Stream {
     core: Py<Core>,
     function: Py<PyAny>,

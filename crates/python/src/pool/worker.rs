@@ -96,7 +96,13 @@ impl Worker {
         })
     }
 
-    fn send(&self, py: Python<'_>, id: u64, outcome: Outcome, value: &Bound<'_, PyAny>) -> Result<(), Failure> {
+    fn send(
+        &self,
+        py: Python<'_>,
+        id: u64,
+        outcome: Outcome,
+        value: &Bound<'_, PyAny>,
+    ) -> Result<(), Failure> {
         with_message(|message| {
             let mut spans = Spans::new();
             let results = self.pool.results();
@@ -162,9 +168,10 @@ impl Worker {
 fn tuple_of<'py>(arguments: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>> {
     match arguments.cast_exact::<PyTuple>() {
         Ok(tuple) => Ok(tuple.clone()),
-        Err(_) => arguments.try_iter()?.collect::<PyResult<Vec<_>>>().and_then(|items| {
-            PyTuple::new(arguments.py(), items)
-        }),
+        Err(_) => arguments
+            .try_iter()?
+            .collect::<PyResult<Vec<_>>>()
+            .and_then(|items| PyTuple::new(arguments.py(), items)),
     }
 }
 
@@ -179,7 +186,13 @@ impl Worker {
         let handles =
             Handles { express: of(express), common: of(common), results: of(results), board: of(board) };
         let pool = weft_pool::Worker::attach(&arena, handles, slot).map_err(shm_error)?;
-        Ok(Self { pool, functions: Mutex::default(), at_hand: AtomicU64::new(0), done: AtomicU64::new(0), sends_all })
+        Ok(Self {
+            pool,
+            functions: Mutex::default(),
+            at_hand: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            sends_all,
+        })
     }
 
     /// Do tasks, until `most` are done (None: any number), there will be none, or the pool wants this worker to end.
