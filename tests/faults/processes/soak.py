@@ -1,4 +1,4 @@
-"""The long form of the storms: thousands of kills on weft's queues, pipes and locks, all kinds in turn.
+"""The long form of the storms: thousands of kills on weft's queues, pipes, locks and pools, all kinds in turn.
 
     python tests/faults/processes/soak.py --kills 9000
     python tests/faults/processes/soak.py --seconds 600 --seed 7
@@ -17,6 +17,7 @@ import time
 import arena
 from lock_trial import KINDS, LockTrial
 from pipe_trial import PipeTrial
+from pool_trial import PoolTrial
 from queue_trial import QueueTrial
 from trial import Report, Trial, attempt
 
@@ -76,12 +77,34 @@ def lock_trials() -> list[Trial]:
     return [LockTrial(kind, method, hits=50) for kind in KINDS for method in ("fork", "forkserver")]
 
 
+def pool_trials() -> list[Trial]:
+    """Every kind of job on every kind of pool, and what else can differ spread over them."""
+    chosen: list[Trial] = []
+    variations = itertools.cycle(
+        [
+            ("fork", 3, 2, 0),
+            ("forkserver", 2, 3, 0),
+            ("fork", 1, 1, 0),
+            ("forkserver", 4, 2, 30),
+        ]
+    )
+    for api in ("multiprocessing", "weft", "executor"):
+        for jobs in ("mixed", "single", "map", "imap"):
+            method, workers, players, lifetime = next(variations)
+            if api == "executor" and jobs == "imap":
+                continue
+            retries = 2 if api == "weft" and jobs == "single" else 0
+            chosen.append(PoolTrial(api, jobs, method, "KILL", workers, players, retries, lifetime, HITS))
+        chosen.append(PoolTrial(api, signal="STOP", hits=HITS))
+    return chosen
+
+
 def kills_in(report: Report) -> int:
     counts = ("killed_producers", "killed_consumers", "killed")
     return sum(report.result.get(name, 0) for name in counts)
 
 
-PARTS = {"queues": queue_trials, "pipes": pipe_trials, "locks": lock_trials}
+PARTS = {"queues": queue_trials, "pipes": pipe_trials, "locks": lock_trials, "pools": pool_trials}
 
 
 def main() -> int:
