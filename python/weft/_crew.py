@@ -7,9 +7,12 @@ fails with `WorkerDied`, or is done again; no other task is touched.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+from concurrent.futures import CancelledError
 
+from weft import _killer
 from weft._failures import PoolTerminated, TaskTimeout, WorkerDied, how_it_ended, named
 from weft._native import _pool
 from weft._worker import Duty, Post, work
@@ -65,9 +68,11 @@ class Crew:
         size: int,
         duty: Duty,
         processes: list[AnyProcess] | None = None,
+        grace: float = GRACE,
     ) -> None:
-        self.core = _pool.Core(self._start_service)
+        self.core = _pool.Core(self._start_service, self.poke)
         self.core.size = size
+        self._grace = grace
         self.processes: list[AnyProcess] = [] if processes is None else processes
         self.size = size
         self.state = RUN
@@ -80,7 +85,9 @@ class Crew:
         self._watcher: threading.Thread | None = None
         self._service: threading.Thread | None = None
         self._futile = 0
+        self._kills = _killer.kills()
         self.replaced = 0
+        self.died = 0
 
     # --- threads ----------------------------------------------------------------------------------------------
 
@@ -116,18 +123,41 @@ class Crew:
     def repopulate(self) -> None:
         """Start as many workers as there should be and are not."""
         with self._lock:
-            while len(self._members) - self._leaving() < self._wanted():
+            while self._staying() < self._wanted():
                 self._start_one()
+            self.core.missing = max(0, self.size - self._staying())
 
-    def _leaving(self) -> int:
-        return sum(member.dismissed for member in self._members.values())
+    def resize(self, size: int) -> None:
+        """Have so many workers: start some, or let some end when their tasks are done, those without one first."""
+        with self._lock:
+            self.size = size
+            self.core.size = size
+            staying = [member for member in self._members.values() if not member.dismissed]
+            staying.sort(key=lambda member: self.core.running(member.slot) is not None)
+            for member in staying[: max(0, len(staying) - size)]:
+                member.dismissed = True
+                self.core.dismiss(member.slot)
+            if self.state == RUN:
+                self.repopulate()
+        self.poke()
+
+    def _staying(self) -> int:
+        return sum(not member.dismissed for member in self._members.values())
 
     def _wanted(self) -> int:
         if self.state == RUN:
-            return self.size
+            if self._duty.patience is None:
+                return self.size
+            # Those that waited in vain are gone until there is something to do.
+            return min(self.size, max(self._staying(), self.core.queued()))
         if self.state == CLOSE and self.core.is_busy():
             return min(self.size, max(1, self.core.outstanding()))
         return 0
+
+    def busy(self) -> int:
+        """How many workers are at a task."""
+        with self._lock:
+            return sum(self.core.running(slot) is not None for slot in self._members)
 
     def _start_one(self) -> None:
         slot = self.core.open_slot()
@@ -155,6 +185,7 @@ class Crew:
                     break
                 if self.state == RUN or not self._members:
                     self._refill()
+        self.core.forget_callers()
         self.core.wake()
 
     def _refill(self) -> None:
@@ -172,6 +203,8 @@ class Crew:
         with self._lock:
             at_hand = self.core.worker_ended(member.slot)
             did = self.core.done(member.slot)
+            if exitcode:
+                self.died += 1
             if at_hand is not None:
                 self._settle(member, exitcode, *at_hand)
             elif exitcode and not did:
@@ -192,7 +225,7 @@ class Crew:
                         f"{how_it_ended(exitcode)}; does the initializer fail?",
                     )
                 )
-            elif not member.dismissed:
+            elif self.state == RUN and not member.dismissed and self._duty.patience is None:
                 self.replaced += 1
 
     def _settle(self, member: Member, exitcode: int | None, task: int, function: Any, retries: int) -> None:
@@ -200,7 +233,16 @@ class Crew:
         pid = member.process.pid
         if retries and self.core.retry(task):
             return
-        self.core.fail(task, WorkerDied(named(function), pid, exitcode, _why(exitcode)))
+        self.core.fail(task, WorkerDied(named(function), pid, exitcode, self._why(exitcode)))
+
+    def _why(self, exitcode: int | None) -> str:
+        why = how_it_ended(exitcode)
+        if exitcode == -signal.SIGKILL:
+            suspicion = _killer.suspicion(self._kills)
+            self._kills = _killer.kills()
+            if suspicion:
+                return f"{why}, {suspicion}"
+        return why
 
     def _break(self, error: BaseException) -> None:
         """Give up: all tasks fail."""
@@ -224,7 +266,11 @@ class Crew:
                 soonest = left if soonest is None else min(soonest, left)
                 continue
             member = self._members[slot]
-            self.core.fail(task, TaskTimeout("the task ran longer than it may, and was stopped"))
+            asked = self.core.limit_of(task)
+            if asked is not None:
+                function, limit = asked
+                words = f"{named(function)} ran longer than {limit:g} seconds in worker process {member.process.pid}"
+                self.core.fail(task, TaskTimeout(f"{words}, and was stopped"))
             self._stop(member, task)
         for member in self._members.values():
             due = self._press(member, now)
@@ -232,9 +278,23 @@ class Crew:
                 soonest = due if soonest is None else min(soonest, due)
         return soonest
 
+    def cancel(self, task: int) -> bool:
+        """Keep the task from being done, or stop it. False if it is done."""
+        with self._lock:
+            where = self.core.cancel(task)
+            if where == -1:
+                return False
+            if where is not None:
+                member = self._members.get(where)
+                if member is not None:
+                    self._stop(member, task)
+        done = self.core.fail(task, CancelledError())
+        self.poke()
+        return done
+
     def _stop(self, member: Member, task: int) -> None:
         if member.stopping is None or member.stopping.task != task:
-            member.stopping = Stopping(task, GRACE)
+            member.stopping = Stopping(task, self._grace)
 
     def _press(self, member: Member, now: float) -> float | None:
         """Send the next signal to a worker whose task is to be stopped, if it is due. Returns when the next one is."""
@@ -298,7 +358,3 @@ class Crew:
         self.core.stop()
         if service is not None and service is not threading.current_thread():
             service.join()
-
-
-def _why(exitcode: int | None) -> str:
-    return how_it_ended(exitcode)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 
 from weft import _native
@@ -12,7 +14,7 @@ from weft.multiprocessing._stock import context, util
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from types import FrameType
     from typing import Any
 
@@ -53,23 +55,52 @@ class Duty:
         initargs: Iterable[Any] = (),
         most: int | None = None,
         sends_all: bool = False,
+        patience: float | None = None,
+        memory: int | None = None,
+        affinity: Sequence[Collection[int]] | None = None,
+        state: Callable[[], object] | None = None,
+        farewell: Callable[..., object] | None = None,
+        reseed: bool = False,
     ) -> None:
         self.initializer = initializer
         self.initargs = initargs
         self.most = most  # tasks that a worker does before another one takes its place
         self.sends_all = sends_all  # also what is no Exception
+        self.patience = patience  # seconds without a task before it ends
+        self.memory = memory  # bytes it may take after a task
+        self.affinity = affinity  # processors of the workers, by their slots in turn
+        self.state = state  # makes what tasks find by `worker_state()`
+        self.farewell = farewell  # called at the end, with that
+        self.reseed = reseed  # whether random generators that were inherited are to be random
+
+
+_state: object = None
+
+
+def worker_state() -> Any:
+    """In a task: what the pool's `worker_state` made in this worker; None without."""
+    return _state
 
 
 def work(post: Post) -> None:
     """Do tasks until there are none, or the pool says so."""
+    global _state
     worker = post.take_up()
     duty = post.duty
+    if duty.affinity:
+        os.sched_setaffinity(0, duty.affinity[post.slot % len(duty.affinity)])
+    if duty.reseed:
+        _reseed()
     if duty.initializer is not None:
         duty.initializer(*duty.initargs)
+    if duty.state is not None:
+        _state = duty.state()
     if threading.current_thread() is threading.main_thread():
         _listen(worker)
-    reason = worker.serve(duty.most)
+    reason = worker.serve(duty.most, duty.patience, duty.memory)
     util.debug("worker ends: %s", reason)
+    if duty.farewell is not None:
+        duty.farewell(*(() if duty.state is None else (_state,)))
 
 
 def _listen(worker: _pool.Worker) -> None:
@@ -83,3 +114,13 @@ def _listen(worker: _pool.Worker) -> None:
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
+
+
+def _reseed() -> None:
+    """Make numpy's global generator random, which all forks of one process would have in common.
+
+    The standard library's does so by itself.
+    """
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()

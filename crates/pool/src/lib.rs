@@ -38,6 +38,7 @@ pub use trailer::{Call, Outcome, ResultTrailer, TaskTrailer};
 pub use worker::{Taken, Worker};
 
 pub use weft_sys::clock::monotonic as now;
+pub use weft_sys::memory_limit::in_use as memory_in_use;
 
 use weft_shm::Handle;
 

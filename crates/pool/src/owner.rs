@@ -91,7 +91,7 @@ impl Owner {
 
     // --- tasks ---------------------------------------------------------------------------------------------------
 
-    /// Puts a task; `message` ends with a [`TaskTrailer`](crate::TaskTrailer).
+    /// Puts a task; `message` ends with a [`TaskTrailer`].
     ///
     /// # Errors
     ///

@@ -93,16 +93,14 @@ class Pool(_pool.PoolBase):
             process.daemon = True
             return process
 
-        crew = Crew(make_process, processes, self._duty(initializer, initargs, maxtasksperchild), self._pool)
+        crew = self._make_crew(make_process, processes, Duty(initializer, initargs, maxtasksperchild))
         self._crew = crew
         self._begin(crew.core)
         crew.start()
         self._terminate: Any = util.Finalize(self, crew.terminate, exitpriority=15)
 
-    def _duty(
-        self, initializer: Callable[..., object] | None, initargs: Iterable[Any], most: int | None
-    ) -> Duty:
-        return Duty(initializer, initargs, most)
+    def _make_crew(self, make_process: Callable[..., AnyProcess], size: int, duty: Duty) -> Crew:
+        return Crew(make_process, size, duty, self._pool)
 
     def _repopulate_pool(self) -> None:
         """Start as many workers as are missing."""

@@ -11,7 +11,8 @@
 //! what is let go of, which may run a finalizer, is let go of outside.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cmp::Ordering as Order;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -97,6 +98,37 @@ impl Wishes {
     }
 }
 
+/// A task with a priority, ready to be put.
+struct Held {
+    priority: i64,
+    /// Among those of one priority, the first come.
+    turn: u64,
+    kind: u8,
+    message: Vec<u8>,
+    spans: Spans,
+    id: u64,
+}
+
+impl Ord for Held {
+    fn cmp(&self, other: &Self) -> Order {
+        self.priority.cmp(&other.priority).then(other.turn.cmp(&self.turn))
+    }
+}
+
+impl PartialOrd for Held {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Order::Equal
+    }
+}
+
+impl Eq for Held {}
+
 #[derive(Default)]
 struct Entry {
     generation: u32,
@@ -165,6 +197,9 @@ pub(crate) struct Core {
     pid: u32,
     references: Mutex<References>,
     table: Mutex<Table>,
+    /// Tasks with a priority, of which as many are put as there are workers: the others can be overtaken.
+    held: Mutex<BinaryHeap<Held>>,
+    turns: AtomicU64,
     /// Results that came, and whose callbacks have to be called before anybody sees them.
     deferred: Mutex<VecDeque<Py<AsyncResult>>>,
     /// Unresolved results that somebody observes.
@@ -183,8 +218,15 @@ pub(crate) struct Core {
     retries: AtomicU32,
     stopped: AtomicBool,
     closing: AtomicBool,
+    /// How many workers there could be more.
+    missing: AtomicUsize,
+    retried: AtomicU64,
+    failed: AtomicU64,
+    resolved: AtomicU64,
     /// Called when there is something for the service and it may not run.
     start_service: Mutex<Option<Py<PyAny>>>,
+    /// Called when there is a task, and workers are missing.
+    call_workers: Mutex<Option<Py<PyAny>>>,
 }
 
 /// Values of `service_state`.
@@ -247,15 +289,31 @@ impl Core {
             let sending = Sending::into(common.arena().id(), common.handle());
             let task = Task { id, call, function, arguments, timed: wishes.timeout != 0 };
             let kind = calls::encode(&task, &self.references, self.owner.arena(), message, &mut spans)?;
-            let mut parker = GilParker::new(py);
-            self.owner
-                .post(wishes.priority > 0, kind, message, &mut spans, &mut parker)
-                .map_err(|error| Failure::Memory(pool_error(error)))?;
+            if wishes.priority == 0 {
+                let mut parker = GilParker::new(py);
+                self.owner
+                    .post(false, kind, message, &mut spans, &mut parker)
+                    .map_err(|error| Failure::Memory(pool_error(error)))?;
+            } else {
+                let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+                let message = std::mem::take(message);
+                self.held.lock().push(Held { priority: wishes.priority, turn, kind, message, spans, id });
+                // Until it is put somebody has to look whether it can be.
+                self.observe(py).map_err(Failure::Memory)?;
+            }
             sending.done();
             Ok(())
         });
         match posted {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if wishes.priority != 0 {
+                    self.put_held(py)?;
+                }
+                if self.missing.load(Ordering::Relaxed) > 0 {
+                    self.call_for_workers(py)?;
+                }
+                Ok(())
+            }
             Err(Failure::Memory(error)) => {
                 let forgotten = self.table.lock().remove(id);
                 drop(forgotten);
@@ -275,11 +333,49 @@ impl Core {
         }
     }
 
+    /// Puts those of the tasks with a priority whose turn it is: urgent ones as long as no more wait than there are workers,
+    /// the others when nothing else waits.
+    fn put_held(&self, py: Python<'_>) -> PyResult<()> {
+        let workers = self.size.load(Ordering::Relaxed).max(1) as u64;
+        loop {
+            let mut next = {
+                let mut held = self.held.lock();
+                let Some(first) = held.peek() else { return Ok(()) };
+                let (express, common) = self.owner.waiting();
+                let fits = if first.priority > 0 { express < workers } else { express + common < workers };
+                if !fits {
+                    return Ok(());
+                }
+                let Some(next) = held.pop() else { return Ok(()) };
+                next
+            };
+            self.observed.fetch_sub(1, Ordering::SeqCst);
+            let mut parker = GilParker::deaf(py);
+            let express = next.priority > 0;
+            let posted = self.owner.post(express, next.kind, &next.message, &mut next.spans, &mut parker);
+            if let Err(error) = posted {
+                let error = pool_error(error);
+                self.resolve(py, next.id, Value::Failed(error.into_value(py).into_any()));
+            }
+        }
+    }
+
+    /// There is a task, and fewer workers than there may be.
+    #[cold]
+    fn call_for_workers(&self, py: Python<'_>) -> PyResult<()> {
+        let call = self.call_workers.lock().as_ref().map(|call| call.clone_ref(py));
+        call.map_or(Ok(()), |call| call.call0(py).map(drop))
+    }
+
     /// The outcome of the task `id`. False if it is resolved already.
     pub(super) fn resolve(&self, py: Python<'_>, id: u64, value: Value) -> bool {
         self.owner.resolved(id);
         let pending = self.table.lock().remove(id);
         let Some(pending) = pending else { return false };
+        self.resolved.fetch_add(1, Ordering::Relaxed);
+        if value.is_failure() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
         match &pending.target {
             Target::Result(result, part) => AsyncResult::accept(result.bind(py), *part, value),
             Target::Stream(stream, number) => stream.bind(py).get().accept(*number, value),
@@ -304,6 +400,9 @@ impl Core {
                     }
                 };
                 self.resolve(py, trailer.id, value);
+            }
+            if !self.held.lock().is_empty() {
+                self.put_held(py)?;
             }
             if self.waiting.load(Ordering::Relaxed) > 1 {
                 // Among what came may be what another thread waits for.
@@ -441,15 +540,18 @@ impl Drop for Counted<'_> {
 
 #[pymethods]
 impl Core {
-    /// A pool without workers. `start_service` is called, once, when a thread is needed that runs `serve`.
+    /// A pool without workers. `start_service` is called, once, when a thread is needed that runs `serve`, `call_workers` when
+    /// a task was put and workers are `missing`.
     #[new]
-    fn new(py: Python<'_>, start_service: Py<PyAny>) -> PyResult<Self> {
+    fn new(py: Python<'_>, start_service: Py<PyAny>, call_workers: Py<PyAny>) -> PyResult<Self> {
         let arena = own_arena(py)?;
         Ok(Self {
             owner: Owner::create(&arena).map_err(shm_error)?,
             pid: std::process::id(),
             references: Mutex::default(),
             table: Mutex::default(),
+            held: Mutex::default(),
+            turns: AtomicU64::new(0),
             deferred: Mutex::default(),
             observed: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -462,7 +564,12 @@ impl Core {
             retries: AtomicU32::new(0),
             stopped: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            missing: AtomicUsize::new(0),
+            retried: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            resolved: AtomicU64::new(0),
             start_service: Mutex::new(Some(start_service)),
+            call_workers: Mutex::new(Some(call_workers)),
         })
     }
 
@@ -528,7 +635,30 @@ impl Core {
     /// How many tasks no worker has taken.
     fn queued(&self) -> u64 {
         let (express, common) = self.owner.waiting();
-        express + common
+        express + common + self.held.lock().len() as u64
+    }
+
+    /// How many tasks were resolved, how many of these failed, and how often one was put again.
+    fn counts(&self) -> (u64, u64, u64) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (of(&self.resolved), of(&self.failed), of(&self.retried))
+    }
+
+    /// Say how many workers there could be more, if there were tasks for them.
+    #[setter(missing)]
+    fn set_missing(&self, missing: usize) {
+        self.missing.store(missing, Ordering::Relaxed);
+    }
+
+    #[getter(missing)]
+    fn get_missing(&self) -> usize {
+        self.missing.load(Ordering::Relaxed)
+    }
+
+    /// Let go of the callables: nothing will be started any more.
+    fn forget_callers(&self) {
+        let before = (self.start_service.lock().take(), self.call_workers.lock().take());
+        drop(before);
     }
 
     /// Whether something remains to be done: a task is not resolved, a stream not fed, or a callback not called.
@@ -611,6 +741,7 @@ impl Core {
             let Some(pending) = table.get(id) else { return Ok(false) };
             let Some(again) = pending.wishes.as_mut() else { return Ok(false) };
             again.retried += 1;
+            self.retried.fetch_add(1, Ordering::Relaxed);
             (pending.function.clone_ref(py), again.call, again.arguments.clone_ref(py), again.wishes)
         };
         let (function, call, arguments, wishes) = again;
@@ -631,6 +762,9 @@ impl Core {
         for stream in &fed {
             stream.get().end(py, make)?;
         }
+        let held = std::mem::take(&mut *self.held.lock());
+        self.observed.fetch_sub(held.len(), Ordering::SeqCst);
+        drop(held);
         let ids = self.table.lock().ids();
         for id in ids {
             let function = self.table.lock().get(id).map(|pending| pending.function.clone_ref(py));
@@ -644,7 +778,11 @@ impl Core {
 
     /// Take back all tasks that no worker has taken, and have them fail; `make` makes the exceptions. Returns how many.
     fn fail_queued(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let mut taken = Vec::new();
+        let mut taken: Vec<u64> = {
+            let held = std::mem::take(&mut *self.held.lock());
+            self.observed.fetch_sub(held.len(), Ordering::SeqCst);
+            held.into_sorted_vec().iter().rev().map(|held| held.id).collect()
+        };
         for express in [false, true] {
             with_message(|message| {
                 let mut parker = GilParker::new(py);
@@ -744,6 +882,14 @@ impl Core {
             }
         };
         timed.into_iter().map(|(id, timeout)| of(id, timeout)).collect()
+    }
+
+    /// The function of an unresolved task, and the seconds it may run.
+    fn limit_of(&self, py: Python<'_>, id: u64) -> Option<(Py<PyAny>, f64)> {
+        let mut table = self.table.lock();
+        let pending = table.get(id)?;
+        let timeout = pending.wishes.as_ref().map_or(0, |again| again.wishes.timeout);
+        Some((pending.function.clone_ref(py), timeout as f64 / 1e9))
     }
 
     /// Let workers end that find no task, as soon as all streams are fed.

@@ -198,8 +198,16 @@ impl Worker {
     /// Do tasks, until `most` are done (None: any number), there will be none, or the pool wants this worker to end.
     ///
     /// Returns "over", "dismissed", "stopped" or "worn"; "idle" if there was no task for `patience` seconds.
-    #[pyo3(signature = (most = None, patience = None))]
-    fn serve(&self, py: Python<'_>, most: Option<u64>, patience: Option<f64>) -> PyResult<&'static str> {
+    ///
+    /// "grown" is one whose process takes more than `memory` bytes after a task.
+    #[pyo3(signature = (most = None, patience = None, memory = None))]
+    fn serve(
+        &self,
+        py: Python<'_>,
+        most: Option<u64>,
+        patience: Option<f64>,
+        memory: Option<u64>,
+    ) -> PyResult<&'static str> {
         while most.is_none_or(|most| self.done.load(Ordering::Relaxed) < most) {
             let until = patience.map_or(Deadline::NEVER, |seconds| deadline(true, Some(seconds)));
             let outcome = with_message(|message| {
@@ -219,6 +227,9 @@ impl Worker {
                 return Ok(reason);
             }
             self.done.fetch_add(1, Ordering::Relaxed);
+            if memory.is_some_and(|most| weft_pool::memory_in_use().is_some_and(|now| now > most)) {
+                return Ok("grown");
+            }
         }
         Ok("worn")
     }
