@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use weft_shm::{Carrier, ShmError, Span};
-use weft_wait::{Deadline, DescriptorParker, WaitError, wait_until};
+use weft_wait::{Deadline, DescriptorParker, WaitError, try_until};
 
 use crate::descriptor::{self, iovec};
 use crate::end::{End, Use};
@@ -75,7 +75,7 @@ impl End {
         if has_room() {
             return Ok(());
         }
-        let outcome = wait_until(&self.outward().room, parker, Deadline::NEVER, &has_room, |_| {
+        let outcome = try_until(&self.outward().room, parker, Deadline::NEVER, &has_room, |_| {
             if has_room() {
                 return Some(Ok(()));
             }
