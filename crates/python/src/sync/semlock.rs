@@ -254,6 +254,24 @@ impl SemLock {
         if self.acquire_quickly() { Ok(()) } else { self.acquire_slowly(py, true, None).map(|_| ()) }
     }
 
+    /// Whether it is recursive and the calling thread holds it: taking it once more would always succeed.
+    #[inline(always)]
+    pub(crate) fn is_held_again(&self) -> bool {
+        matches!(self.shared.get(), Some(Shared::Recursive(_))) && self.is_mine()
+    }
+
+    /// Acquires it for other native code if that needs no wait. False says nothing.
+    #[inline(always)]
+    pub(crate) fn take_quickly(&self) -> bool {
+        self.acquire_quickly()
+    }
+
+    /// Releases it for other native code. False if that is not to be done, for which [`refusal`](Self::refusal) has the reason.
+    #[inline(always)]
+    pub(crate) fn give_back_quickly(&self) -> bool {
+        self.release_once()
+    }
+
     /// Releases it for other native code.
     #[inline(always)]
     pub(crate) fn give_back(&self) -> PyResult<()> {
@@ -261,7 +279,7 @@ impl SemLock {
     }
 
     #[cold]
-    fn refusal(&self) -> PyErr {
+    pub(crate) fn refusal(&self) -> PyErr {
         match self.shared() {
             Ok(Shared::Recursive(_)) if !self.is_mine() => {
                 PyAssertionError::new_err("attempt to release recursive lock not owned by thread")
