@@ -11,7 +11,9 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 
-use pyo3::exceptions::{PyAssertionError, PyNotImplementedError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{
+    PyAssertionError, PyNotImplementedError, PyOSError, PyRuntimeError, PyTypeError, PyValueError,
+};
 use pyo3::ffi::{self, PyMethodDef, PyMethodDefPointer, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
@@ -315,8 +317,8 @@ impl SemLock {
             return Err(PyValueError::new_err("unrecognized kind"));
         }
         let (Ok(value), Ok(most)) = (u32::try_from(value), u32::try_from(maxvalue)) else {
-            // What sem_open says.
-            return Err(std::io::Error::from_raw_os_error(libc::EINVAL).into());
+            // As sem_open's is raised.
+            return Err(PyOSError::new_err((libc::EINVAL, "Invalid argument")));
         };
         let arena = own_arena(py)?;
         let shared = if kind == RECURSIVE_MUTEX {
