@@ -111,6 +111,7 @@ impl End {
         let Some(carrier) = self.carrier() else { return Err(PipeError::Closed) };
         let Reserved(span) = reserved;
         let length = span.len() as u64;
+        self.patience.note(length);
         let place = self.enter()?;
         let lane = self.outward();
         loop {
@@ -170,6 +171,7 @@ impl End {
         let (Some(carrier), Ok(length)) = (self.carrier(), usize::try_from(token.length)) else {
             return Err(damaged);
         };
+        self.patience.note(token.length);
         let lane = self.inward();
         let span = carrier.take_over(token.unit, length, token.ordinal);
         lane.fetched.fetch_add(token.length, Ordering::AcqRel);
