@@ -127,7 +127,7 @@ pub fn try_until<T, E, P: Parker>(
         }
         if deadline.is_over() {
             let last = if settled { attempt(parker) } else { None };
-            break last.map_or(Err(WaitError::TimedOut), Ok);
+            break last.ok_or(WaitError::TimedOut);
         }
         if !lingered {
             lingered = true;
