@@ -350,6 +350,10 @@ impl Core {
                 next
             };
             self.observed.fetch_sub(1, Ordering::SeqCst);
+            if self.table.lock().get(next.id).is_none() {
+                self.owner.resolved(next.id); // cancelled before it was put
+                continue;
+            }
             let mut parker = GilParker::deaf(py);
             let express = next.priority > 0;
             let posted = self.owner.post(express, next.kind, &next.message, &mut next.spans, &mut parker);
@@ -369,7 +373,6 @@ impl Core {
 
     /// The outcome of the task `id`. False if it is resolved already.
     pub(super) fn resolve(&self, py: Python<'_>, id: u64, value: Value) -> bool {
-        self.owner.resolved(id);
         let pending = self.table.lock().remove(id);
         let Some(pending) = pending else { return false };
         self.resolved.fetch_add(1, Ordering::Relaxed);
@@ -392,13 +395,13 @@ impl Core {
             let mut parker = GilParker::new(py);
             while let Some(received) = self.owner.collect(message, &mut parker).map_err(pool_error)? {
                 let Some((trailer, body)) = ResultTrailer::split(message) else { continue };
-                let value = match trailer.outcome {
-                    Outcome::Cancelled => Value::None,
-                    outcome => {
-                        let raised = outcome == Outcome::Raised;
-                        Value::of(py, raised, received.kind, body, received.spans)
-                    }
-                };
+                // No worker has it any more: that it was cancelled is of no interest.
+                self.owner.resolved(trailer.id);
+                if trailer.outcome == Outcome::Cancelled {
+                    continue; // who cancelled it resolves it
+                }
+                let raised = trailer.outcome == Outcome::Raised;
+                let value = Value::of(py, raised, received.kind, body, received.spans);
                 self.resolve(py, trailer.id, value);
             }
             if !self.held.lock().is_empty() {
@@ -722,6 +725,7 @@ impl Core {
         self.owner.settle(&mut GilParker::new(py)).map_err(pool_error)?;
         self.collect(py)?;
         let Some(at_hand) = self.owner.in_hand(slot) else { return Ok(None) };
+        self.owner.resolved(at_hand.id);
         let mut table = self.table.lock();
         Ok(table.get(at_hand.id).map(|pending| {
             let left = pending.wishes.as_ref().map_or(0, |again| again.wishes.retries - again.retried);
@@ -796,6 +800,7 @@ impl Core {
         }
         let mut count = 0;
         for id in taken {
+            self.owner.resolved(id);
             let function = self.table.lock().get(id).map(|pending| pending.function.clone_ref(py));
             let Some(function) = function else { continue };
             let error = make.call1((function,))?;
