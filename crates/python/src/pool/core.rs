@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use weft_pool::{Call, Cancelling, Outcome, Owner, PoolError, ResultTrailer};
@@ -141,13 +141,19 @@ struct Table {
     entries: Vec<Entry>,
     free: Vec<u32>,
     count: usize,
+    /// Nobody would do, or fail, what is entered now.
+    sealed: bool,
 }
 
 /// So many generations an entry has before numbers come again.
 const GENERATIONS: u32 = 1 << 30;
 
 impl Table {
-    fn insert(&mut self, pending: Pending) -> u64 {
+    /// Enters a task; hands it back if the table is sealed.
+    fn insert(&mut self, pending: Pending) -> Result<u64, Pending> {
+        if self.sealed {
+            return Err(pending);
+        }
         let index = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry::default());
             self.entries.len() as u32 - 1
@@ -155,7 +161,7 @@ impl Table {
         let entry = &mut self.entries[index as usize];
         entry.pending = Some(pending);
         self.count += 1;
-        u64::from(entry.generation) << 32 | u64::from(index)
+        Ok(u64::from(entry.generation) << 32 | u64::from(index))
     }
 
     fn entry(&mut self, id: u64) -> Option<&mut Entry> {
@@ -225,6 +231,8 @@ pub(crate) struct Core {
     resolved: AtomicU64,
     /// Called when there is something for the service and it may not run.
     start_service: Mutex<Option<Py<PyAny>>>,
+    /// What the pool broke by.
+    broken: Mutex<Option<Py<PyAny>>>,
     /// Called when there is a task, and workers are missing.
     call_workers: Mutex<Option<Py<PyAny>>>,
 }
@@ -256,7 +264,16 @@ impl Core {
         Ok(())
     }
 
-    /// Puts a task. A task that cannot be pickled fails as if it had been done.
+    /// Why no task is taken.
+    pub(super) fn refusal(&self, py: Python<'_>) -> PyErr {
+        let broken = self.broken.lock().as_ref().map(|broken| broken.clone_ref(py));
+        match broken {
+            Some(error) => PyErr::from_value(error.into_bound(py)),
+            None => PyValueError::new_err("Pool not running"),
+        }
+    }
+
+    /// Puts a task. A task that cannot be pickled fails as if it had been done. After an error it was not put.
     pub(super) fn submit<'py>(
         slf: &Bound<'py, Self>,
         function: &Bound<'py, PyAny>,
@@ -265,15 +282,30 @@ impl Core {
         target: Target,
         wishes: Wishes,
     ) -> PyResult<u64> {
-        let this = slf.get();
+        let (this, py) = (slf.get(), slf.py());
+        this.check_process()?;
         let again = (!wishes.is_plain())
             .then(|| Box::new(Again { call, arguments: arguments.clone().unbind(), wishes, retried: 0 }));
         let function_too = function.clone().unbind();
-        let id = this.table.lock().insert(Pending { target, function: function_too, wishes: again });
-        this.post(slf.py(), id, function, call, arguments, wishes)?;
+        let entered = this.table.lock().insert(Pending { target, function: function_too, wishes: again });
+        let id = match entered {
+            Ok(id) => id,
+            Err(refused) => {
+                drop(refused);
+                return Err(this.refusal(py));
+            }
+        };
+        let missing = this.missing.load(Ordering::Relaxed) > 0;
+        let called = if missing { this.call_for_workers(py) } else { Ok(()) };
+        if let Err(error) = called.and_then(|()| this.post(py, id, function, call, arguments, wishes)) {
+            let forgotten = this.table.lock().remove(id);
+            drop(forgotten);
+            return Err(error);
+        }
         Ok(id)
     }
 
+    /// Puts a task that is in the table; after an error it was not put, and is still there.
     fn post<'py>(
         &self,
         py: Python<'py>,
@@ -295,11 +327,11 @@ impl Core {
                     .post(false, kind, message, &mut spans, &mut parker)
                     .map_err(|error| Failure::Memory(pool_error(error)))?;
             } else {
+                // Until it is put somebody has to look whether it can be.
+                self.observe(py).map_err(Failure::Memory)?;
                 let turn = self.turns.fetch_add(1, Ordering::Relaxed);
                 let message = std::mem::take(message);
                 self.held.lock().push(Held { priority: wishes.priority, turn, kind, message, spans, id });
-                // Until it is put somebody has to look whether it can be.
-                self.observe(py).map_err(Failure::Memory)?;
             }
             sending.done();
             Ok(())
@@ -309,20 +341,11 @@ impl Core {
                 if wishes.priority != 0 {
                     self.put_held(py)?;
                 }
-                if self.missing.load(Ordering::Relaxed) > 0 {
-                    self.call_for_workers(py)?;
-                }
                 Ok(())
             }
-            Err(Failure::Memory(error)) => {
-                let forgotten = self.table.lock().remove(id);
-                drop(forgotten);
-                Err(error)
-            }
+            Err(Failure::Memory(error)) => Err(error),
             Err(Failure::Pickle(error)) => {
                 if !error.is_instance_of::<pyo3::exceptions::PyException>(py) {
-                    let forgotten = self.table.lock().remove(id);
-                    drop(forgotten);
                     return Err(error);
                 }
                 let explained =
@@ -446,7 +469,7 @@ impl Core {
         }
         if self.owner.waiting().1 >= MOST {
             self.wait(py, Deadline::NEVER, || {
-                self.owner.waiting().1 < MOST / 2 || self.state.load(Ordering::Relaxed) == TERMINATE
+                self.owner.waiting().1 < MOST / 2 || self.table.lock().sealed
             })?;
         }
         Ok(())
@@ -455,7 +478,13 @@ impl Core {
     /// Says that a result is observed, before it is resolved: the service will be needed.
     pub(super) fn observe(&self, py: Python<'_>) -> PyResult<()> {
         self.observed.fetch_add(1, Ordering::SeqCst);
-        self.call_service(py)
+        self.call_service(py).inspect_err(|_| self.unobserve())
+    }
+
+    /// Takes [`Core::observe`] back.
+    pub(super) fn unobserve(&self) {
+        self.observed.fetch_sub(1, Ordering::SeqCst);
+        self.owner.results_bell().ring_all();
     }
 
     /// A result that is observed has come.
@@ -572,6 +601,7 @@ impl Core {
             failed: AtomicU64::new(0),
             resolved: AtomicU64::new(0),
             start_service: Mutex::new(Some(start_service)),
+            broken: Mutex::default(),
             call_workers: Mutex::new(Some(call_workers)),
         })
     }
@@ -749,7 +779,9 @@ impl Core {
             (pending.function.clone_ref(py), again.call, again.arguments.clone_ref(py), again.wishes)
         };
         let (function, call, arguments, wishes) = again;
-        self.post(py, id, function.bind(py), call, arguments.bind(py), wishes)?;
+        if let Err(error) = self.post(py, id, function.bind(py), call, arguments.bind(py), wishes) {
+            self.resolve(py, id, Value::Failed(error.into_value(py).into_any()));
+        }
         Ok(true)
     }
 
@@ -761,7 +793,10 @@ impl Core {
     }
 
     /// All tasks that are not resolved fail; `make` makes the exception of each from its function.
+    ///
+    /// No task is taken any more.
     fn fail_all(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.table.lock().sealed = true;
         let fed: Vec<_> = std::mem::take(&mut *self.streams.lock());
         for stream in &fed {
             stream.get().end(py, make)?;
@@ -778,6 +813,20 @@ impl Core {
         }
         self.owner.results_bell().ring_all();
         Ok(())
+    }
+
+    /// Take no more tasks, if all are resolved. False if they are not.
+    fn seal(&self) -> bool {
+        let mut table = self.table.lock();
+        table.sealed |= table.count == 0;
+        table.sealed
+    }
+
+    /// Whether no task is taken any more, and why: what `broken` was set to.
+    #[setter(broken)]
+    fn set_broken(&self, error: Py<PyAny>) {
+        let before = self.broken.lock().replace(error);
+        drop(before);
     }
 
     /// Take back all tasks that no worker has taken, and have them fail; `make` makes the exceptions. Returns how many.
