@@ -236,8 +236,10 @@ impl Owner {
     /// When the worker of a slot began the timed task `id`, in nanoseconds of the monotonic clock; `None` if it is not at it.
     pub fn began(&self, slot: usize, id: TaskId) -> Option<u64> {
         let slot = self.shared.board().slots.get(slot)?;
-        let began = slot.began.load(Ordering::Acquire);
-        (slot.at_hand()? == (id, RUNNING)).then_some(began)
+        let runs = || slot.at_hand() == Some((id, RUNNING));
+        // Before: that of an earlier task it would be otherwise. And after, because it may be that of a later one.
+        let began = runs().then(|| slot.began.load(Ordering::Acquire));
+        began.filter(|_| runs())
     }
 
     /// Lets the worker of a slot do no other task after `id`, which it is doing. False if it has done it.
