@@ -363,13 +363,13 @@ impl Core {
         loop {
             let mut next = {
                 let mut held = self.held.lock();
-                let Some(first) = held.peek() else { return Ok(()) };
+                let Some(first) = held.peek() else { break };
                 let (express, common) = self.owner.waiting();
                 let fits = if first.priority > 0 { express < workers } else { express + common < workers };
                 if !fits {
                     return Ok(());
                 }
-                let Some(next) = held.pop() else { return Ok(()) };
+                let Some(next) = held.pop() else { break };
                 next
             };
             self.observed.fetch_sub(1, Ordering::SeqCst);
@@ -385,6 +385,8 @@ impl Core {
                 self.resolve(py, next.id, Value::Failed(error.into_value(py).into_any()));
             }
         }
+        self.close_if_fed();
+        Ok(())
     }
 
     /// There is a task, and fewer workers than there may be.
@@ -411,7 +413,13 @@ impl Core {
 
     /// Takes all results that came, and delivers them.
     pub(super) fn collect(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.owner.has_result() {
+        self.collect_beside(py, 0)
+    }
+
+    /// As [`Core::collect`], for a caller that is `own` of those that wait.
+    fn collect_beside(&self, py: Python<'_>, own: usize) -> PyResult<()> {
+        // A process that was forked off has no claim to them.
+        if !self.owner.has_result() || self.owner.is_inherited() {
             return Ok(());
         }
         with_message(|message| {
@@ -430,7 +438,7 @@ impl Core {
             if !self.held.lock().is_empty() {
                 self.put_held(py)?;
             }
-            if self.waiting.load(Ordering::Relaxed) > 1 {
+            if self.waiting.load(Ordering::Relaxed) > own {
                 // Among what came may be what another thread waits for.
                 self.owner.results_bell().ring_all();
             }
@@ -449,7 +457,7 @@ impl Core {
         let ready = || done() || self.owner.has_result();
         let has_more = || self.owner.has_result();
         let outcome = self.owner.results_bell().wait_until(&mut parker, deadline, ready, has_more, |_| {
-            if let Err(error) = self.collect(py) {
+            if let Err(error) = self.collect_beside(py, 1) {
                 return Some(Err(error));
             }
             done().then_some(Ok(()))
@@ -532,7 +540,7 @@ impl Core {
 
     /// A stream is fed.
     pub(super) fn close_if_fed(&self) {
-        if self.closing.load(Ordering::SeqCst) && !self.has_unfed() {
+        if self.closing.load(Ordering::SeqCst) && !self.has_unfed() && self.held.lock().is_empty() {
             self.owner.close();
         }
     }
@@ -650,6 +658,8 @@ impl Core {
                 absent(Deadline::NEVER)?;
             }
         }
+        // What came last of all.
+        self.run_deferred(py);
         Ok(())
     }
 
@@ -696,7 +706,12 @@ impl Core {
 
     /// Whether something remains to be done: a task is not resolved, a stream not fed, or a callback not called.
     fn is_busy(&self) -> bool {
-        self.table.lock().count > 0 || self.has_unfed() || self.observed.load(Ordering::SeqCst) > 0
+        self.has_work() || self.observed.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether there is, or will be, something for workers: a task is not resolved, or a stream not fed.
+    fn has_work(&self) -> bool {
+        self.table.lock().count > 0 || self.has_unfed()
     }
 
     /// Wait until `is_busy` is false; False if `timeout` seconds passed before.
@@ -754,6 +769,8 @@ impl Core {
     fn worker_ended(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, Py<PyAny>, u32)>> {
         self.owner.settle(&mut GilParker::new(py)).map_err(pool_error)?;
         self.collect(py)?;
+        // No result may follow that would have the next ones put.
+        self.put_held(py)?;
         let Some(at_hand) = self.owner.in_hand(slot) else { return Ok(None) };
         self.owner.resolved(at_hand.id);
         let mut table = self.table.lock();
@@ -859,9 +876,15 @@ impl Core {
         Ok(count)
     }
 
+    /// RuntimeError in a process that was forked off the owner.
+    fn check(&self) -> PyResult<()> {
+        self.check_process()
+    }
+
     /// Keep the task from being begun. Returns None if no worker will do it, the slot of the worker that does it, or -1
-    /// if it is resolved.
+    /// if it is resolved. Who cancels a task has to resolve it.
     fn cancel(&self, py: Python<'_>, id: u64) -> PyResult<Option<i64>> {
+        self.check_process()?;
         loop {
             self.collect(py)?;
             if self.table.lock().get(id).is_none() {
@@ -948,6 +971,7 @@ impl Core {
 
     /// Let workers end that find no task, as soon as all streams are fed.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_process()?;
         self.closing.store(true, Ordering::SeqCst);
         self.close_if_fed();
         if self.has_unfed() { self.call_service(py) } else { Ok(()) }
@@ -966,20 +990,24 @@ impl Core {
         for express in [false, true] {
             let mut kept = Vec::new();
             with_message(|message| {
-                let mut parker = GilParker::new(py);
+                // Not to be interrupted: nobody else knows of what was taken back.
+                let mut parker = GilParker::deaf(py);
                 while let Some((id, received)) =
                     self.owner.take_back(express, message, &mut parker).map_err(pool_error)?
                 {
                     if self.table.lock().get(id).is_some() {
-                        kept.push((message.clone(), received));
+                        kept.push((id, message.clone(), received));
                     } else {
                         self.owner.resolved(id);
                     }
                 }
-                for (message, received) in &mut kept {
-                    self.owner
-                        .post(express, received.kind, message, &mut received.spans, &mut parker)
-                        .map_err(pool_error)?;
+                for (id, message, received) in &mut kept {
+                    let posted =
+                        self.owner.post(express, received.kind, message, &mut received.spans, &mut parker);
+                    if let Err(error) = posted {
+                        let error = pool_error(error).into_value(py).into_any();
+                        self.resolve(py, *id, Value::Failed(error));
+                    }
                 }
                 Ok::<_, PyErr>(())
             })?;
