@@ -19,7 +19,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyTuple, PyWeakrefMethods, PyWeakrefReference};
 use weft_pool::{Call, Cancelling, Outcome, Owner, PoolError, ResultTrailer};
 use weft_wait::{Deadline, Signal, WaitError, wait_until};
 
@@ -214,6 +214,9 @@ pub(crate) struct Core {
     waiting: AtomicUsize,
     /// Streams that are fed by the service when nobody reads them.
     streams: Mutex<Vec<Py<Stream>>>,
+    /// Streams that are fed as they are read, and how many of them are not fed, nor dropped.
+    lazy: Mutex<Vec<Py<PyWeakrefReference>>>,
+    unfed_lazy: AtomicUsize,
     /// How often anybody read a stream.
     pub(super) reads: AtomicU64,
     /// Where the service waits when there is nothing for it at the bell.
@@ -476,9 +479,7 @@ impl Core {
             self.collect(py)?;
         }
         if self.owner.waiting().1 >= MOST {
-            self.wait(py, Deadline::NEVER, || {
-                self.owner.waiting().1 < MOST / 2 || self.table.lock().sealed
-            })?;
+            self.wait(py, Deadline::NEVER, || self.owner.waiting().1 < MOST / 2 || self.table.lock().sealed)?;
         }
         Ok(())
     }
@@ -524,18 +525,67 @@ impl Core {
         self.call_service(py)
     }
 
-    fn feed_streams(&self, py: Python<'_>) {
-        let streams: Vec<_> = self.streams.lock().iter().map(|stream| stream.clone_ref(py)).collect();
-        for stream in &streams {
-            if let Err(error) = Stream::feed(stream.bind(py)) {
-                error.write_unraisable(py, Some(stream.bind(py)));
+    /// Enters a stream that is fed as it is read.
+    pub(super) fn add_lazy_stream(&self, stream: &Bound<'_, Stream>) -> PyResult<()> {
+        self.unfed_lazy.fetch_add(1, Ordering::SeqCst);
+        let py = stream.py();
+        let weak = PyWeakrefReference::new(stream.as_any())?.unbind();
+        let over: Vec<_> = {
+            let mut lazy = self.lazy.lock();
+            let over = lazy.extract_if(.., |weak| weak.bind(py).upgrade().is_none()).collect();
+            lazy.push(weak);
+            over
+        };
+        drop(over);
+        Ok(())
+    }
+
+    /// A stream that is fed as it is read is fed, or nobody will read it.
+    pub(super) fn lazy_stream_over(&self) {
+        self.unfed_lazy.fetch_sub(1, Ordering::SeqCst);
+        self.close_if_fed();
+        self.owner.results_bell().ring_all();
+    }
+
+    /// The streams that are fed as they are read, from now on no longer known as such.
+    fn take_lazy_streams<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, Stream>>> {
+        let lazy = std::mem::take(&mut *self.lazy.lock());
+        let streams = lazy.iter().map(|weak| weak.bind(py).upgrade_as::<Stream>());
+        Ok(streams.collect::<PyResult<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// Has all streams fed, whether somebody reads them or not.
+    fn hurry_streams(&self, py: Python<'_>) -> PyResult<()> {
+        for stream in self.take_lazy_streams(py)? {
+            if !stream.get().is_fed() {
+                self.streams.lock().push(stream.clone().unbind());
+                stream.get().hurry();
             }
         }
+        if self.has_unfed_eager() { self.call_service(py) } else { Ok(()) }
+    }
+
+    /// Forgets the streams that are fed.
+    pub(super) fn let_go_of_fed(&self) {
         let over: Vec<_> = {
             let mut kept = self.streams.lock();
             kept.extract_if(.., |stream| stream.get().is_fed()).collect()
         };
         drop(over);
+    }
+
+    fn feed_streams(&self, py: Python<'_>) {
+        let streams: Vec<_> = {
+            let streams = self.streams.lock();
+            let mine = streams.iter().filter(|stream| !stream.get().has_feeder());
+            mine.map(|stream| stream.clone_ref(py)).collect()
+        };
+        for stream in &streams {
+            if let Err(error) = Stream::feed(stream.bind(py)) {
+                error.write_unraisable(py, Some(stream.bind(py)));
+            }
+        }
+        self.let_go_of_fed();
     }
 
     /// A stream is fed.
@@ -547,6 +597,10 @@ impl Core {
 
     /// Whether a stream has more to put: until then the pool cannot close its queue.
     fn has_unfed(&self) -> bool {
+        self.unfed_lazy.load(Ordering::SeqCst) > 0 || self.has_unfed_eager()
+    }
+
+    fn has_unfed_eager(&self) -> bool {
         self.streams.lock().iter().any(|stream| !stream.get().is_fed())
     }
 
@@ -596,6 +650,8 @@ impl Core {
             observed: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             streams: Mutex::default(),
+            lazy: Mutex::default(),
+            unfed_lazy: AtomicUsize::new(0),
             reads: AtomicU64::new(0),
             service: Signal::new(),
             service_state: AtomicU32::new(NEVER_ASKED),
@@ -628,7 +684,7 @@ impl Core {
             self.collect(py)?;
             self.run_deferred(py);
             let reads = self.reads.load(Ordering::Relaxed);
-            let has_streams = self.has_unfed();
+            let has_streams = self.has_unfed_eager();
             if has_streams {
                 self.feed_streams(py);
             }
@@ -639,7 +695,7 @@ impl Core {
                 let outcome = wait_until(&self.service, &mut parker, deadline, has_deferred, |_| {
                     (has_deferred()
                         || (!has_streams && self.observed.load(Ordering::SeqCst) > 0)
-                        || (!has_streams && self.has_unfed()))
+                        || (!has_streams && self.has_unfed_eager()))
                     .then_some(())
                 });
                 match outcome {
@@ -718,9 +774,7 @@ impl Core {
     #[pyo3(signature = (timeout = None))]
     fn wait_idle(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let deadline = crate::queue::parker::deadline(true, timeout);
-        if self.has_unfed() {
-            self.call_service(py)?;
-        }
+        self.hurry_streams(py)?;
         self.wait(py, deadline, || !self.is_busy())
     }
 
@@ -816,7 +870,10 @@ impl Core {
         self.table.lock().sealed = true;
         let fed: Vec<_> = std::mem::take(&mut *self.streams.lock());
         for stream in &fed {
-            stream.get().end(py, make)?;
+            stream.get().end(make)?;
+        }
+        for stream in self.take_lazy_streams(py)? {
+            stream.get().end(make)?;
         }
         let held = std::mem::take(&mut *self.held.lock());
         self.observed.fetch_sub(held.len(), Ordering::SeqCst);
@@ -974,7 +1031,7 @@ impl Core {
         self.check_process()?;
         self.closing.store(true, Ordering::SeqCst);
         self.close_if_fed();
-        if self.has_unfed() { self.call_service(py) } else { Ok(()) }
+        if self.has_unfed_eager() { self.call_service(py) } else { Ok(()) }
     }
 
     /// Wake all that wait for anything.

@@ -76,9 +76,8 @@ impl PoolBase {
         }
         let id = match named {
             None => Core::submit(core, function, Call::Arguments, &args, target, wishes),
-            Some(kwds) => PyTuple::new(py, [&args, kwds]).and_then(|both| {
-                Core::submit(core, function, Call::Named, &both.into_any(), target, wishes)
-            }),
+            Some(kwds) => PyTuple::new(py, [&args, kwds])
+                .and_then(|both| Core::submit(core, function, Call::Named, &both.into_any(), target, wishes)),
         };
         let id = id.inspect_err(|_| {
             if is_observed {
