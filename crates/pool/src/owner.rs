@@ -228,6 +228,11 @@ impl Owner {
         self.wake_all();
     }
 
+    /// Whether the worker of a slot has ever been ready for tasks.
+    pub fn has_arrived(&self, slot: usize) -> bool {
+        self.shared.board().slots.get(slot).is_some_and(|slot| slot.began.load(Ordering::Acquire) != 0)
+    }
+
     /// How many tasks the worker of a slot has done.
     pub fn done(&self, slot: usize) -> u64 {
         self.shared.board().slots.get(slot).map_or(0, |slot| slot.done.load(Ordering::Relaxed))

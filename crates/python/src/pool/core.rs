@@ -978,6 +978,11 @@ impl Core {
         self.owner.in_hand(slot).map(|at_hand| at_hand.id)
     }
 
+    /// Whether the worker of a slot has ever been ready for tasks.
+    fn has_arrived(&self, slot: usize) -> bool {
+        self.owner.has_arrived(slot)
+    }
+
     /// How many tasks the worker of a slot has done.
     fn done(&self, slot: usize) -> u64 {
         self.owner.done(slot)
