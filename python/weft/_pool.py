@@ -244,7 +244,13 @@ class Pool(_face.Pool):
             items = list(iterable)
             size = chunksize or max(1, -(-len(items) // (self._crew.size * 4)))
             results = self.imap(
-                func, items, size, read_ahead=max(1, len(items)), timeout=timeout, retries=retries, priority=priority
+                func,
+                items,
+                size,
+                read_ahead=max(1, len(items)),
+                timeout=timeout,
+                retries=retries,
+                priority=priority,
             )
             return list(_watched(results, len(items), progress))
         limit = self._limit if timeout is None else timeout
