@@ -208,6 +208,7 @@ impl Worker {
         patience: Option<f64>,
         memory: Option<u64>,
     ) -> PyResult<&'static str> {
+        self.pool.arrive();
         while most.is_none_or(|most| self.done.load(Ordering::Relaxed) < most) {
             let until = patience.map_or(Deadline::NEVER, |seconds| deadline(true, Some(seconds)));
             let outcome = with_message(|message| {
