@@ -24,6 +24,7 @@ from weft._install import InstallError, install
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weft import greenlet, multiprocessing
+    from weft._executor import Executor
     from weft._failures import PoolTerminated, RemoteError, TaskTimeout, WorkerDied
     from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
     from weft._logging import LogForwarding, forward_logging
@@ -44,6 +45,7 @@ __all__ = [
     "Condition",
     "Connection",
     "Event",
+    "Executor",
     "InstallError",
     "Lock",
     "LogForwarding",
@@ -84,6 +86,7 @@ _LAZY = {
     "greenlet": ("weft.greenlet", ""),
     "multiprocessing": ("weft.multiprocessing", ""),
     "Queue": ("weft._queue", "Queue"),
+    "Executor": ("weft._executor", "Executor"),
     "Pool": ("weft._pool", "Pool"),
     "PoolOptions": ("weft._pool", "PoolOptions"),
     "PoolStats": ("weft._pool", "PoolStats"),

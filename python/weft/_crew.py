@@ -70,7 +70,7 @@ class Crew:
         processes: list[AnyProcess] | None = None,
         grace: float = GRACE,
     ) -> None:
-        self.core = _pool.Core(self._start_service, self.poke)
+        self.core = _pool.Core(self._start_service, self._call_workers)
         self.core.size = size
         self._grace = grace
         self.processes: list[AnyProcess] = [] if processes is None else processes
@@ -102,7 +102,8 @@ class Crew:
                     process.terminate()
             for process in started:
                 process.join()
-            os.close(self._wake)
+            self._members.clear()
+            self._close()
             raise
         self._watcher = threading.Thread(target=self._watch, name="weft-pool-watcher", daemon=True)
         self._watcher.start()
@@ -116,7 +117,21 @@ class Crew:
 
     def poke(self) -> None:
         """Have the watcher look around."""
-        os.eventfd_write(self._wake, 1)
+        with self._lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    def _call_workers(self) -> None:
+        """A task was put, and workers are missing."""
+        self.poke()
+
+    def _close(self) -> None:
+        """Nothing will be started any more."""
+        with self._lock:
+            wake, self._wake = self._wake, -1
+            if wake >= 0:
+                os.close(wake)
+        self.core.forget_callers()
 
     # --- workers ----------------------------------------------------------------------------------------------
 
@@ -168,7 +183,14 @@ class Crew:
             self.core.close_slot(slot)
             raise
         self._members[slot] = Member(process, slot)
+        self._enlist(process)
+
+    def _enlist(self, process: AnyProcess) -> None:
         self.processes.append(process)
+
+    def _strike(self, process: AnyProcess) -> None:
+        if process in self.processes:
+            self.processes.remove(process)
 
     def _watch(self) -> None:
         while True:
@@ -185,7 +207,7 @@ class Crew:
                     break
                 if self.state == RUN or not self._members:
                     self._refill()
-        self.core.forget_callers()
+        self._close()
         self.core.wake()
 
     def _refill(self) -> None:
@@ -205,7 +227,10 @@ class Crew:
             did = self.core.done(member.slot)
             if exitcode:
                 self.died += 1
-            if at_hand is not None:
+            fatal = self._fatal(exitcode, at_hand is not None)
+            if fatal is not None and self.state != TERMINATE:
+                self._break(fatal)
+            elif at_hand is not None:
                 self._settle(member, exitcode, *at_hand)
             elif exitcode and not did:
                 self._futile += 1
@@ -213,8 +238,7 @@ class Crew:
                 self._futile = 0
             del self._members[member.slot]
             self.core.close_slot(member.slot)
-            if process in self.processes:
-                self.processes.remove(process)
+            self._strike(process)
             if self._futile >= self.size + _FUTILE:
                 self._break(
                     WorkerDied(
@@ -227,6 +251,10 @@ class Crew:
                 )
             elif self.state == RUN and not member.dismissed and self._duty.patience is None:
                 self.replaced += 1
+
+    def _fatal(self, exitcode: int | None, had_task: bool) -> BaseException | None:
+        """What all tasks fail with because a worker ended so; None if that is no reason."""
+        return None
 
     def _settle(self, member: Member, exitcode: int | None, task: int, function: Any, retries: int) -> None:
         """Deal with the task of a worker that ended."""
@@ -248,6 +276,7 @@ class Crew:
         """Give up: all tasks fail."""
         self.broken = error
         self.state = TERMINATE
+        self.core.state = TERMINATE
         self.core.fail_all(lambda _function: error)
         for member in self._members.values():
             member.process.terminate()

@@ -17,17 +17,19 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyCFunction, PyFunction, PyModule, PyTuple, PyType};
 use weft_pool::{Call, Cancelling, Outcome, Owner, PoolError, ResultTrailer};
 use weft_wait::{Deadline, Signal, WaitError, wait_until};
 
 use super::calls::{self, Task};
 use super::functions::References;
+use super::futures::FutureBase;
 use super::result::AsyncResult;
 use super::stream::Stream;
-use super::value::{Value, helper};
+use super::value::{self, Value, helper};
 use crate::queue::arenas::{own_arena, shm_error};
 use crate::queue::codec::{Failure, Spans};
 use crate::queue::parker::GilParker;
@@ -56,12 +58,29 @@ pub(super) const RUN: u8 = 0;
 pub(super) const CLOSE: u8 = 1;
 pub(super) const TERMINATE: u8 = 2;
 
+fn state_named(name: &str) -> PyResult<u8> {
+    match name {
+        "RUN" => Ok(RUN),
+        "CLOSE" => Ok(CLOSE),
+        "TERMINATE" => Ok(TERMINATE),
+        other => Err(PyValueError::new_err(format!("a pool cannot be {other}"))),
+    }
+}
+
 /// To whom an outcome is due.
 pub(super) enum Target {
     /// A result, or a part of it.
     Result(Py<AsyncResult>, u32),
     /// The item or chunk of this number.
     Stream(Py<Stream>, u64),
+    /// A future.
+    Future(Py<FutureBase>),
+}
+
+/// What came and is to be told, by the service.
+enum Deferred {
+    Result(Py<AsyncResult>),
+    Future(Py<FutureBase>),
 }
 
 /// A task that is not resolved.
@@ -200,8 +219,8 @@ pub(crate) struct Core {
     /// Tasks with a priority, of which as many are put as there are workers: the others can be overtaken.
     held: Mutex<BinaryHeap<Held>>,
     turns: AtomicU64,
-    /// Results that came, and whose callbacks have to be called before anybody sees them.
-    deferred: Mutex<VecDeque<Py<AsyncResult>>>,
+    /// Results that came, and whose callbacks have to be called before anybody sees them; and watched futures.
+    deferred: Mutex<VecDeque<Deferred>>,
     /// Unresolved results that somebody observes.
     observed: AtomicUsize,
     /// Threads that wait for results.
@@ -227,6 +246,8 @@ pub(crate) struct Core {
     start_service: Mutex<Option<Py<PyAny>>>,
     /// Called when there is a task, and workers are missing.
     call_workers: Mutex<Option<Py<PyAny>>>,
+    /// Called with the reason when the result of a future cannot be unpickled; makes its failure.
+    on_unreadable: Mutex<Option<Py<PyAny>>>,
 }
 
 /// Values of `service_state`.
@@ -256,6 +277,11 @@ impl Core {
         Ok(())
     }
 
+    /// Whether the function travels by its name.
+    pub(super) fn knows(&self, function: &Bound<'_, PyAny>) -> bool {
+        self.references.lock().has(function)
+    }
+
     /// Puts a task. A task that cannot be pickled fails as if it had been done.
     pub(super) fn submit<'py>(
         slf: &Bound<'py, Self>,
@@ -268,7 +294,7 @@ impl Core {
         let this = slf.get();
         let again = (!wishes.is_plain())
             .then(|| Box::new(Again { call, arguments: arguments.clone().unbind(), wishes, retried: 0 }));
-        let function_too = function.clone().unbind();
+        let function_too = if wishes.is_plain() { name_giver(function) } else { function.clone() }.unbind();
         let id = this.table.lock().insert(Pending { target, function: function_too, wishes: again });
         this.post(slf.py(), id, function, call, arguments, wishes)?;
         Ok(id)
@@ -369,7 +395,6 @@ impl Core {
 
     /// The outcome of the task `id`. False if it is resolved already.
     pub(super) fn resolve(&self, py: Python<'_>, id: u64, value: Value) -> bool {
-        self.owner.resolved(id);
         let pending = self.table.lock().remove(id);
         let Some(pending) = pending else { return false };
         self.resolved.fetch_add(1, Ordering::Relaxed);
@@ -379,26 +404,28 @@ impl Core {
         match &pending.target {
             Target::Result(result, part) => AsyncResult::accept(result.bind(py), *part, value),
             Target::Stream(stream, number) => stream.bind(py).get().accept(*number, value),
+            Target::Future(future) => FutureBase::accept(future.bind(py), value),
         }
         true
     }
 
     /// Takes all results that came, and delivers them.
     pub(super) fn collect(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.owner.has_result() {
+        // A process that was forked off has no claim to them.
+        if !self.owner.has_result() || self.owner.is_inherited() {
             return Ok(());
         }
         with_message(|message| {
             let mut parker = GilParker::new(py);
             while let Some(received) = self.owner.collect(message, &mut parker).map_err(pool_error)? {
                 let Some((trailer, body)) = ResultTrailer::split(message) else { continue };
-                let value = match trailer.outcome {
-                    Outcome::Cancelled => Value::None,
-                    outcome => {
-                        let raised = outcome == Outcome::Raised;
-                        Value::of(py, raised, received.kind, body, received.spans)
-                    }
-                };
+                // No worker has it any more: that it was cancelled is of no interest.
+                self.owner.resolved(trailer.id);
+                if trailer.outcome == Outcome::Cancelled {
+                    continue; // who cancelled it resolves it
+                }
+                let raised = trailer.outcome == Outcome::Raised;
+                let value = Value::of(py, raised, received.kind, body, received.spans);
                 self.resolve(py, trailer.id, value);
             }
             if !self.held.lock().is_empty() {
@@ -455,9 +482,24 @@ impl Core {
         self.call_service(py)
     }
 
+    /// Takes [`Core::observe`] back.
+    pub(super) fn unobserve(&self) {
+        self.observed.fetch_sub(1, Ordering::SeqCst);
+        self.owner.results_bell().ring_all();
+    }
+
     /// A result that is observed has come.
     pub(super) fn defer(&self, py: Python<'_>, result: Py<AsyncResult>) {
-        self.deferred.lock().push_back(result);
+        self.defer_any(py, Deferred::Result(result));
+    }
+
+    /// A watched future is over.
+    pub(super) fn defer_future(&self, py: Python<'_>, future: Py<FutureBase>) {
+        self.defer_any(py, Deferred::Future(future));
+    }
+
+    fn defer_any(&self, py: Python<'_>, deferred: Deferred) {
+        self.deferred.lock().push_back(deferred);
         // A thread that cannot be started has been told of when the result was asked for.
         let _ = self.call_service(py);
     }
@@ -514,11 +556,32 @@ impl Core {
     fn run_deferred(&self, py: Python<'_>) {
         loop {
             let next = self.deferred.lock().pop_front();
-            let Some(result) = next else { break };
-            AsyncResult::complete(result.bind(py));
-            self.observed.fetch_sub(1, Ordering::SeqCst);
-            self.owner.results_bell().ring_all();
+            match next {
+                None => break,
+                Some(Deferred::Result(result)) => AsyncResult::complete(result.bind(py)),
+                Some(Deferred::Future(future)) => FutureBase::complete(future.bind(py)),
+            }
+            self.unobserve();
         }
+    }
+}
+
+/// What gives a task its name in messages. Of a method, that is not the object: tasks keep none alive that the program
+/// has let go of.
+fn name_giver<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+    if function.is_exact_instance_of::<PyFunction>() || function.is_exact_instance_of::<PyType>() {
+        return function.clone();
+    }
+    let py = function.py();
+    let part = |name| function.getattr_opt(name).ok().flatten();
+    if function.is_exact_instance_of::<PyCFunction>() {
+        let bound = part(intern!(py, "__self__")).is_some_and(|of| !of.is_exact_instance_of::<PyModule>());
+        return if bound { function.get_type().into_any() } else { function.clone() };
+    }
+    // Of a method, and of a partial.
+    match part(intern!(py, "__func__")).or_else(|| part(intern!(py, "func"))) {
+        Some(inner) => inner,
+        None => function.get_type().into_any(),
     }
 }
 
@@ -570,6 +633,7 @@ impl Core {
             resolved: AtomicU64::new(0),
             start_service: Mutex::new(Some(start_service)),
             call_workers: Mutex::new(Some(call_workers)),
+            on_unreadable: Mutex::default(),
         })
     }
 
@@ -617,6 +681,8 @@ impl Core {
                 absent(Deadline::NEVER)?;
             }
         }
+        // What came last of all.
+        self.run_deferred(py);
         Ok(())
     }
 
@@ -655,9 +721,36 @@ impl Core {
         self.missing.load(Ordering::Relaxed)
     }
 
+    /// Have `hook` called with the reason when the result of a future cannot be unpickled; it makes the failure.
+    #[setter(on_unreadable)]
+    fn set_on_unreadable(&self, hook: Py<PyAny>) {
+        let before = self.on_unreadable.lock().replace(hook);
+        drop(before);
+    }
+
+    /// Say whether tasks are taken: "RUN", "CLOSE" or "TERMINATE".
+    #[setter(state)]
+    pub(super) fn set_state_name(&self, name: &str) -> PyResult<()> {
+        self.state.store(state_named(name)?, Ordering::SeqCst);
+        Ok(())
+    }
+
+    #[getter(state)]
+    pub(super) fn get_state_name(&self) -> &'static str {
+        match self.state.load(Ordering::Relaxed) {
+            RUN => "RUN",
+            CLOSE => "CLOSE",
+            _ => "TERMINATE",
+        }
+    }
+
     /// Let go of the callables: nothing will be started any more.
     fn forget_callers(&self) {
-        let before = (self.start_service.lock().take(), self.call_workers.lock().take());
+        let before = (
+            self.start_service.lock().take(),
+            self.call_workers.lock().take(),
+            self.on_unreadable.lock().take(),
+        );
         drop(before);
     }
 
@@ -722,6 +815,7 @@ impl Core {
         self.owner.settle(&mut GilParker::new(py)).map_err(pool_error)?;
         self.collect(py)?;
         let Some(at_hand) = self.owner.in_hand(slot) else { return Ok(None) };
+        self.owner.resolved(at_hand.id);
         let mut table = self.table.lock();
         Ok(table.get(at_hand.id).map(|pending| {
             let left = pending.wishes.as_ref().map_or(0, |again| again.wishes.retries - again.retried);
@@ -796,6 +890,7 @@ impl Core {
         }
         let mut count = 0;
         for id in taken {
+            self.owner.resolved(id);
             let function = self.table.lock().get(id).map(|pending| pending.function.clone_ref(py));
             let Some(function) = function else { continue };
             let error = make.call1((function,))?;
@@ -805,9 +900,45 @@ impl Core {
         Ok(count)
     }
 
+    /// Take back all tasks that no worker has taken, as cancelled.
+    fn cancel_queued(&self, py: Python<'_>) -> PyResult<()> {
+        let mut taken = Vec::new();
+        for express in [false, true] {
+            with_message(|message| {
+                let mut parker = GilParker::new(py);
+                while let Some((id, _)) =
+                    self.owner.take_back(express, message, &mut parker).map_err(pool_error)?
+                {
+                    self.owner.resolved(id);
+                    taken.extend(self.table.lock().remove(id));
+                }
+                Ok::<_, PyErr>(())
+            })?;
+        }
+        for pending in taken {
+            if let Target::Future(future) = &pending.target {
+                FutureBase::withdrawn(future.bind(py))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The futures that are not resolved, by the number of the task.
+    fn futures(&self, py: Python<'_>) -> Vec<(u64, Py<FutureBase>)> {
+        let table = self.table.lock();
+        let numbered = table.entries.iter().enumerate();
+        let futures = numbered.filter_map(|(index, entry)| match &entry.pending.as_ref()?.target {
+            Target::Future(future) => {
+                Some((u64::from(entry.generation) << 32 | index as u64, future.clone_ref(py)))
+            }
+            _ => None,
+        });
+        futures.collect()
+    }
+
     /// Keep the task from being begun. Returns None if no worker will do it, the slot of the worker that does it, or -1
-    /// if it is resolved.
-    fn cancel(&self, py: Python<'_>, id: u64) -> PyResult<Option<i64>> {
+    /// if it is resolved. Who cancels a task has to resolve it.
+    pub(super) fn cancel(&self, py: Python<'_>, id: u64) -> PyResult<Option<i64>> {
         loop {
             self.collect(py)?;
             if self.table.lock().get(id).is_none() {
@@ -931,6 +1062,27 @@ impl Core {
             })?;
         }
         Ok(())
+    }
+
+    /// Keeps the task from being begun, and forgets it. False if it was begun, or is resolved.
+    pub(super) fn withdraw(&self, py: Python<'_>, id: u64) -> PyResult<bool> {
+        if self.cancel(py, id)?.is_some() {
+            return Ok(false);
+        }
+        let withdrawn = self.table.lock().remove(id);
+        Ok(withdrawn.is_some())
+    }
+
+    /// The failure of a future whose result cannot be unpickled.
+    pub(super) fn unreadable(&self, py: Python<'_>, error: PyErr) -> Py<PyAny> {
+        let hook = self.on_unreadable.lock().as_ref().map(|hook| hook.clone_ref(py));
+        match hook {
+            None => value::unreadable(py, error),
+            Some(hook) => match hook.call1(py, (error.into_value(py),)) {
+                Ok(failure) => failure,
+                Err(error) => error.into_value(py).into_any(),
+            },
+        }
     }
 
     /// Waits at the bell until there is a result, or `called`, and takes nothing.
