@@ -170,9 +170,9 @@ class Executor(_pool.ExecutorBase, _base.Executor):
         """
         with self._shutdown_lock:
             self._shutdown_thread = True
-        self._crew.close()
         if cancel_futures:
-            self._crew.core.cancel_queued()
+            self._crew.cancel_queued()
+        self._crew.close()
         if wait:
             self._crew.wait()
         self._processes = None

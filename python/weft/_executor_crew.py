@@ -60,7 +60,7 @@ class ExecutorCrew(Crew):
         with self._lock:
             if self.state != RUN or self._hired >= self.size:
                 return
-            if self._hired and self.core.outstanding() <= self._hired:
+            if self._hired and self.core.unanswered() <= self._hired:
                 return
             self._hired = self.size if self._at_once else self._hired + 1
             try:
@@ -125,6 +125,18 @@ class ExecutorCrew(Crew):
                 self._close()
                 self.core.stop()
 
+    def cancel_queued(self) -> None:
+        """Take no more tasks, and cancel those that no worker has begun. Where that is to be as in the standard library, so many
+        are done all the same as it would have handed to its workers by now."""
+        with self._lock:
+            if self.state == RUN:
+                self.core.state = CLOSE
+            kept = 0
+            if self.breaks and self.state == RUN:
+                kept = max(0, self.size + 1 - self.busy())
+        # Before workers hear that nothing will come any more.
+        self.core.cancel_queued(kept)
+
     def wait(self) -> None:
         """Wait until the workers have ended, and all futures are done."""
         current = threading.current_thread()
@@ -133,8 +145,11 @@ class ExecutorCrew(Crew):
 
     def force(self, how: str) -> None:
         """End the workers at once, by their method `how`. What they were doing fails."""
+        with self._lock:
+            if self.state == RUN:
+                self.core.state = CLOSE
+        self.core.cancel_queued(0)
         self.close()
-        self.core.cancel_queued()
         with self._lock:
             self.state = self.core.state = TERMINATE
             processes = list(self.processes)

@@ -242,6 +242,9 @@ pub(crate) struct Core {
     retried: AtomicU64,
     failed: AtomicU64,
     resolved: AtomicU64,
+    /// How many tasks were to be put, and how many outcomes workers reported.
+    put: AtomicU64,
+    reported: AtomicU64,
     /// Called when there is something for the service and it may not run.
     start_service: Mutex<Option<Py<PyAny>>>,
     /// Called when there is a task, and workers are missing.
@@ -330,15 +333,13 @@ impl Core {
             sending.done();
             Ok(())
         });
+        self.put.fetch_add(1, Ordering::Relaxed);
         match posted {
             Ok(()) => {
                 if wishes.priority != 0 {
                     self.put_held(py)?;
                 }
-                if self.missing.load(Ordering::Relaxed) > 0 {
-                    self.call_for_workers(py)?;
-                }
-                Ok(())
+                self.call_if_missing(py)
             }
             Err(Failure::Memory(error)) => {
                 let forgotten = self.table.lock().remove(id);
@@ -354,7 +355,7 @@ impl Core {
                 let explained =
                     helper(py, "unpicklable")?.call1((error.into_value(py), function, arguments))?;
                 self.resolve(py, id, Value::Failed(explained.unbind()));
-                Ok(())
+                self.call_if_missing(py)
             }
         }
     }
@@ -384,6 +385,10 @@ impl Core {
                 self.resolve(py, next.id, Value::Failed(error.into_value(py).into_any()));
             }
         }
+    }
+
+    fn call_if_missing(&self, py: Python<'_>) -> PyResult<()> {
+        if self.missing.load(Ordering::Relaxed) > 0 { self.call_for_workers(py) } else { Ok(()) }
     }
 
     /// There is a task, and fewer workers than there may be.
@@ -421,6 +426,7 @@ impl Core {
                 let Some((trailer, body)) = ResultTrailer::split(message) else { continue };
                 // No worker has it any more: that it was cancelled is of no interest.
                 self.owner.resolved(trailer.id);
+                self.reported.fetch_add(1, Ordering::Relaxed);
                 if trailer.outcome == Outcome::Cancelled {
                     continue; // who cancelled it resolves it
                 }
@@ -631,6 +637,8 @@ impl Core {
             retried: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             resolved: AtomicU64::new(0),
+            put: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
             start_service: Mutex::new(Some(start_service)),
             call_workers: Mutex::new(Some(call_workers)),
             on_unreadable: Mutex::default(),
@@ -702,6 +710,11 @@ impl Core {
     fn queued(&self) -> u64 {
         let (express, common) = self.owner.waiting();
         express + common + self.held.lock().len() as u64
+    }
+
+    /// How many tasks were put that no worker has reported anything of, those counted that could not be sent.
+    fn unanswered(&self) -> u64 {
+        self.put.load(Ordering::Relaxed).saturating_sub(self.reported.load(Ordering::Relaxed))
     }
 
     /// How many tasks were resolved, how many of these failed, and how often one was put again.
@@ -900,22 +913,33 @@ impl Core {
         Ok(count)
     }
 
-    /// Take back all tasks that no worker has taken, as cancelled.
-    fn cancel_queued(&self, py: Python<'_>) -> PyResult<()> {
-        let mut taken = Vec::new();
-        for express in [false, true] {
+    /// Take back the tasks that no worker has taken, as cancelled, but for the first `kept`.
+    fn cancel_queued(&self, py: Python<'_>, kept: usize) -> PyResult<()> {
+        let mut withdrawn = Vec::new();
+        let mut again = Vec::new();
+        for express in [true, false] {
             with_message(|message| {
                 let mut parker = GilParker::new(py);
-                while let Some((id, _)) =
+                while let Some((id, received)) =
                     self.owner.take_back(express, message, &mut parker).map_err(pool_error)?
                 {
-                    self.owner.resolved(id);
-                    taken.extend(self.table.lock().remove(id));
+                    if again.len() < kept && self.table.lock().get(id).is_some() {
+                        again.push((express, message.clone(), received));
+                    } else {
+                        self.owner.resolved(id);
+                        withdrawn.extend(self.table.lock().remove(id));
+                    }
                 }
                 Ok::<_, PyErr>(())
             })?;
         }
-        for pending in taken {
+        for (express, message, mut received) in again {
+            let mut parker = GilParker::deaf(py);
+            self.owner
+                .post(express, received.kind, &message, &mut received.spans, &mut parker)
+                .map_err(pool_error)?;
+        }
+        for pending in withdrawn {
             if let Target::Future(future) = &pending.target {
                 FutureBase::withdrawn(future.bind(py))?;
             }
