@@ -74,6 +74,7 @@ __all__ = [
     "greenlet",
     "install",
     "multiprocessing",
+    "register_joblib",
     "share",
     "worker_state",
 ]
@@ -117,6 +118,16 @@ _LAZY = {
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),
 }
+
+
+def register_joblib(default: bool = False) -> None:
+    """Make "weft" a backend of joblib: `joblib.parallel_config(backend="weft")`; with `default`, the one without a name.
+
+    Needs the package joblib (the extra `weft[joblib]`); ModuleNotFoundError without.
+    """
+    from weft._joblib import register
+
+    register(default)
 
 
 def __dir__() -> list[str]:

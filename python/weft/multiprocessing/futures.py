@@ -7,7 +7,8 @@ as does a task or a result that cannot be unpickled. What differs from it:
 * all tasks that no worker has begun can be cancelled, not only those beyond a few;
 * `terminate_workers`, `kill_workers` (3.14), and `buffersize` of `map` (3.14), are there in all versions.
 
-Of the parts that the standard library's is made of there are those that programs look at: `_processes`, `_pending_work_items`,
+It is derived from the standard library's class, so that `isinstance` says the same whenever a name was bound, and uses nothing of it.
+Of the parts that this is made of there are those that programs look at: `_processes`, `_pending_work_items`,
 `_executor_manager_thread`, `_call_queue`.
 
 This module is imported while `concurrent.futures.process` is being changed: see `weft._executor`.
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["ProcessPoolExecutor"]
 
 
-class ProcessPoolExecutor(Executor):
+_private: Any = _stock  # the type stubs do not have all of it
+_Displaced: Any = _private.ProcessPoolExecutor
+
+
+class ProcessPoolExecutor(Executor, _Displaced):  # type: ignore[misc]
     """Calls functions in worker processes; see `concurrent.futures.ProcessPoolExecutor`.
 
     `max_workers` is how many processes there are at most (None: one for each processor that may be used), `mp_context` the
@@ -53,8 +58,7 @@ class ProcessPoolExecutor(Executor):
     ) -> None:
         import multiprocessing
 
-        private: Any = _stock
-        private._check_system_limits()
+        _private._check_system_limits()
         self._check(max_workers, initializer, max_tasks_per_child)
         if mp_context is None:
             mp_context = multiprocessing.get_context(None if max_tasks_per_child is None else "spawn")
@@ -123,12 +127,18 @@ class CallQueue:
         """Nothing: it has no thread."""
 
 
-def take_over(stock: types.ModuleType) -> None:
-    """Let the package name ours too, if it named the standard library's already."""
+def take_over(_module: types.ModuleType) -> None:
+    """Let names that were bound before lead to ours: the package's, and those of programs."""
     import concurrent.futures
 
+    _Displaced.__new__ = _made_of_ours
     if "ProcessPoolExecutor" in vars(concurrent.futures):
         concurrent.futures.ProcessPoolExecutor = ProcessPoolExecutor  # type: ignore[misc, assignment]
+
+
+def _made_of_ours(cls: type, *_arguments: Any, **_keywords: Any) -> Any:
+    """A new object; of the standard library's class itself, one of ours. What is derived from that goes on as before."""
+    return ProcessPoolExecutor.__new__(ProcessPoolExecutor) if cls is _Displaced else object.__new__(cls)
 
 
 _patches.finish(__name__)
