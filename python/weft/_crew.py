@@ -191,7 +191,14 @@ class Crew:
             self.core.close_slot(slot)
             raise
         self._members[slot] = Member(process, slot)
+        self._enlist(process)
+
+    def _enlist(self, process: AnyProcess) -> None:
         self.processes.append(process)
+
+    def _strike(self, process: AnyProcess) -> None:
+        if process in self.processes:
+            self.processes.remove(process)
 
     def _watch(self) -> None:
         try:
@@ -267,7 +274,10 @@ class Crew:
             at_hand = self.core.worker_ended(member.slot)
             if exitcode:
                 self.died += 1
-            if at_hand is not None:
+            fatal = self._fatal(exitcode, at_hand is not None)
+            if fatal is not None and self.state != TERMINATE:
+                self._break(fatal)
+            elif at_hand is not None:
                 self._settle(member, exitcode, *at_hand)
             if self.core.has_arrived(member.slot):
                 self._futile = 0
@@ -275,8 +285,7 @@ class Crew:
                 self._futile += 1
             del self._members[member.slot]
             self.core.close_slot(member.slot)
-            if process in self.processes:
-                self.processes.remove(process)
+            self._strike(process)
             if self._futile >= self.size + _FUTILE and self.state != TERMINATE:
                 self._break(
                     WorkerDied(
@@ -289,6 +298,10 @@ class Crew:
                 )
             elif self.state == RUN and not member.dismissed and self._duty.patience is None:
                 self.replaced += 1
+
+    def _fatal(self, exitcode: int | None, had_task: bool) -> BaseException | None:
+        """What all tasks fail with because a worker ended so; None if that is no reason."""
+        return None
 
     def _settle(self, member: Member, exitcode: int | None, task: int, function: Any, retries: int) -> None:
         """Deal with the task of a worker that ended."""
@@ -311,6 +324,7 @@ class Crew:
         self.broken = error
         self.state = TERMINATE
         self.core.broken = error
+        self.core.state = TERMINATE
         self.core.fail_all(lambda _function: error)
         for member in self._members.values():
             self._end(member)

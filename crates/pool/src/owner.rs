@@ -159,6 +159,13 @@ impl Owner {
         self.shared.board().cancelled.remove(id);
     }
 
+    /// Whether a worker has begun the task `id`, and not reported it as far as is known.
+    pub fn is_running(&self, id: TaskId) -> bool {
+        let in_use = |slot: &&crate::board::Slot| slot.in_use.load(Ordering::Relaxed) != 0;
+        let mut slots = self.shared.board().slots.iter().filter(in_use);
+        slots.any(|slot| slot.at_hand().is_some_and(|(task, state)| task == id && state != TAKEN))
+    }
+
     /// Whether a result can be collected.
     #[inline]
     pub fn has_result(&self) -> bool {

@@ -18,16 +18,18 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyCFunction, PyFunction, PyModule, PyTuple, PyType, PyWeakrefMethods, PyWeakrefReference};
 use weft_pool::{Call, Cancelling, Outcome, Owner, PoolError, ResultTrailer};
 use weft_wait::{Deadline, Signal, WaitError, wait_until};
 
 use super::calls::{self, Task};
 use super::functions::References;
+use super::futures::FutureBase;
 use super::result::AsyncResult;
 use super::stream::Stream;
-use super::value::{Value, helper};
+use super::value::{self, Value, helper};
 use crate::queue::arenas::{own_arena, shm_error};
 use crate::queue::codec::{Failure, Spans};
 use crate::queue::parker::GilParker;
@@ -56,12 +58,29 @@ pub(super) const RUN: u8 = 0;
 pub(super) const CLOSE: u8 = 1;
 pub(super) const TERMINATE: u8 = 2;
 
+fn state_named(name: &str) -> PyResult<u8> {
+    match name {
+        "RUN" => Ok(RUN),
+        "CLOSE" => Ok(CLOSE),
+        "TERMINATE" => Ok(TERMINATE),
+        other => Err(PyValueError::new_err(format!("a pool cannot be {other}"))),
+    }
+}
+
 /// To whom an outcome is due.
 pub(super) enum Target {
     /// A result, or a part of it.
     Result(Py<AsyncResult>, u32),
     /// The item or chunk of this number.
     Stream(Py<Stream>, u64),
+    /// A future.
+    Future(Py<FutureBase>),
+}
+
+/// What came and is to be told, by the service.
+enum Deferred {
+    Result(Py<AsyncResult>),
+    Future(Py<FutureBase>),
 }
 
 /// A task that is not resolved.
@@ -206,8 +225,8 @@ pub(crate) struct Core {
     /// Tasks with a priority, of which as many are put as there are workers: the others can be overtaken.
     held: Mutex<BinaryHeap<Held>>,
     turns: AtomicU64,
-    /// Results that came, and whose callbacks have to be called before anybody sees them.
-    deferred: Mutex<VecDeque<Py<AsyncResult>>>,
+    /// Results that came, and whose callbacks have to be called before anybody sees them; and watched futures.
+    deferred: Mutex<VecDeque<Deferred>>,
     /// Unresolved results that somebody observes.
     observed: AtomicUsize,
     /// Threads that wait for results.
@@ -232,12 +251,17 @@ pub(crate) struct Core {
     retried: AtomicU64,
     failed: AtomicU64,
     resolved: AtomicU64,
+    /// How many tasks were to be put, and how many outcomes workers reported.
+    put: AtomicU64,
+    reported: AtomicU64,
     /// Called when there is something for the service and it may not run.
     start_service: Mutex<Option<Py<PyAny>>>,
     /// What the pool broke by.
     broken: Mutex<Option<Py<PyAny>>>,
     /// Called when there is a task, and workers are missing.
     call_workers: Mutex<Option<Py<PyAny>>>,
+    /// Called with the reason when the result of a future cannot be unpickled; makes its failure.
+    on_unreadable: Mutex<Option<Py<PyAny>>>,
 }
 
 /// Values of `service_state`.
@@ -276,6 +300,11 @@ impl Core {
         }
     }
 
+    /// Whether the function travels by its name.
+    pub(super) fn knows(&self, function: &Bound<'_, PyAny>) -> bool {
+        self.references.lock().has(function)
+    }
+
     /// Puts a task. A task that cannot be pickled fails as if it had been done. After an error it was not put.
     pub(super) fn submit<'py>(
         slf: &Bound<'py, Self>,
@@ -289,7 +318,7 @@ impl Core {
         this.check_process()?;
         let again = (!wishes.is_plain())
             .then(|| Box::new(Again { call, arguments: arguments.clone().unbind(), wishes, retried: 0 }));
-        let function_too = function.clone().unbind();
+        let function_too = if wishes.is_plain() { name_giver(function) } else { function.clone() }.unbind();
         let entered = this.table.lock().insert(Pending { target, function: function_too, wishes: again });
         let id = match entered {
             Ok(id) => id,
@@ -298,8 +327,7 @@ impl Core {
                 return Err(this.refusal(py));
             }
         };
-        let missing = this.missing.load(Ordering::Relaxed) > 0;
-        let called = if missing { this.call_for_workers(py) } else { Ok(()) };
+        let called = this.call_if_missing(py);
         if let Err(error) = called.and_then(|()| this.post(py, id, function, call, arguments, wishes)) {
             let forgotten = this.table.lock().remove(id);
             drop(forgotten);
@@ -339,12 +367,14 @@ impl Core {
             sending.done();
             Ok(())
         });
+        self.put.fetch_add(1, Ordering::Relaxed);
         match posted {
             Ok(()) => {
                 if wishes.priority != 0 {
                     self.put_held(py)?;
                 }
-                Ok(())
+                // Once more: whoever was called before may have found nothing to do yet.
+                self.call_if_missing(py)
             }
             Err(Failure::Memory(error)) => Err(error),
             Err(Failure::Pickle(error)) => {
@@ -354,7 +384,7 @@ impl Core {
                 let explained =
                     helper(py, "unpicklable")?.call1((error.into_value(py), function, arguments))?;
                 self.resolve(py, id, Value::Failed(explained.unbind()));
-                Ok(())
+                self.call_if_missing(py)
             }
         }
     }
@@ -392,6 +422,10 @@ impl Core {
         Ok(())
     }
 
+    fn call_if_missing(&self, py: Python<'_>) -> PyResult<()> {
+        if self.missing.load(Ordering::Relaxed) > 0 { self.call_for_workers(py) } else { Ok(()) }
+    }
+
     /// There is a task, and fewer workers than there may be.
     #[cold]
     fn call_for_workers(&self, py: Python<'_>) -> PyResult<()> {
@@ -410,6 +444,7 @@ impl Core {
         match &pending.target {
             Target::Result(result, part) => AsyncResult::accept(result.bind(py), *part, value),
             Target::Stream(stream, number) => stream.bind(py).get().accept(*number, value),
+            Target::Future(future) => FutureBase::accept(future.bind(py), value),
         }
         true
     }
@@ -431,6 +466,7 @@ impl Core {
                 let Some((trailer, body)) = ResultTrailer::split(message) else { continue };
                 // No worker has it any more: that it was cancelled is of no interest.
                 self.owner.resolved(trailer.id);
+                self.reported.fetch_add(1, Ordering::Relaxed);
                 if trailer.outcome == Outcome::Cancelled {
                     continue; // who cancelled it resolves it
                 }
@@ -498,7 +534,16 @@ impl Core {
 
     /// A result that is observed has come.
     pub(super) fn defer(&self, py: Python<'_>, result: Py<AsyncResult>) {
-        self.deferred.lock().push_back(result);
+        self.defer_any(py, Deferred::Result(result));
+    }
+
+    /// A watched future is over.
+    pub(super) fn defer_future(&self, py: Python<'_>, future: Py<FutureBase>) {
+        self.defer_any(py, Deferred::Future(future));
+    }
+
+    fn defer_any(&self, py: Python<'_>, deferred: Deferred) {
+        self.deferred.lock().push_back(deferred);
         // A thread that cannot be started has been told of when the result was asked for.
         let _ = self.call_service(py);
     }
@@ -608,11 +653,32 @@ impl Core {
     fn run_deferred(&self, py: Python<'_>) {
         loop {
             let next = self.deferred.lock().pop_front();
-            let Some(result) = next else { break };
-            AsyncResult::complete(result.bind(py));
-            self.observed.fetch_sub(1, Ordering::SeqCst);
-            self.owner.results_bell().ring_all();
+            match next {
+                None => break,
+                Some(Deferred::Result(result)) => AsyncResult::complete(result.bind(py)),
+                Some(Deferred::Future(future)) => FutureBase::complete(future.bind(py)),
+            }
+            self.unobserve();
         }
+    }
+}
+
+/// What gives a task its name in messages. Of a method, that is not the object: tasks keep none alive that the program
+/// has let go of.
+fn name_giver<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+    if function.is_exact_instance_of::<PyFunction>() || function.is_exact_instance_of::<PyType>() {
+        return function.clone();
+    }
+    let py = function.py();
+    let part = |name| function.getattr_opt(name).ok().flatten();
+    if function.is_exact_instance_of::<PyCFunction>() {
+        let bound = part(intern!(py, "__self__")).is_some_and(|of| !of.is_exact_instance_of::<PyModule>());
+        return if bound { function.get_type().into_any() } else { function.clone() };
+    }
+    // Of a method, and of a partial.
+    match part(intern!(py, "__func__")).or_else(|| part(intern!(py, "func"))) {
+        Some(inner) => inner,
+        None => function.get_type().into_any(),
     }
 }
 
@@ -664,9 +730,12 @@ impl Core {
             retried: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             resolved: AtomicU64::new(0),
+            put: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
             start_service: Mutex::new(Some(start_service)),
             broken: Mutex::default(),
             call_workers: Mutex::new(Some(call_workers)),
+            on_unreadable: Mutex::default(),
         })
     }
 
@@ -737,6 +806,11 @@ impl Core {
         express + common + self.held.lock().len() as u64
     }
 
+    /// How many tasks were put that no worker has reported anything of, those counted that could not be sent.
+    fn unanswered(&self) -> u64 {
+        self.put.load(Ordering::Relaxed).saturating_sub(self.reported.load(Ordering::Relaxed))
+    }
+
     /// How many tasks were resolved, how many of these failed, and how often one was put again.
     fn counts(&self) -> (u64, u64, u64) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -754,9 +828,36 @@ impl Core {
         self.missing.load(Ordering::Relaxed)
     }
 
+    /// Have `hook` called with the reason when the result of a future cannot be unpickled; it makes the failure.
+    #[setter(on_unreadable)]
+    fn set_on_unreadable(&self, hook: Py<PyAny>) {
+        let before = self.on_unreadable.lock().replace(hook);
+        drop(before);
+    }
+
+    /// Say whether tasks are taken: "RUN", "CLOSE" or "TERMINATE".
+    #[setter(state)]
+    pub(super) fn set_state_name(&self, name: &str) -> PyResult<()> {
+        self.state.store(state_named(name)?, Ordering::SeqCst);
+        Ok(())
+    }
+
+    #[getter(state)]
+    pub(super) fn get_state_name(&self) -> &'static str {
+        match self.state.load(Ordering::Relaxed) {
+            RUN => "RUN",
+            CLOSE => "CLOSE",
+            _ => "TERMINATE",
+        }
+    }
+
     /// Let go of the callables: nothing will be started any more.
     fn forget_callers(&self) {
-        let before = (self.start_service.lock().take(), self.call_workers.lock().take());
+        let before = (
+            self.start_service.lock().take(),
+            self.call_workers.lock().take(),
+            self.on_unreadable.lock().take(),
+        );
         drop(before);
     }
 
@@ -938,9 +1039,56 @@ impl Core {
         self.check_process()
     }
 
+    /// Take back the tasks that no worker has taken, as cancelled, but for the first `kept`.
+    fn cancel_queued(&self, py: Python<'_>, kept: usize) -> PyResult<()> {
+        let mut withdrawn = Vec::new();
+        let mut again = Vec::new();
+        for express in [true, false] {
+            with_message(|message| {
+                let mut parker = GilParker::new(py);
+                while let Some((id, received)) =
+                    self.owner.take_back(express, message, &mut parker).map_err(pool_error)?
+                {
+                    if again.len() < kept && self.table.lock().get(id).is_some() {
+                        again.push((express, message.clone(), received));
+                    } else {
+                        self.owner.resolved(id);
+                        withdrawn.extend(self.table.lock().remove(id));
+                    }
+                }
+                Ok::<_, PyErr>(())
+            })?;
+        }
+        for (express, message, mut received) in again {
+            let mut parker = GilParker::deaf(py);
+            self.owner
+                .post(express, received.kind, &message, &mut received.spans, &mut parker)
+                .map_err(pool_error)?;
+        }
+        for pending in withdrawn {
+            if let Target::Future(future) = &pending.target {
+                FutureBase::withdrawn(future.bind(py))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The futures that are not resolved, by the number of the task.
+    fn futures(&self, py: Python<'_>) -> Vec<(u64, Py<FutureBase>)> {
+        let table = self.table.lock();
+        let numbered = table.entries.iter().enumerate();
+        let futures = numbered.filter_map(|(index, entry)| match &entry.pending.as_ref()?.target {
+            Target::Future(future) => {
+                Some((u64::from(entry.generation) << 32 | index as u64, future.clone_ref(py)))
+            }
+            _ => None,
+        });
+        futures.collect()
+    }
+
     /// Keep the task from being begun. Returns None if no worker will do it, the slot of the worker that does it, or -1
     /// if it is resolved. Who cancels a task has to resolve it.
-    fn cancel(&self, py: Python<'_>, id: u64) -> PyResult<Option<i64>> {
+    pub(super) fn cancel(&self, py: Python<'_>, id: u64) -> PyResult<Option<i64>> {
         self.check_process()?;
         loop {
             self.collect(py)?;
@@ -1075,6 +1223,27 @@ impl Core {
             })?;
         }
         Ok(())
+    }
+
+    /// Keeps the task from being begun, and forgets it. False if it was begun, or is resolved.
+    pub(super) fn withdraw(&self, py: Python<'_>, id: u64) -> PyResult<bool> {
+        if self.cancel(py, id)?.is_some() {
+            return Ok(false);
+        }
+        let withdrawn = self.table.lock().remove(id);
+        Ok(withdrawn.is_some())
+    }
+
+    /// The failure of a future whose result cannot be unpickled.
+    pub(super) fn unreadable(&self, py: Python<'_>, error: PyErr) -> Py<PyAny> {
+        let hook = self.on_unreadable.lock().as_ref().map(|hook| hook.clone_ref(py));
+        match hook {
+            None => value::unreadable(py, error),
+            Some(hook) => match hook.call1(py, (error.into_value(py),)) {
+                Ok(failure) => failure,
+                Err(error) => error.into_value(py).into_any(),
+            },
+        }
     }
 
     /// Waits at the bell until there is a result, or `called`, and takes nothing.

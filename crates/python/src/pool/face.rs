@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyTuple};
 use weft_pool::Call;
 
-use super::core::{CLOSE, Core, RUN, TERMINATE, Target, Wishes, no_arguments};
+use super::core::{Core, RUN, Target, Wishes, no_arguments};
 use super::result::{AsyncResult, Observers};
 use super::stream::{Manner, Stream};
 
@@ -195,25 +195,13 @@ impl PoolBase {
 
     /// "RUN", "CLOSE" or "TERMINATE".
     #[getter(_state)]
-    fn get_state(&self, py: Python<'_>) -> PyResult<&'static str> {
-        let Some(core) = self.core.get() else { return Ok("INIT") };
-        Ok(match core.bind(py).get().state.load(Ordering::Relaxed) {
-            RUN => "RUN",
-            CLOSE => "CLOSE",
-            _ => "TERMINATE",
-        })
+    fn get_state(&self, py: Python<'_>) -> &'static str {
+        self.core.get().map_or("INIT", |core| core.bind(py).get().get_state_name())
     }
 
     #[setter(_state)]
     fn set_state(&self, py: Python<'_>, state: &str) -> PyResult<()> {
-        let state = match state {
-            "RUN" => RUN,
-            "CLOSE" => CLOSE,
-            "TERMINATE" => TERMINATE,
-            other => return Err(PyValueError::new_err(format!("a pool cannot be {other}"))),
-        };
-        self.core(py)?.get().state.store(state, Ordering::Relaxed);
-        Ok(())
+        self.core(py)?.get().set_state_name(state)
     }
 
     /// Raise ValueError unless the pool is running.
