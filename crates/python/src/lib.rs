@@ -4,6 +4,7 @@
 //! * [`queue`]: process queues and their messages.
 //! * [`shared`]: shared memory, and values with a lock in it.
 //! * [`pipe`]: connections between processes.
+//! * [`manager`]: calls to a manager's server through shared memory.
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
@@ -12,6 +13,7 @@ mod error;
 mod ffi;
 mod gil;
 mod greenlet;
+mod manager;
 mod pipe;
 mod process;
 mod queue;
@@ -61,6 +63,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     queue::init(module)?;
     shared::init(module)?;
     pipe::init(module)?;
+    manager::init(module)?;
     process::init(module)?;
     sync::init(module)?;
     greenlet::init(module)

@@ -55,6 +55,17 @@ pub fn sleep(signal: &Signal, ticket: Ticket, slices: &mut Slices, deadline: Dea
     futex::wait(signal.word(), ticket.value(), Some(slices.next(deadline)))
 }
 
+/// As [`sleep`], coming back also when the word `beside` is woken, or is not what it is expected to be.
+pub fn sleep_beside(
+    signal: &Signal,
+    ticket: Ticket,
+    beside: (&AtomicU32, u32),
+    slices: &mut Slices,
+    deadline: Deadline,
+) -> Woken {
+    futex::wait_either((signal.word(), ticket.value()), beside, Some(slices.next(deadline)))
+}
+
 /// Looks at `ready` for a moment, where there are processors to spare. Says whether it became true.
 ///
 /// Only for what another processor is about to do: who is woken may be woken on this one.

@@ -24,17 +24,17 @@ use super::pickling;
 use super::tree;
 use super::view::View;
 
-pub(super) type Spans = Vec<Span<RobustMutex>>;
+pub(crate) type Spans = Vec<Span<RobustMutex>>;
 
 /// Kinds of messages, and tags of the nodes of a tree.
-pub(super) mod kind {
+pub(crate) mod kind {
     pub(in crate::queue) const PICKLE: u8 = 0;
     pub(in crate::queue) const NONE: u8 = 1;
     pub(in crate::queue) const TRUE: u8 = 2;
     pub(in crate::queue) const FALSE: u8 = 3;
     pub(in crate::queue) const INT: u8 = 4;
     pub(in crate::queue) const FLOAT: u8 = 5;
-    pub(in crate::queue) const STR: u8 = 6;
+    pub(crate) const STR: u8 = 6;
     pub(in crate::queue) const BYTES: u8 = 7;
     pub(in crate::queue) const TUPLE: u8 = 8;
     pub(in crate::queue) const BYTEARRAY: u8 = 9;
@@ -46,7 +46,7 @@ pub(super) mod kind {
 }
 
 /// Why an object was not encoded.
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// There is no shared memory for it.
     Memory(PyErr),
     /// The pickler, or the object's reduction, raised this.
@@ -65,7 +65,7 @@ const LONG_COPY: usize = 256 << 10;
 
 /// Encodes `object` into `body` and `spans`, and says what kind of message that is. `arena` is the queue's, which need
 /// not be the one where this process makes its own.
-pub(super) fn encode(
+pub(crate) fn encode(
     object: &Bound<'_, PyAny>,
     arena: &Arc<Arena>,
     body: &mut Vec<u8>,
@@ -234,7 +234,7 @@ pub(super) fn damaged(what: &str) -> PyErr {
 }
 
 /// A message that was got, and is not an object yet.
-pub(super) struct Message {
+pub(crate) struct Message {
     kind: u8,
     body: Vec<u8>,
     spans: Spans,
@@ -248,7 +248,7 @@ struct Pickled {
 }
 
 /// The object that the message stands for. If there is no memory for it, the message comes back for another attempt.
-pub(super) fn decode<'py>(
+pub(crate) fn decode<'py>(
     py: Python<'py>,
     kind: u8,
     body: &[u8],

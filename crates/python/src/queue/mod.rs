@@ -11,7 +11,7 @@
 
 pub(crate) mod arenas;
 pub(crate) mod buffer;
-mod codec;
+pub(crate) mod codec;
 mod object;
 pub(crate) mod parker;
 mod pickling;

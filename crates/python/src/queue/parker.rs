@@ -7,6 +7,7 @@ use pyo3::exceptions::PyEOFError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use weft_shm::Queue;
+use weft_shm::robust::RobustMutex;
 use weft_wait::thread::{self, Patience, Slices};
 use weft_wait::{Deadline, DescriptorParker, Interest, Parker, Signal, Ticket, Woken, sleep_at};
 
@@ -42,6 +43,8 @@ pub(crate) struct GilParker<'py> {
     py: Python<'py>,
     slices: Slices,
     source: Option<&'py Queue>,
+    /// The lock whose holder is waited for: its end ends a sleep.
+    life: Option<&'py RobustMutex>,
     spin: Spin,
 }
 
@@ -58,22 +61,31 @@ enum Spin {
 
 impl<'py> GilParker<'py> {
     pub(crate) fn new(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None, spin: Spin::Fixed }
+        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::Fixed }
     }
 
     /// For a wait that spins as long as others for the same kind of thing have shown to be worth while.
     pub(crate) fn for_lock(py: Python<'py>, patience: &'static Patience) -> Self {
-        Self { py, slices: Slices::default(), source: None, spin: Spin::Learnt(patience) }
+        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::Learnt(patience) }
     }
 
     /// For a wait that sleeps at once: who wakes it goes to sleep itself as a rule, and leaves it its own processor.
     pub(crate) fn for_event(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None, spin: Spin::None }
+        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::None }
+    }
+
+    /// For a wait for what the holder of `life` will do; its end ends a sleep at once.
+    pub(crate) fn for_answer(
+        py: Python<'py>,
+        patience: &'static Patience,
+        life: Option<&'py RobustMutex>,
+    ) -> Self {
+        Self { py, slices: Slices::default(), source: None, life, spin: Spin::Learnt(patience) }
     }
 
     /// For a wait that ends with EOFError when nobody is left who could put something into `source`.
     pub(super) fn for_reader(py: Python<'py>, source: &'py Queue) -> Self {
-        Self { py, slices: Slices::default(), source: Some(source), spin: Spin::Fixed }
+        Self { py, slices: Slices::default(), source: Some(source), life: None, spin: Spin::Fixed }
     }
 
     /// At the end of a slice: whether there is still something to wait for.
@@ -93,7 +105,12 @@ impl Parker for GilParker<'_> {
 
     fn park(&mut self, signal: &Signal, ticket: Ticket, deadline: Deadline) -> PyResult<()> {
         let slices = &mut self.slices;
-        let woken = without_gil(self.py, || thread::sleep(signal, ticket, slices, deadline));
+        let watched = self.life.map(|life| life.watch());
+        let woken = without_gil(self.py, || match watched {
+            None => thread::sleep(signal, ticket, slices, deadline),
+            Some(Some(beside)) => thread::sleep_beside(signal, ticket, beside, slices, deadline),
+            Some(None) => Woken::Changed,
+        });
         self.py.check_signals()?;
         if woken == Woken::TimedOut { self.check_source() } else { Ok(()) }
     }
