@@ -152,8 +152,11 @@ class BaseManager(_StockManager):  # type: ignore[misc]
     def connect(self) -> None:
         """Connect to a server that is running."""
         client.forget(self._address)
-        with self._Client(self._address, authkey=self._authkey) as link:
+        link = self._Client(self._address, authkey=self._authkey)
+        try:
             dispatch(link, None, "dummy")
+        finally:
+            link.close()
         self._state.value = State.STARTED
 
     def start(self, initializer: Callable[..., object] | None = None, initargs: Any = ()) -> None:
