@@ -14,6 +14,7 @@ from multiprocessing import managers as _stock
 from multiprocessing import process, util
 from typing import TYPE_CHECKING, Any
 
+from weft import _native
 from weft.multiprocessing import _manager_client as client
 from weft.multiprocessing import _manager_server as server
 from weft.multiprocessing.context import get_spawning_popen
@@ -28,7 +29,7 @@ State: Any = _stock.State  # type: ignore[attr-defined]
 _STOCK_NAMES = "multiprocessing.managers"
 
 
-class BaseProxy(_StockProxy):  # type: ignore[misc]
+class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
     """The base of all proxies."""
 
     _address_to_local: dict[Any, Any] = {}
@@ -47,6 +48,7 @@ class BaseProxy(_StockProxy):  # type: ignore[misc]
         self._tls, self._idset = _locals_of(token.address)
         self._token = token
         self._id = token.id
+        self._bind(token.id)
         self._manager = manager
         self._serializer = serializer
         self._Client = _stock.listener_client[serializer][1]  # type: ignore[attr-defined]
@@ -71,16 +73,19 @@ class BaseProxy(_StockProxy):  # type: ignore[misc]
             self._tls.connection = route
         return route
 
-    def _callmethod(self, methodname: str, args: Any = (), kwds: Any = {}) -> Any:  # noqa: B006
-        """Call a method of the shared object, and return a copy of its result, or a proxy of that."""
+    def _call_slowly(self, methodname: str, args: Any, kwds: Any) -> Any:
+        """As `_callmethod`, which calls this if the thread did not call through this proxy, or has no lane."""
         try:
             route = self._tls.connection
         except AttributeError:
             route = self._connect()
         try:
-            return route.call(self._id, methodname, args, kwds, self._otherwise)
+            result = route.call(self._id, methodname, args, kwds, self._otherwise)
         except client.LaneUnusable:
             return self._call_anew(methodname, args, kwds)
+        if isinstance(route, client.Lane):
+            self._remember(route)
+        return result
 
     def _call_anew(self, methodname: str, args: Any, kwds: Any) -> Any:
         """Call through another route: the thread's is in use by code that this one interrupted, or is closed."""
@@ -213,9 +218,10 @@ def MakeProxyType(name: str, exposed: Any, _cache: Any = _made) -> Any:
         return _cache[(name, exposed)]
     except KeyError:
         pass
-    members: dict[str, Any] = {method: _method(method) for method in exposed}
-    members["_exposed_"] = exposed
-    made = _cache[(name, exposed)] = type(name, (BaseProxy,), members)
+    made = type(name, (BaseProxy,), {"_exposed_": exposed})
+    for method in exposed:
+        setattr(made, method, _native.proxy_method(made, method) or _method(method))
+    _cache[(name, exposed)] = made
     return made
 
 

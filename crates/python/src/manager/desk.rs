@@ -9,7 +9,7 @@ use weft_manager::{Desk, Request};
 use weft_shm::identity::Identity;
 use weft_shm::Handle;
 use weft_wait::Deadline;
-use weft_wait::thread::Patience;
+use weft_wait::thread::Prospect;
 
 use super::lane::ManagerLane;
 use super::table::Table;
@@ -19,8 +19,8 @@ use crate::queue::arenas::{find_arena, own_arena, shm_error};
 use crate::queue::codec::{self, Failure, Spans};
 use crate::queue::parker::GilParker;
 
-/// How long it pays to wait for the next call without sleeping.
-static PATIENCE: Patience = Patience::new();
+/// Whether it pays to wait for the next call without sleeping.
+static PROSPECT: Prospect = Prospect::new();
 
 /// What a server and its clients share, on either side.
 #[pyclass(frozen, weakref, name = "ManagerDesk", module = "weft._native")]
@@ -251,7 +251,7 @@ impl ManagerDesk {
                 after = lane + 1;
             }
             // The lanes before `after` are looked at by `next`, too, as it goes around; signals are the main thread's.
-            let mut parker = GilParker::for_answer(py, &PATIENCE, None);
+            let mut parker = GilParker::for_answer(py, &PROSPECT, None);
             desk.wait(&mut parker, Deadline::NEVER)?;
         }
         Ok(())

@@ -36,7 +36,7 @@ pub(crate) mod kind {
     pub(in crate::queue) const FLOAT: u8 = 5;
     pub(crate) const STR: u8 = 6;
     pub(in crate::queue) const BYTES: u8 = 7;
-    pub(in crate::queue) const TUPLE: u8 = 8;
+    pub(crate) const TUPLE: u8 = 8;
     pub(in crate::queue) const BYTEARRAY: u8 = 9;
     pub(in crate::queue) const MEMORYVIEW: u8 = 10;
     pub(in crate::queue) const LIST: u8 = 11;
@@ -98,6 +98,12 @@ pub(crate) fn encode(
         return Ok(kind::PICKLE | kind::IN_SPAN);
     }
     Ok(kind::PICKLE)
+}
+
+/// Encodes `items` as a tuple of them; its kind is [`kind::TUPLE`]. False if that is the pickler's business; what was
+/// written has to be thrown away then.
+pub(crate) fn encode_arguments(_py: Python<'_>, items: &[*mut ffi::PyObject], body: &mut Vec<u8>) -> bool {
+    tree::encode_items(items, body)
 }
 
 /// Encodes what needs no look inside; `None` if it is something else.

@@ -8,7 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use weft_shm::Queue;
 use weft_shm::robust::RobustMutex;
-use weft_wait::thread::{self, Patience, Slices};
+use weft_wait::thread::{self, Patience, Prospect, Slices};
 use weft_wait::{Deadline, DescriptorParker, Interest, Parker, Signal, Ticket, Woken, sleep_at};
 
 /// Gives the GIL up until it is dropped.
@@ -55,6 +55,8 @@ enum Spin {
     Fixed,
     /// Looks for as long as has shown to be worth while.
     Learnt(&'static Patience),
+    /// Looks for a moment if that is likely to pay, first with the GIL: giving it up costs as much as the other side takes.
+    Quick(&'static Prospect),
     /// Sleeps at once.
     None,
 }
@@ -77,10 +79,10 @@ impl<'py> GilParker<'py> {
     /// For a wait for what the holder of `life` will do; its end ends a sleep at once.
     pub(crate) fn for_answer(
         py: Python<'py>,
-        patience: &'static Patience,
+        prospect: &'static Prospect,
         life: Option<&'py RobustMutex>,
     ) -> Self {
-        Self { py, slices: Slices::default(), source: None, life, spin: Spin::Learnt(patience) }
+        Self { py, slices: Slices::default(), source: None, life, spin: Spin::Quick(prospect) }
     }
 
     /// For a wait that ends with EOFError when nobody is left who could put something into `source`.
@@ -126,6 +128,9 @@ impl Parker for GilParker<'_> {
         match self.spin {
             Spin::Fixed => without_gil(self.py, || thread::spin(ready)),
             Spin::Learnt(patience) => without_gil(self.py, || patience.spin(ready)),
+            Spin::Quick(prospect) => {
+                prospect.glance(ready) || without_gil(self.py, || prospect.spin(ready))
+            }
             Spin::None => false,
         }
     }

@@ -57,6 +57,15 @@ pub(super) fn encode(object: &Bound<'_, PyAny>, body: &mut Vec<u8>) -> bool {
     unsafe { encoder.container(object.as_ptr(), 0) }
 }
 
+/// Encodes a tuple of `items`, which are alive, with the GIL held. False as in [`encode`].
+pub(super) fn encode_items(items: &[*mut PyObject], body: &mut Vec<u8>) -> bool {
+    let mut encoder =
+        Encoder { body, nodes: 0, containers: [std::ptr::null_mut(); MOST_CONTAINERS], seen: 0 };
+    encoder.count(items.len() as ffi::Py_ssize_t);
+    // SAFETY: by the contract; nothing in here runs Python code.
+    items.iter().all(|item| unsafe { encoder.node(*item, 0) })
+}
+
 impl Encoder<'_> {
     /// # Safety
     ///
