@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from weft import greenlet, multiprocessing
     from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
     from weft._logging import LogForwarding, forward_logging
+    from weft._manager import Manager
     from weft._queue import Queue
     from weft._shared_array import SharedArray
+    from weft._shared_dict import SharedDict
     from weft._unpicklable import UnpicklableError
     from weft.multiprocessing.api import Process
     from weft.multiprocessing.connection import Connection, MessageLost, Pipe
-    from weft.multiprocessing.errors import OwnerDied, ProcessDied
+    from weft.multiprocessing.errors import ManagerDied, OwnerDied, ProcessDied
     from weft.multiprocessing.queues import ShutDown
 
 __all__ = [
@@ -43,6 +45,8 @@ __all__ = [
     "InstallError",
     "Lock",
     "LogForwarding",
+    "Manager",
+    "ManagerDied",
     "MessageLost",
     "OwnerDied",
     "Pipe",
@@ -52,6 +56,7 @@ __all__ = [
     "RLock",
     "Semaphore",
     "SharedArray",
+    "SharedDict",
     "ShutDown",
     "UnpicklableError",
     "__version__",
@@ -70,6 +75,7 @@ _LAZY = {
     "multiprocessing": ("weft.multiprocessing", ""),
     "Queue": ("weft._queue", "Queue"),
     "SharedArray": ("weft._shared_array", "SharedArray"),
+    "SharedDict": ("weft._shared_dict", "SharedDict"),
     "LogForwarding": ("weft._logging", "LogForwarding"),
     "forward_logging": ("weft._logging", "forward_logging"),
     "ShutDown": ("weft.multiprocessing.queues", "ShutDown"),
@@ -85,6 +91,8 @@ _LAZY = {
     "Connection": ("weft.multiprocessing.connection", "Connection"),
     "MessageLost": ("weft.multiprocessing.connection", "MessageLost"),
     "Pipe": ("weft.multiprocessing.connection", "Pipe"),
+    "Manager": ("weft._manager", "Manager"),
+    "ManagerDied": ("weft.multiprocessing.errors", "ManagerDied"),
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),
 }

@@ -5,6 +5,7 @@
 //! * [`shared`]: shared memory, and values with a lock in it.
 //! * [`pipe`]: connections between processes.
 //! * [`manager`]: calls to a manager's server through shared memory.
+//! * [`map`]: dictionaries in shared memory.
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
@@ -14,6 +15,7 @@ mod ffi;
 mod gil;
 mod greenlet;
 mod manager;
+mod map;
 mod pipe;
 mod process;
 mod queue;
@@ -64,6 +66,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     shared::init(module)?;
     pipe::init(module)?;
     manager::init(module)?;
+    module.add_class::<map::SharedDictBase>()?;
     process::init(module)?;
     sync::init(module)?;
     greenlet::init(module)

@@ -49,11 +49,7 @@ pub fn wake(word: &AtomicU32, most: u32) -> usize {
 /// As [`wait`] for the first of two words with their expected values, coming back when either is woken or changes.
 ///
 /// Where the kernel cannot do that (before Linux 5.16), it is a wait for the first alone.
-pub fn wait_either(
-    first: (&AtomicU32, u32),
-    second: (&AtomicU32, u32),
-    patience: Option<Duration>,
-) -> Woken {
+pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), patience: Option<Duration>) -> Woken {
     let waiter = |(word, expected): (&AtomicU32, u32)| Waiter {
         value: expected.into(),
         address: std::ptr::from_ref(word).expose_provenance() as u64,
@@ -72,9 +68,8 @@ pub fn wait_either(
     });
     let end = end.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: two filled-in waiters for words that are borrowed meanwhile, and a valid time or none.
-    let outcome = unsafe {
-        libc::syscall(libc::SYS_futex_waitv, waiters.as_ptr(), 2, 0, end, libc::CLOCK_MONOTONIC)
-    };
+    let outcome =
+        unsafe { libc::syscall(libc::SYS_futex_waitv, waiters.as_ptr(), 2, 0, end, libc::CLOCK_MONOTONIC) };
     if outcome >= 0 {
         return Woken::Called;
     }

@@ -6,8 +6,8 @@ use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use weft_manager::{Desk, Request};
-use weft_shm::identity::Identity;
 use weft_shm::Handle;
+use weft_shm::identity::Identity;
 use weft_wait::Deadline;
 use weft_wait::thread::Prospect;
 
@@ -31,7 +31,6 @@ pub(crate) struct ManagerDesk {
     /// Guarded by the GIL: how many have asked that nothing is called directly.
     exclusive: GilCell<usize>,
 }
-
 
 /// What the loop calls.
 struct Callbacks<'a, 'py> {
@@ -136,7 +135,13 @@ impl ManagerDesk {
         self.desk()?.answer(lane, what, &[text.as_bytes()], &mut Vec::new()).map_err(shm_error)
     }
 
-    fn serve_one(&self, py: Python<'_>, lane: usize, bytes: &mut Vec<u8>, callbacks: &Callbacks<'_, '_>) -> PyResult<()> {
+    fn serve_one(
+        &self,
+        py: Python<'_>,
+        lane: usize,
+        bytes: &mut Vec<u8>,
+        callbacks: &Callbacks<'_, '_>,
+    ) -> PyResult<()> {
         let request = match self.desk()?.begin(lane, bytes) {
             None => return Ok(()),
             Some(request) => request.map_err(shm_error),
@@ -258,7 +263,13 @@ impl ManagerDesk {
     }
 
     /// Answer the call that `dispatch` returned None for.
-    fn answer(&self, py: Python<'_>, lane: usize, kind: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn answer(
+        &self,
+        py: Python<'_>,
+        lane: usize,
+        kind: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         self.put_answer(py, lane, tag(kind)?, value)
     }
 

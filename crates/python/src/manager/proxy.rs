@@ -86,9 +86,7 @@ impl<'py> Arguments<'_, 'py> {
                 let items = items.iter().map(|item| Bound::from_borrowed_ptr(py, *item));
                 Ok((PyTuple::new(py, items.collect::<Vec<_>>())?, PyDict::new(py)))
             },
-            Self::Objects(args, kwds) => {
-                Ok((args.clone(), kwds.clone().unwrap_or_else(|| PyDict::new(py))))
-            }
+            Self::Objects(args, kwds) => Ok((args.clone(), kwds.clone().unwrap_or_else(|| PyDict::new(py)))),
         }
     }
 }
@@ -114,7 +112,8 @@ impl ProxyBase {
 
     /// Let the calling thread's next calls go through `lane`.
     fn _remember(&self, lane: &Bound<'_, ManagerLane>) {
-        let remembered = lane.get().shared().map(|shared| (this_thread(), std::sync::Arc::downgrade(&shared)));
+        let remembered =
+            lane.get().shared().map(|shared| (this_thread(), std::sync::Arc::downgrade(&shared)));
         // SAFETY: the GIL is held. The one before is dropped when nothing is borrowed any more.
         let before = std::mem::replace(unsafe { &mut (*self.state.get()).last }, remembered);
         drop(before);
@@ -152,9 +151,8 @@ fn overridden<'py>(slf: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     static OURS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = slf.py();
     let name = pyo3::intern!(py, "_callmethod");
-    let ours = OURS.get_or_try_init(py, || {
-        Ok::<_, PyErr>(py.get_type::<ProxyBase>().getattr(name)?.unbind())
-    });
+    let ours =
+        OURS.get_or_try_init(py, || Ok::<_, PyErr>(py.get_type::<ProxyBase>().getattr(name)?.unbind()));
     // A method of a class is found as itself.
     let found = slf.get_type().getattr(name).ok()?;
     match ours {
@@ -247,7 +245,10 @@ unsafe extern "C" fn method<const N: usize>(
 fn interned<'py, const N: usize>(py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
     static INTERNED: PyOnceLock<Vec<Py<PyString>>> = PyOnceLock::new();
     let names = INTERNED.get_or_try_init(py, || {
-        NAMES.iter().map(|(name, _)| Ok(PyString::intern(py, &name.to_string_lossy()).unbind())).collect::<PyResult<_>>()
+        NAMES
+            .iter()
+            .map(|(name, _)| Ok(PyString::intern(py, &name.to_string_lossy()).unbind()))
+            .collect::<PyResult<_>>()
     })?;
     Ok(names[N].bind(py).clone())
 }

@@ -89,4 +89,3 @@ fn parse(ident: &str) -> Option<(u32, u32)> {
     let word = u64::from_str_radix(ident, 16).ok()?;
     Some((word as u32, (word >> 32) as u32))
 }
-

@@ -53,7 +53,8 @@ impl Tag {
 
 /// Puts what a call begins with into `head`. False if a name is too long for it.
 pub(super) fn write_head(ident: &str, method: &str, head: &mut Vec<u8>) -> bool {
-    let (Ok(ident_length), Ok(method_length)) = (u8::try_from(ident.len()), u8::try_from(method.len())) else {
+    let (Ok(ident_length), Ok(method_length)) = (u8::try_from(ident.len()), u8::try_from(method.len()))
+    else {
         return false;
     };
     head.push(ident_length);
@@ -75,5 +76,6 @@ pub(super) fn read_head(bytes: &[u8]) -> PyResult<(&str, &str, &[u8])> {
         let (method, body) = name(rest)?;
         Some((ident, method, body))
     };
-    read().ok_or_else(|| PyOSError::new_err("a call in shared memory is damaged: its head contradicts itself"))
+    read()
+        .ok_or_else(|| PyOSError::new_err("a call in shared memory is damaged: its head contradicts itself"))
 }

@@ -128,9 +128,7 @@ impl Parker for GilParker<'_> {
         match self.spin {
             Spin::Fixed => without_gil(self.py, || thread::spin(ready)),
             Spin::Learnt(patience) => without_gil(self.py, || patience.spin(ready)),
-            Spin::Quick(prospect) => {
-                prospect.glance(ready) || without_gil(self.py, || prospect.spin(ready))
-            }
+            Spin::Quick(prospect) => prospect.glance(ready) || without_gil(self.py, || prospect.spin(ready)),
             Spin::None => false,
         }
     }
