@@ -122,12 +122,16 @@ impl Lane {
     /// An error if nobody will answer any more.
     #[inline]
     fn check<I>(&self) -> Result<(), ManagerError<I>> {
+        // A server that was closed ends soon afterwards.
+        if self.desk.is_closed() {
+            return Err(ManagerError::Closed);
+        }
         if self.desk.is_dead() {
             // The kernel woke one of those who sleep; all have to know.
             self.desk.life().wake_watchers();
             return Err(ManagerError::Died);
         }
-        if self.desk.is_closed() { Err(ManagerError::Closed) } else { Ok(()) }
+        Ok(())
     }
 
     /// Takes the call back if it has not begun; otherwise leaves the lane to the server.

@@ -29,11 +29,15 @@ const NEW: u32 = 0;
 const SERVING: u32 = 1;
 const CLOSED: u32 = 2;
 
+/// Set in `cause` if it is known.
+const KNOWN: u32 = 1 << 16;
+
 #[repr(C, align(64))]
 struct Header {
     tag: AtomicU64,
     state: AtomicU32,
-    _unused: u32,
+    /// How the server ended, for those who cannot find out: [`KNOWN`] and 16 bits, or 0.
+    cause: AtomicU32,
     life: RobustMutex,
     _apart: [u64; 1],
     /// Raised when something is ready.
@@ -280,6 +284,17 @@ impl Desk {
     #[inline]
     pub fn is_dead(&self) -> bool {
         self.layout().header.life.is_orphaned()
+    }
+
+    /// Tells all others how the server process ended: its exit code, or minus the signal.
+    pub fn publish_cause(&self, code: i16) {
+        self.layout().header.cause.store(KNOWN | u32::from(code.cast_unsigned()), Ordering::Relaxed);
+    }
+
+    /// How the server process ended, if somebody has found out.
+    pub fn cause(&self) -> Option<i16> {
+        let word = self.layout().header.cause.load(Ordering::Relaxed);
+        (word & KNOWN != 0).then_some((word as u16).cast_signed())
     }
 
     /// The lock that whoever serves holds.

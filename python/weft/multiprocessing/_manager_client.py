@@ -111,8 +111,9 @@ class _Desk:
 # By address: the server's desk, or None if it has none for this process. A forked child knows what its parent knew.
 _desks: dict[Any, _Desk | None] = {}
 _lock = threading.Lock()
-_introducing = threading.local()
-os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
+_ending = threading.Lock()
+for _each in (_lock, _ending):
+    os.register_at_fork(after_in_child=_each._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def _may_have_lanes(address: Any, client: Any) -> bool:
@@ -232,11 +233,22 @@ def server_gone(pid: int, died: bool) -> BaseException:
 
 
 def _exit_code(pid: int) -> int | None:
-    for child in list(process._children):  # type: ignore[attr-defined]
-        if child.pid == pid:
-            child.join(_GRACE)
-            return child.exitcode
-    return _of_zombie(pid)
+    """How the server process ended, as far as anybody can know, and tell the others who use it."""
+    with _lock:
+        desk = next((known.desk for known in _desks.values() if known is not None and known.pid == pid), None)
+    # One at a time: of two threads that wait for one child the second learns nothing.
+    with _ending:
+        code: int | None = None if desk is None else desk.cause
+        if code is None:
+            child = next((c for c in list(process._children) if c.pid == pid), None)  # type: ignore[attr-defined]
+            if child is None:
+                code = _of_zombie(pid)
+            else:
+                child.join(_GRACE)
+                code = child.exitcode
+            if desk is not None and code is not None:
+                desk.cause = code
+    return code
 
 
 def _of_zombie(pid: int) -> int | None:

@@ -383,7 +383,8 @@ class Server(_StockServer):  # type: ignore[misc]
         self, ident: str, obj: Any, key: Any, function: Any, args: Any, missing: Any
     ) -> tuple[str, Any]:
         exposed = self.id_to_obj[ident][1]
-        if not exposed & {"__setitem__", "__setattr__", "set"}:
+        setters = {_stock.Value: "set", _stock.Namespace: "__setattr__"}
+        if setters.get(type(obj), "__setitem__") not in exposed:
             raise AttributeError(f"{type(obj)!r} object has no value to be updated, or does not expose it")
         with self._alone():
             try:

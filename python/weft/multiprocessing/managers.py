@@ -14,6 +14,7 @@ https://docs.python.org/3/library/multiprocessing.html#managers
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -236,6 +237,7 @@ class BaseManager(_StockManager):  # type: ignore[misc]
             _StockManager._finalize_manager(process, address, authkey, state, _Client, shutdown_timeout)
         finally:
             proxies.BaseProxy._address_to_local.pop(address, None)
+            _remove_socket(address)
 
     @classmethod
     def register(
@@ -274,6 +276,18 @@ class BaseManager(_StockManager):  # type: ignore[misc]
 
             make.__name__ = typeid
             setattr(cls, typeid, make)
+
+
+def _remove_socket(address: Any) -> None:
+    """Remove the socket of a server that has ended, and its folder, if it made them itself: one that was killed could not."""
+    if not isinstance(address, str):
+        return
+    folder, name = os.path.split(address)
+    if name.startswith("listener-") and os.path.basename(folder).startswith("pymp-"):
+        with contextlib.suppress(OSError):
+            os.unlink(address)
+        with contextlib.suppress(OSError):  # it may be shared with others, and not be empty
+            os.rmdir(folder)
 
 
 class SyncManager(BaseManager):

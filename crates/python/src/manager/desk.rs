@@ -303,6 +303,18 @@ impl ManagerDesk {
         Ok(self.desk()?.claim().map(|lane| ManagerLane::new(lane, server)))
     }
 
+    /// How the server process ended: its exit code, or minus the signal; None if nobody has found out.
+    #[getter]
+    fn cause(&self) -> PyResult<Option<i16>> {
+        Ok(self.desk()?.cause())
+    }
+
+    #[setter]
+    fn set_cause(&self, code: i16) -> PyResult<()> {
+        self.desk()?.publish_cause(code);
+        Ok(())
+    }
+
     /// Whether whoever served closed it in good order.
     #[getter]
     fn closed(&self) -> PyResult<bool> {
