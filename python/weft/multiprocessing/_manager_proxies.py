@@ -159,7 +159,8 @@ class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
             cls = type(self)
         rebuild: Any = RebuildProxy
         if server.is_for_anybody() and cls.__module__ == __name__:
-            cls, rebuild = getattr(_STOCK, cls.__name__, cls), _STOCK.RebuildProxy
+            # The standard library's names are known to all.
+            cls, rebuild = getattr(_stock, cls.__name__, cls), _stock.RebuildProxy  # type: ignore[attr-defined]
         return rebuild, (cls, self._token, self._serializer, keywords)
 
 

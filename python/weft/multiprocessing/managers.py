@@ -358,11 +358,17 @@ class SharedMemoryManager(BaseManager):
 def take_over(stock: Any) -> None:
     """Let the proxies go on that the standard library's managers made before they were replaced.
 
-    Pickling finds their classes by name, which means ours from now on: so that is what they are pickled as.
+    Pickling finds their classes by name, which means ours from now on: so that is what they are pickled as. Ours are pickled by
+    these names as well, which a process without weft knows, too.
     """
     before = stock.BaseProxy
-    if not issubclass(before, BaseProxy):
-        before.__reduce__ = _reduce_displaced
+    if issubclass(before, BaseProxy):
+        return
+    before.__reduce__ = _reduce_displaced
+    for name in dir(proxies):
+        ours = getattr(proxies, name)
+        if getattr(ours, "__module__", None) == proxies.__name__ and not name.startswith("_"):
+            ours.__module__ = stock.__name__
 
 
 def _reduce_displaced(proxy: Any) -> Any:

@@ -78,7 +78,9 @@ def test_the_error_can_be_pickled() -> None:
     assert (error.pid, error.name, error.exitcode, error.signal) == (7, "manager", -9, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])  # a spawned process has no reference of its own to its arguments
+@pytest.mark.parametrize(
+    "method", ["fork", "forkserver"]
+)  # a spawned process has no reference of its own to its arguments
 def test_a_killed_client_leaves_nothing(manager: SyncManager, method: str) -> None:
     d = manager.dict()
     process, ours = started(method, keep, d)

@@ -26,7 +26,11 @@ def test_a_dictionary_does_what_a_dictionary_does(shared: SyncManager) -> None:
     assert d.pop("a") == model.pop("a")
     del d[1], model[1]
     assert sorted(map(repr, d)) == sorted(map(repr, model))
-    assert (list(d.keys()), list(d.values()), list(d.items())) == ([*model], [*model.values()], [*model.items()])
+    assert (list(d.keys()), list(d.values()), list(d.items())) == (
+        [*model],
+        [*model.values()],
+        [*model.items()],
+    )
     d.update({"u": 1}, v=2)
     assert (d["u"], d["v"], d.setdefault("u", 5), d.setdefault("w", 6)) == (1, 2, 1, 6)
     assert str(d) == str(d.copy())
@@ -78,7 +82,7 @@ def test_namespaces_values_and_arrays(shared: SyncManager) -> None:
     assert (names.x, names.y) == (1, [2])
     del names.x
     with pytest.raises(AttributeError, match="x"):
-        names.x  # noqa: B018
+        names.x
     value = shared.Value("i", 3)
     value.value = 4
     assert value.value == 4
@@ -218,7 +222,7 @@ def test_an_override_of_callmethod_is_called(shared: SyncManager) -> None:
     called: list[str] = []
 
     class Watched(type(d)):  # type: ignore[misc]
-        def _callmethod(self, methodname: str, args: object = (), kwds: object = {}) -> object:  # noqa: B006
+        def _callmethod(self, methodname: str, args: object = (), kwds: object = {}) -> object:
             called.append(methodname)
             return super()._callmethod(methodname, args, kwds)
 

@@ -118,4 +118,11 @@ def call_of_dead(proxy: Any, answer: Any) -> None:
         answer.send("begun")
         proxy.get()
     except Exception as error:
-        answer.send((type(error).__name__, str(error), isinstance(error, EOFError), isinstance(error, ConnectionError)))
+        answer.send(
+            (
+                type(error).__name__,
+                str(error),
+                isinstance(error, EOFError),
+                isinstance(error, ConnectionError),
+            )
+        )
