@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # The modules that have a suite's scenarios, if they are several.
-PARTS = {"multiprocessing": ("multiprocessing", "shared")}
+PARTS = {"multiprocessing": ("multiprocessing", "shared", "manager")}
 
 
 def nothing() -> None:

@@ -112,7 +112,7 @@ class SharedDict(_native.SharedDictBase, MutableMapping[Any, Any]):
 
 
 def _attached(cls: type[SharedDict], place: tuple[int, int, int], memory: Any) -> SharedDict:
-    shared = cls.__new__(cls)
+    shared: SharedDict = cls.__new__(cls)
     _native.attach_arena(place[0], memory.detach)
     shared._attach(*place)
     return shared

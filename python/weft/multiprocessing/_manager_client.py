@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import os
 import threading
-from multiprocessing import managers as _stock
+from multiprocessing import managers as _managers
 from multiprocessing import process, reduction, util
 from typing import Any
 
 from weft import _native
 from weft.multiprocessing.errors import ManagerDied
+
+# With its private parts, which its type stubs do not have.
+_stock: Any = _managers
 
 __all__ = ["LaneUnusable", "Route", "learn_of", "open_route", "request", "server_gone"]
 
@@ -147,9 +150,9 @@ def _find_desk(address: Any, authkey: bytes, client: Any) -> _Desk | None:
     if not _may_have_lanes(address, client):
         return None
     with _lock:
-        known = _desks.get(address, False)
-    if known is None or (known and known.desk.alive):
-        return known or None
+        known = _desks.get(address)
+        if address in _desks and (known is None or known.desk.alive):
+            return known
     try:
         found = _introduce(address, authkey, client)
     except (OSError, EOFError) as error:

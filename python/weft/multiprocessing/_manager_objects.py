@@ -13,8 +13,11 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from multiprocessing import managers as _stock
+from multiprocessing import managers as _managers
 from typing import Any
+
+# With its private parts, which its type stubs do not have.
+_stock: Any = _managers
 
 __all__ = ["CONTAINERS", "WOULD_BLOCK", "CallerGone", "Queue", "Waiting", "direct_methods"]
 
@@ -182,10 +185,20 @@ _PLAIN = {
     threading.BoundedSemaphore: ("release",),
 }
 
-_ITERATORS = frozenset(
-    type(iter(empty))
-    for empty in ({}, {}.keys(), {}.values(), {}.items(), [], (), set(), "", b"", range(0), array.array("b"))
-) | {type(reversed([])), type(reversed({}))}
+_EMPTY: tuple[Any, ...] = (
+    {},
+    {}.keys(),
+    {}.values(),
+    {}.items(),
+    [],
+    (),
+    set(),
+    "",
+    b"",
+    range(0),
+    array.array("b"),
+)
+_ITERATORS: frozenset[type] = frozenset(type(iter(empty)) for empty in _EMPTY) | {type(reversed([])), type(reversed({}))}
 
 
 def direct_methods(obj: Any, exposed: Any, made_shared: Any) -> dict[str, Any]:

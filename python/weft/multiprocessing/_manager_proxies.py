@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import types
-from multiprocessing import managers as _stock
+from multiprocessing import managers as _managers
 from multiprocessing import process, util
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,11 @@ from weft.multiprocessing.context import get_spawning_popen
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# With its private parts, which its type stubs do not have.
+_stock: Any = _managers
+
 _StockProxy: Any = _stock.BaseProxy
-State: Any = _stock.State  # type: ignore[attr-defined]
+State: Any = _stock.State
 
 # What the standard library calls them, for readers without weft.
 _STOCK_NAMES = "multiprocessing.managers"
@@ -33,7 +36,7 @@ class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
     """The base of all proxies."""
 
     _address_to_local: dict[Any, Any] = {}
-    _mutex: Any = util.ForkAwareThreadLock()  # type: ignore[attr-defined]
+    _mutex: Any = util.ForkAwareThreadLock()
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
         self._bind(token.id)
         self._manager = manager
         self._serializer = serializer
-        self._Client = _stock.listener_client[serializer][1]  # type: ignore[attr-defined]
+        self._Client = _stock.listener_client[serializer][1]
         # A proxy inside the server keeps no reference: the server would never let go of the object.
         self._owned_by_manager = manager_owned
         if authkey is not None:
@@ -102,7 +105,7 @@ class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
     def _otherwise(self, kind: str, result: Any) -> Any:
         if kind != "#PROXY":
             try:
-                raise _stock.convert_to_error(kind, result)  # type: ignore[attr-defined]
+                raise _stock.convert_to_error(kind, result)
             finally:
                 del result  # or the exception would keep itself and this proxy
         exposed, token = result
@@ -160,7 +163,7 @@ class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
         rebuild: Any = RebuildProxy
         if server.is_for_anybody() and cls.__module__ == __name__:
             # The standard library's names are known to all.
-            cls, rebuild = getattr(_stock, cls.__name__, cls), _stock.RebuildProxy  # type: ignore[attr-defined]
+            cls, rebuild = getattr(_stock, cls.__name__, cls), _stock.RebuildProxy
         return rebuild, (cls, self._token, self._serializer, keywords)
 
 
@@ -184,7 +187,7 @@ def _locals_of(address: Any) -> Any:
     with BaseProxy._mutex:
         known = BaseProxy._address_to_local.get(address)
         if known is None:
-            known = util.ForkAwareLocal(), _stock.ProcessLocalSet()  # type: ignore[attr-defined]
+            known = util.ForkAwareLocal(), _stock.ProcessLocalSet()
             BaseProxy._address_to_local[address] = known
     return known
 
@@ -242,7 +245,7 @@ def AutoProxy(
         authkey = process.current_process().authkey
     if exposed is None:
         tls, _ = _locals_of(token.address)
-        connect = _stock.listener_client[serializer][1]  # type: ignore[attr-defined]
+        connect = _stock.listener_client[serializer][1]
         exposed = client.request(token.address, authkey, connect, tls, "get_methods", token)
     made = MakeProxyType(f"AutoProxy[{token.typeid}]", exposed)
     proxy = made(
@@ -376,7 +379,7 @@ class IteratorProxy(BaseProxy):
 class AcquirerProxy(BaseProxy):
     """A proxy of a lock or semaphore."""
 
-    _exposed_ = ("acquire", "release")
+    _exposed_: tuple[str, ...] = ("acquire", "release")
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> Any:
         args = (blocking,) if timeout is None else (blocking, timeout)
@@ -503,7 +506,7 @@ class ValueProxy(BaseProxy):
         """Add to the value, and return the sum, in one call."""
         return self._callmethod("#ADD", (None, amount, 0))
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 _STOCK_LIST = _STOCK.ListProxy._exposed_
@@ -528,7 +531,7 @@ class ListProxy(_Compound, BaseListProxy):  # type: ignore[misc]
             yield from items
             index, count = index + len(items), min(count * 2, IteratorProxy._MOST)
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 _STOCK_DICT = _STOCK.DictProxy._exposed_
@@ -539,7 +542,7 @@ _BaseDictProxy._method_to_typeid_ = {"__iter__": "Iterator"}
 class DictProxy(_Compound, _BaseDictProxy):  # type: ignore[misc]
     """A proxy of a dictionary."""
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 BaseSetProxy: Any = MakeProxyType(
@@ -573,7 +576,7 @@ class SetProxy(BaseSetProxy):  # type: ignore[misc]
     __isub__ = _in_place("difference_update")
     __ixor__ = _in_place("symmetric_difference_update")
     __hash__ = object.__hash__
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 ArrayProxy: Any = MakeProxyType("ArrayProxy", ("__len__", "__getitem__", "__setitem__"))

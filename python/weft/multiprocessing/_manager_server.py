@@ -20,7 +20,7 @@ import sys
 import threading
 from collections import Counter, deque
 from contextlib import contextmanager
-from multiprocessing import managers as _stock
+from multiprocessing import managers as _managers
 from multiprocessing import process, reduction, util
 from traceback import format_exc
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,9 @@ from weft.multiprocessing.errors import OwnerDied
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# With its private parts, which its type stubs do not have.
+_stock: Any = _managers
+
 __all__ = ["Server", "SharedMemoryServer"]
 
 # A message from a connection may be so long, in bytes.
@@ -39,7 +42,7 @@ LONGEST_MESSAGE = 1 << 31
 
 _Owner = tuple[int, int]
 _StockServer: Any = _stock.Server
-_Lock = type(threading.Lock())
+_Lock: Any = type(threading.Lock())
 
 
 class _Caller:
@@ -105,7 +108,7 @@ class Server(_StockServer):  # type: ignore[misc]
         super().__init__(registry, address, authkey, serializer)
         self.desk = _native.ManagerDesk()
         self.desk.create()
-        self.id_to_obj = {"0": (None, (), None)}
+        self.id_to_obj: dict[str, Any] = {"0": (None, (), None)}
         self._callers: dict[int, _Caller] = {}
         # How many references each process has to each object, of those that call through lanes.
         self._owned: dict[_Owner, Counter[str]] = {}
@@ -223,7 +226,7 @@ class Server(_StockServer):  # type: ignore[misc]
         else:
             entry = self.id_to_obj.get(ident)
             if entry is not None and type(entry[0]) is _Lock:
-                quick = self._quick_lock(caller, ident, entry, method, args, kwds)
+                quick: tuple[str, Any] | None = self._quick_lock(caller, ident, entry, method, args, kwds)
                 if quick is not None:
                     return quick
             elif entry is not None and type(entry[0]) in objects.CONTAINERS and method in _INLINE:
@@ -553,7 +556,7 @@ class SharedMemoryServer(Server):
     def __init__(self, *args: Any, **kwds: Any) -> None:
         super().__init__(*args, **kwds)
         address = os.fsdecode(self.address) if isinstance(self.address, bytes) else self.address
-        tracker: Any = _stock._SharedMemoryTracker  # type: ignore[attr-defined]
+        tracker: Any = _stock._SharedMemoryTracker
         self.shared_memory_context = tracker(f"shm_{address}_{os.getpid()}", [])
         util.debug("SharedMemoryServer started by pid %s", os.getpid())
 

@@ -18,7 +18,7 @@ import contextlib
 import os
 import signal
 import threading
-from multiprocessing import managers as _stock
+from multiprocessing import managers as _managers
 from multiprocessing import resource_tracker, util
 from typing import TYPE_CHECKING, Any
 
@@ -95,15 +95,17 @@ if TYPE_CHECKING:
 
     from weft.multiprocessing._stock import AnyProcess
 
+# With its private parts, which its type stubs do not have.
+_stock: Any = _managers
+
 __all__ = ["BaseManager", "BaseProxy", "SharedMemoryManager", "SyncManager", "Token"]
 
-_names: Any = _stock
 Token = _stock.Token
-State: Any = _names.State
+State: Any = _stock.State
 RemoteError = _stock.RemoteError
 Namespace = _stock.Namespace
 Value = _stock.Value
-dispatch = _names.dispatch
+dispatch = _stock.dispatch
 _server_gone = client.server_gone
 _StockManager: Any = _stock.BaseManager
 
@@ -135,6 +137,7 @@ class BaseManager(_StockManager):  # type: ignore[misc]
             shutdown_timeout=shutdown_timeout,
         )
         self._process: AnyProcess | None = None
+        self._address: Any = address
 
     def _check_initial(self) -> None:
         value = self._state.value
@@ -314,7 +317,7 @@ SyncManager.register("list", list, ListProxy)
 SyncManager.register("dict", dict, DictProxy)
 SyncManager.register("set", set, SetProxy)
 SyncManager.register("Value", Value, ValueProxy)
-SyncManager.register("Array", _names.Array, ArrayProxy)
+SyncManager.register("Array", _stock.Array, ArrayProxy)
 SyncManager.register("Namespace", Namespace, NamespaceProxy)
 SyncManager.register("Iterator", proxytype=IteratorProxy, create_method=False)
 SyncManager.register("AsyncResult", create_method=False)
