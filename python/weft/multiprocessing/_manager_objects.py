@@ -198,7 +198,10 @@ _EMPTY: tuple[Any, ...] = (
     range(0),
     array.array("b"),
 )
-_ITERATORS: frozenset[type] = frozenset(type(iter(empty)) for empty in _EMPTY) | {type(reversed([])), type(reversed({}))}
+_ITERATORS: frozenset[type] = frozenset(type(iter(empty)) for empty in _EMPTY) | {
+    type(reversed([])),
+    type(reversed({})),
+}
 
 
 def direct_methods(obj: Any, exposed: Any, made_shared: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import os
 import signal
 import threading
 from multiprocessing import managers as _managers
-from multiprocessing import resource_tracker, util
+from multiprocessing import process, resource_tracker, util
 from typing import TYPE_CHECKING, Any
 
 from weft import _patches
@@ -234,10 +234,10 @@ class BaseManager(_StockManager):  # type: ignore[misc]
 
     @staticmethod
     def _finalize_manager(
-        process: AnyProcess, address: Any, authkey: bytes, state: Any, _Client: Any, shutdown_timeout: float
+        server: AnyProcess, address: Any, authkey: bytes, state: Any, _Client: Any, shutdown_timeout: float
     ) -> None:
         try:
-            _StockManager._finalize_manager(process, address, authkey, state, _Client, shutdown_timeout)
+            _StockManager._finalize_manager(server, address, authkey, state, _Client, shutdown_timeout)
         finally:
             proxies.BaseProxy._address_to_local.pop(address, None)
             _remove_socket(address)
@@ -289,8 +289,11 @@ def _remove_socket(address: Any) -> None:
     if name.startswith("listener-") and os.path.basename(folder).startswith("pymp-"):
         with contextlib.suppress(OSError):
             os.unlink(address)
-        with contextlib.suppress(OSError):  # it may be shared with others, and not be empty
-            os.rmdir(folder)
+        config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
+        # A forked server puts it where this process has its own.
+        if folder != config.get("tempdir"):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
 
 class SyncManager(BaseManager):
