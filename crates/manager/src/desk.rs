@@ -5,6 +5,7 @@
 //! is known at once to all of its callers, without a descriptor or a thread of theirs.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -64,6 +65,22 @@ pub struct Desk {
 impl fmt::Debug for Desk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Desk").field("handle", &self.carrier.handle()).finish_non_exhaustive()
+    }
+}
+
+/// The desk's life, which the serving thread holds. It closes the desk when it is dropped.
+#[derive(Debug)]
+pub struct Serving {
+    desk: Arc<Desk>,
+    /// A robust lock is its thread's.
+    _of_this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.desk.close();
+        // SAFETY: this thread locked it, in `open`, and the guard cannot have left it.
+        unsafe { self.desk.life().unlock() };
     }
 }
 
@@ -132,14 +149,15 @@ impl Desk {
 
     // -- The server's part
 
-    /// Begins to serve. The calling thread has to live for as long as it serves. False if somebody has served before.
-    pub fn open(&self) -> bool {
+    /// Begins to serve, in the calling thread, which goes on to do so for as long as it keeps what it gets. `None` if
+    /// somebody has served before.
+    pub fn open(self: &Arc<Self>) -> Option<Serving> {
         let header = &self.layout().header;
         if header.state.load(Ordering::Acquire) != NEW || header.life.try_lock().is_none() {
-            return false;
+            return None;
         }
         header.state.store(SERVING, Ordering::Release);
-        true
+        Some(Serving { desk: Arc::clone(self), _of_this_thread: PhantomData })
     }
 
     /// Ends serving in good order, and lets all callers know. Any thread of the server may call it.

@@ -14,6 +14,6 @@ mod lane;
 mod message;
 
 pub use client::{Answer, Lane};
-pub use desk::{Desk, LANES, Request};
+pub use desk::{Desk, LANES, Request, Serving};
 pub use error::ManagerError;
 pub use message::Buffers;

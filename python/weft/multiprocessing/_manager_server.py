@@ -200,9 +200,7 @@ class Server(_StockServer):  # type: ignore[misc]
             reduction.send_handle(c, _native.arena_descriptor(place[0]), peer)
 
     def _serve_lanes(self, is_open: threading.Event) -> None:
-        self.desk.open()
-        is_open.set()
-        self.desk.serve(self._dispatch, self._arrived, objects.WOULD_BLOCK)
+        self.desk.serve(self._dispatch, self._arrived, objects.WOULD_BLOCK, is_open.set)
 
     def _arrived(self, lane: int, owner: _Owner | None) -> None:
         """A process has claimed the lane, and calls through it for the first time."""

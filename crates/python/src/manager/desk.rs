@@ -226,15 +226,7 @@ impl ManagerDesk {
         *count = if on { *count + 1 } else { count.saturating_sub(1) };
     }
 
-    /// Let lanes be claimed from now on. The calling thread goes on to `serve`.
-    fn open(&self) -> PyResult<()> {
-        if !self.desk()?.open() {
-            return Err(PyRuntimeError::new_err("the desk was opened before"));
-        }
-        Ok(())
-    }
-
-    /// Answer calls until `close`, in the thread that called `open`, which has to live for as long.
+    /// Answer calls until `close`, in the calling thread, which calls `opened()` as soon as lanes can be claimed.
     ///
     /// `dispatch(lane, ident, method, args, kwds)` is called for what is not to be called directly, and returns a pair
     /// of the kind of answer and the answer, or None if `answer` will be called. `arrived(lane, (pid, start))` is called
@@ -245,8 +237,13 @@ impl ManagerDesk {
         dispatch: &Bound<'_, PyAny>,
         arrived: &Bound<'_, PyAny>,
         would_block: &Bound<'_, PyAny>,
+        opened: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let desk = Arc::clone(self.desk()?);
+        let Some(_serving) = desk.open() else {
+            return Err(PyRuntimeError::new_err("the desk was opened before"));
+        };
+        opened.call0()?;
         let callbacks = Callbacks { dispatch, arrived, would_block };
         let mut bytes = Vec::new();
         let mut after = 0;
