@@ -62,6 +62,7 @@ test-peers: $(VENV)/.built
 	$(PY) tests/peers/run.py greenlet --retries 1
 	$(PY) tests/peers/run.py gevent --part --retries 1
 	$(PY) tests/peers/run.py multiprocessing --part --retries 1
+	$(PY) tests/peers/run.py concurrent_futures --part --retries 1
 
 # --- more ---------------------------------------------------------------------------------------------------
 
@@ -85,10 +86,12 @@ soak: $(VENV)/.built
 	$(PY) tests/peers/run.py greenlet --retries 1
 	$(PY) tests/peers/run.py gevent --retries 1
 	$(PY) tests/peers/run.py multiprocessing --retries 1
+	$(PY) tests/peers/run.py concurrent_futures --retries 1
 	$(PY) tests/faults/processes/soak.py --only queues --kills $(SOAK_KILLS)
 	$(PY) tests/faults/processes/soak.py --only pipes --kills $(SOAK_KILLS_EACH)
 	$(PY) tests/faults/processes/soak.py --only locks --kills $(SOAK_KILLS_EACH)
 	$(PY) tests/faults/processes/soak.py --only shared --kills $(SOAK_KILLS_EACH)
+	$(PY) tests/faults/processes/soak.py --only pools --kills $(SOAK_KILLS_EACH)
 	WEFT_FAULTS_HITS=$(SOAK_KILLS_EACH) $(PY) -m pytest -q tests/faults/processes/test_shared_memory.py
 
 test-all:

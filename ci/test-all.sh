@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# make test, and the whole of gevent's and of CPython's multiprocessing suite, for every supported interpreter on this machine.
+# make test, and the whole of gevent's suite and of CPython's for multiprocessing and concurrent.futures, for every
+# supported interpreter on this machine.
 set -euo pipefail
 mkdir -p .venvs
 for python in $(ci/interpreters.sh); do
@@ -8,4 +9,5 @@ for python in $(ci/interpreters.sh); do
     make test PYTHON="$python" VENV=".venvs/$version"
     ".venvs/$version/bin/python" tests/peers/run.py gevent --retries 1
     ".venvs/$version/bin/python" tests/peers/run.py multiprocessing --retries 1
+    ".venvs/$version/bin/python" tests/peers/run.py concurrent_futures --retries 1
 done

@@ -7,6 +7,7 @@
   requests, from the first to the last answer, over some connections at once.
 * `census.py`: processes and queues that count what is in the standard library's sources; the time
   is that of the whole program.
+* `concordance.py`: a pool that indexes every identifier there; the same, three rounds at most.
 
 Both sides run in turn. Whatever they say is compared byte for byte: a difference is exit code 1.
 """
@@ -92,22 +93,28 @@ def output_of(command: list[str]) -> bytes:
     return ended.stdout
 
 
+def whole_program(side: Side, name: str) -> tuple[float, bytes]:
+    started = time.perf_counter()
+    output = output_of([*side.command, str(HERE / name)])
+    return time.perf_counter() - started, output
+
+
 # -- SQLAlchemy
 
 
 def orders(side: Side) -> tuple[float, bytes]:
-    started = time.perf_counter()
-    output = output_of([*side.command, str(HERE / "orders.py")])
-    return time.perf_counter() - started, output
+    return whole_program(side, "orders.py")
 
 
 # -- multiprocessing
 
 
 def census(side: Side) -> tuple[float, bytes]:
-    started = time.perf_counter()
-    output = output_of([*side.command, str(HERE / "census.py")])
-    return time.perf_counter() - started, output
+    return whole_program(side, "census.py")
+
+
+def concordance(side: Side) -> tuple[float, bytes]:
+    return whole_program(side, "concordance.py")
 
 
 # -- gunicorn
@@ -276,6 +283,13 @@ def main() -> int:
                 "demo/census.py, the whole program",
                 census,
                 rounds,
+                PROCESS_SIDES,
+            ),
+            compare(
+                "every identifier in the standard library's sources, a pool of two workers: "
+                "demo/concordance.py, the whole program",
+                concordance,
+                min(rounds, 3),
                 PROCESS_SIDES,
             ),
         ]

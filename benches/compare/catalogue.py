@@ -14,13 +14,14 @@ class Scenario:
     """One row of the table.
 
     `title` says what one operation is, in the tables and the chart. The value is seconds per
-    operation (unit "s") or resident bytes per greenlet ("B").
+    operation (unit "s"), bytes ("B") or a plain number ("1"); the less the better. What stands behind
+    a colon in the name are the arguments of the scenario's function.
     """
 
     name: str
     group: str
     title: str
-    unit: Literal["s", "B"] = "s"
+    unit: Literal["s", "B", "1"] = "s"
     must_ratio: float | None = None  # stock / weft, at least
     must_below: float | None = None  # weft's own value, less than
     most_rounds: int | None = None  # where more would only take time
@@ -37,7 +38,9 @@ class Scenario:
 class Suite:
     """A table of its own: results are benches/results/greenlet-3.11.json and so on."""
 
-    name: str  # of the package that weft takes the place of, and of the face
+    name: str
+    face: str  # the name that weft takes over
+    replaces: str  # what weft is so many times better than, in words
     stock: str  # the distribution that is the stock side; "CPython" for the standard library
     packages: tuple[str, ...]  # whose versions are recorded beside the two sides
     measured: str  # the values, in words
@@ -179,11 +182,51 @@ MANAGERS = (
     Scenario("shared_dict_1000000", "SharedDict", "get, of 1,000,000", most_rounds=3),
 )
 
+MPIRE = ("mpire",)
+POOLS = ("mpire", "loky", "pebble")
+CHUNKS = ("1", "4", "16", "64", "default")
+
+
+def on_files(work: str, title: str) -> tuple[Scenario, ...]:
+    """A work of some weight, as much of it for each task as a program could choose."""
+    group = f"{title} 256 files"
+    return (
+        *(
+            Scenario(f"work:{work}:{chunk}", group, f"chunk size {chunk}", most_rounds=3, rivals=MPIRE)
+            for chunk in CHUNKS
+        ),
+        Scenario(f"workers:{work}", group, "time with 2 workers by that with 1", unit="1", most_rounds=3),
+    )
+
+
+# In scenarios_pool.py.
+POOL = (
+    Scenario("apply", "Pool", "apply", must_ratio=30, rivals=POOLS),
+    Scenario("apply_pipelined", "Pool", "apply_async, 3,000 at once", must_ratio=20, rivals=POOLS),
+    Scenario("map_one", "Pool", "map, chunk size 1", must_ratio=14, rivals=POOLS),
+    Scenario("imap_unordered_one", "Pool", "imap_unordered", must_ratio=12, rivals=MPIRE),
+    Scenario("starmap_one", "Pool", "starmap, chunk size 1", rivals=MPIRE),
+    Scenario("map_default", "Pool", "map of 200,000 in chunks", must_ratio=0.95, rivals=MPIRE),
+    Scenario("apply_array_8m", "Pool", "8 MiB ndarray there and back", must_ratio=15, rivals=POOLS),
+    Scenario("executor_submit", "Executor", "submit().result()", must_ratio=50, rivals=LOKY),
+    Scenario("executor_pipelined", "Executor", "submit, 3,000 at once", rivals=LOKY),
+    Scenario("executor_map", "Executor", "map", rivals=LOKY),
+    Scenario("pool_life", "Life", "create, one task, close, join", rivals=POOLS),
+    Scenario("replace_killed", "Life", "worker killed, next task done", rivals=("pebble",)),
+    Scenario("million", "A million tasks", "imap_unordered", most_rounds=1),
+    Scenario("million_memory", "A million tasks", "… memory at most", unit="B", most_rounds=1),
+    *on_files("hash", "SHA-256 of"),
+    *on_files("zlib", "zlib.compress"),
+    *on_files("parse", "ast.parse"),
+)
+
 SUITES = {
     suite.name: suite
     for suite in (
         Suite(
             "greenlet",
+            face="greenlet",
+            replaces="greenlet",
             stock="greenlet",
             packages=("gevent",),
             measured="time per operation, memory per greenlet",
@@ -195,6 +238,8 @@ SUITES = {
         ),
         Suite(
             "multiprocessing",
+            face="multiprocessing",
+            replaces="multiprocessing",
             stock="CPython",
             packages=("faster-fifo", "loky", "numpy"),
             measured="time per message, queue or process",
@@ -203,6 +248,18 @@ SUITES = {
             seconds=0.2,
             repeats=5,
             scenarios=MULTIPROCESSING + LOCKS + MANAGERS,
+        ),
+        Suite(
+            "pool",
+            face="multiprocessing",
+            replaces="the standard library's pools",
+            stock="CPython",
+            packages=("mpire", "loky", "pebble", "numpy"),
+            measured="time per task",
+            caption="Time per task, with two workers,",
+            seconds=0.2,
+            repeats=5,
+            scenarios=POOL,
         ),
     )
 }

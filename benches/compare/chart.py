@@ -94,7 +94,7 @@ def svg(run: Run) -> str:
     scale = Scale([row.ratio for row in run.rows])
     end = height - BOTTOM + 6
     suite = SUITES[run.suite]
-    title = f"Times better than {suite.name}"
+    title = f"Times better than {suite.replaces}"
     beside = f"beside {suite.stock} {run.versions[suite.stock]} on " if suite.stock != "CPython" else "on "
     parts = [
         text(16, 30, title, "title"),

@@ -54,7 +54,7 @@ def block(suite: Suite, runs: list[Run]) -> str:
         *(f"CPython {run.series}" for run in runs),
     ]
     lines = [
-        f"![Times better than {suite.name}](benches/results/{first.stem}.svg)",
+        f"![Times better than {suite.replaces}](benches/results/{first.stem}.svg)",
         "",
         "| | " + " | ".join(heads) + " |",
         "| :--- |" + " ---: |" * len(heads),

@@ -74,12 +74,19 @@ def setting(run: Run) -> list[str]:
     shown = {"CPython", "weft", SUITES[run.suite].stock, *rivals(run)}
     others = [f"{name} {version}" for name, version in run.versions.items() if name not in shown]
     rounds = max((len(row.rounds) for row in run.rows), default=0)
+    subjects = [
+        f"{group}: {key} is {', '.join(sorted(found))}"
+        for group, rows in grouped(run.rows)
+        for key in ("stock", "weft")
+        if (found := {row.subjects[key] for row in rows if key in row.subjects})
+    ]
     return [
         ", ".join([f"CPython {run.python}", *others]),
         f"{machine['cpu']}, {machine['cores']} cores, {machine['architecture']}",
         f"{machine['kernel']}, {machine['libc']}, transparent huge pages: {machine['huge_pages']}",
         f"{machine['recorded']}, load at the start {load}",
         f"{rounds} rounds in {run.seconds:.0f} s" + (", quick: not for comparison" * run.quick),
+        *subjects,
     ]
 
 
@@ -115,7 +122,7 @@ def markdown(run: Run) -> str:
         "",
         *(f"- {line}" for line in setting(run)),
         "",
-        f"![How many times faster than {run.suite}]({run.stem}.svg)",
+        f"![How many times faster than {SUITES[run.suite].replaces}]({run.stem}.svg)",
         "",
         "| " + " | ".join(heads(run)) + " |",
         "| " + " | ".join(rules) + " |",

@@ -7,7 +7,7 @@ table and chart that is made of a file says the same.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +23,8 @@ class Row:
     must_ratio: float | None
     must_below: float | None
     rounds: list[dict[str, float]]
+    # What was measured on a side, where the side alone does not say.
+    subjects: dict[str, str] = field(default_factory=dict)
 
     @property
     def stock(self) -> float:
@@ -111,6 +113,8 @@ def significant(value: float, digits: int = 3) -> str:
 def quantity(value: float, unit: str) -> str:
     if unit == "B":
         return f"{round(value):,} B"
+    if unit == "1":
+        return significant(value)
     for name, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if value >= size:
             return f"{significant(value / size)} {name}"

@@ -110,7 +110,10 @@ def run_rounds(
                 order = columns[name] if (number + index) % 2 == 0 else reversed(columns[name])
                 for side in order:
                     progress.step(f"round {number + 1} of {rounds}: {name} on {side.package}")
-                    values[side.key] = measure(side, suite, name, effort)
+                    measured = measure(side, suite, name, effort)
+                    values[side.key] = measured.value
+                    if measured.subject is not None:
+                        rows[name].subjects[side.key] = measured.subject
             except MeasurementError as error:
                 progress.clear()
                 print(f"error: {error}", file=sys.stderr)

@@ -44,7 +44,7 @@ def version_of(package: str) -> str:
 
 def sides(suite: Suite, scenario: Scenario) -> tuple[Side, ...]:
     plain = (sys.executable, "-E")
-    under_weft = (*plain, "-m", "weft", "--only", suite.name)
+    under_weft = (*plain, "-m", "weft", "--only", suite.face)
     rivals = (Side(rival, rival, plain) for rival in scenario.rivals)
     return Side("stock", suite.stock, plain), Side("weft", "weft", under_weft), *rivals
 
@@ -57,11 +57,17 @@ class Effort:
     repeats: int
 
 
+@dataclass(frozen=True)
+class Measurement:
+    value: float
+    subject: str | None  # what was measured, where that is not plain from the side
+
+
 class MeasurementError(Exception):
     """A worker ended badly, or measured something else than it was asked to."""
 
 
-def measure(side: Side, suite: Suite, scenario: str, effort: Effort) -> float:
+def measure(side: Side, suite: Suite, scenario: str, effort: Effort) -> Measurement:
     """The value of `scenario` on `side`, from a fresh process."""
     worker = "worker_numpy.py" if "numpy" in scenario else "worker.py"
     arguments = [suite.name, scenario, str(effort.seconds), str(effort.repeats), *side.rival]
@@ -92,4 +98,4 @@ def measure(side: Side, suite: Suite, scenario: str, effort: Effort) -> float:
         raise MeasurementError(
             f"{scenario} on {side.key}: measured {answer['implementation']}, not {expected}"
         )
-    return float(answer["value"])
+    return Measurement(float(answer["value"]), answer["subject"])

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # The modules that have a suite's scenarios, if they are several.
 PARTS = {"multiprocessing": ("multiprocessing", "shared", "manager")}
+# What a suite's scenarios are written against, where rivals have interfaces of their own.
+APIS = {"multiprocessing": "apis", "pool": "apis_pool"}
 
 
 def nothing() -> None:
@@ -73,28 +75,32 @@ def time_loop(loop: Loop, seconds: float, repeats: int) -> float:
     return min(times) / (count * loop.operations)
 
 
-def measure(suite: str, scenario: str, seconds: float, repeats: int, rival: str | None) -> float:
+def measure(
+    suite: str, scenario: str, seconds: float, repeats: int, rival: str | None
+) -> tuple[float, str | None]:
+    """The value, and what was measured where the scenario can tell."""
     from importlib import import_module
 
-    arguments = []
-    if suite == "multiprocessing":
-        from apis import RIVALS, Api
-
-        arguments.append(RIVALS[rival]() if rival else Api())
+    scenario, *arguments = scenario.split(":")
+    api = None
+    if suite in APIS:
+        apis = import_module(APIS[suite])
+        api = apis.RIVALS[rival]() if rival else apis.Api()
+        arguments.insert(0, api)
     modules = [import_module(f"scenarios_{part}") for part in PARTS.get(suite, (suite,))]
     function = next(found for module in modules if (found := vars(module).get(scenario)) is not None)
     result = function(*arguments)
-    if isinstance(result, float):
-        return result
-    return time_loop(result, seconds, repeats)
+    value = result if isinstance(result, float) else time_loop(result, seconds, repeats)
+    return value, getattr(api, "subject", None)
 
 
 def main(suite: str, scenario: str, seconds: str, repeats: str, rival: str | None = None) -> None:
     import json
     import os
 
-    value = measure(suite, scenario, float(seconds), int(repeats), rival)
-    print(json.dumps({"implementation": implementation(suite, rival), "value": value}), flush=True)
+    value, subject = measure(suite, scenario, float(seconds), int(repeats), rival)
+    answer = {"implementation": implementation(suite, rival), "value": value, "subject": subject}
+    print(json.dumps(answer), flush=True)
     if suite == "greenlet":
         # Taking a million greenlets down is not part of anything.
         os._exit(0)

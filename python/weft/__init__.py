@@ -24,13 +24,17 @@ from weft._install import InstallError, install
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weft import greenlet, multiprocessing
+    from weft._failures import PoolTerminated, RemoteError, TaskTimeout, WorkerDied
     from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
     from weft._logging import LogForwarding, forward_logging
     from weft._manager import Manager
+    from weft._pool import Pool, PoolOptions, PoolStats, Result
     from weft._queue import Queue
     from weft._shared_array import SharedArray
     from weft._shared_dict import SharedDict
+    from weft._shared_object import Shared, share
     from weft._unpicklable import UnpicklableError
+    from weft._worker import worker_state
     from weft.multiprocessing.api import Process
     from weft.multiprocessing.connection import Connection, MessageLost, Pipe
     from weft.multiprocessing.errors import ManagerDied, OwnerDied, ProcessDied
@@ -50,20 +54,31 @@ __all__ = [
     "MessageLost",
     "OwnerDied",
     "Pipe",
+    "Pool",
+    "PoolOptions",
+    "PoolStats",
+    "PoolTerminated",
     "Process",
     "ProcessDied",
     "Queue",
     "RLock",
+    "RemoteError",
+    "Result",
     "Semaphore",
+    "Shared",
     "SharedArray",
     "SharedDict",
     "ShutDown",
+    "TaskTimeout",
     "UnpicklableError",
+    "WorkerDied",
     "__version__",
     "forward_logging",
     "greenlet",
     "install",
     "multiprocessing",
+    "share",
+    "worker_state",
 ]
 
 __version__: str = _native.__version__
@@ -74,6 +89,17 @@ _LAZY = {
     "greenlet": ("weft.greenlet", ""),
     "multiprocessing": ("weft.multiprocessing", ""),
     "Queue": ("weft._queue", "Queue"),
+    "Pool": ("weft._pool", "Pool"),
+    "PoolOptions": ("weft._pool", "PoolOptions"),
+    "PoolStats": ("weft._pool", "PoolStats"),
+    "Result": ("weft._pool", "Result"),
+    "PoolTerminated": ("weft._failures", "PoolTerminated"),
+    "RemoteError": ("weft._failures", "RemoteError"),
+    "TaskTimeout": ("weft._failures", "TaskTimeout"),
+    "WorkerDied": ("weft._failures", "WorkerDied"),
+    "Shared": ("weft._shared_object", "Shared"),
+    "share": ("weft._shared_object", "share"),
+    "worker_state": ("weft._worker", "worker_state"),
     "SharedArray": ("weft._shared_array", "SharedArray"),
     "SharedDict": ("weft._shared_dict", "SharedDict"),
     "LogForwarding": ("weft._logging", "LogForwarding"),

@@ -86,6 +86,16 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
         "multiprocessing.heap": tuple(
             (name, f"{_OURS}.heap.{name}") for name in ("Arena", "Heap", "BufferWrapper")
         ),
+        "multiprocessing.pool": (
+            ("()", f"{_OURS}.pool.take_over"),
+            *(
+                (name, f"{_OURS}.pool.{name}")
+                for name in (
+                    *("Pool", "AsyncResult", "ApplyResult", "MapResult"),
+                    *("IMapIterator", "IMapUnorderedIterator"),
+                )
+            ),
+        ),
         "multiprocessing.sharedctypes": tuple(
             (name, f"{_OURS}.sharedctypes.{name}")
             for name in (

@@ -51,7 +51,7 @@ def print_problems(outcome: Outcome) -> None:
 
 def print_table(suite: str, impl: str, outcomes: list[Outcome]) -> None:
     print(
-        f"\n{'suite':16}{'impl':7}{'python':8}{'passed':>8}{'failed':>8}{'skipped':>9}"
+        f"\n{'suite':19}{'impl':7}{'python':8}{'passed':>8}{'failed':>8}{'skipped':>9}"
         f"{'expected':>10}{'retried':>9}{'left':>6}{'time':>9}"
     )
     for outcome in outcomes:
@@ -59,7 +59,7 @@ def print_table(suite: str, impl: str, outcomes: list[Outcome]) -> None:
         retried = sum(r.retried for r in outcome.results.values())
         left = sum(len(run.leftovers) for run in outcome.runs)
         print(
-            f"{suite:16}{impl:7}{outcome.installed.version:8}{v.passed:8}"
+            f"{suite:19}{impl:7}{outcome.installed.version:8}{v.passed:8}"
             f"{len(v.problems):8}{v.skipped:9}{v.expected:10}{retried:9}{left:6}"
             f"{outcome.seconds:7.0f} s"
         )

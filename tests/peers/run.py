@@ -60,7 +60,7 @@ class Options:
 
     def _in_methods_and_classes(self, module: str) -> bool:
         wrapper, _, name = module.partition(".")
-        return (not self.methods or wrapper.removeprefix("mp_") in self.methods) and (
+        return (not self.methods or wrapper.partition("_")[2] in self.methods) and (
             not self.classes or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.classes)
         )
 
@@ -88,14 +88,14 @@ def parse(arguments: list[str]) -> Options:
         dest="methods",
         default=[],
         choices=suites.METHODS,
-        help="of multiprocessing: this start method only; may be repeated",
+        help="of CPython's suites: this start method only; may be repeated",
     )
     parser.add_argument(
         "--classes",
         nargs="+",
         default=[],
         metavar="PATTERN",
-        help="of multiprocessing: these classes of tests",
+        help="of CPython's suites: these classes of tests",
     )
     parser.add_argument(
         "--part", action="store_true", help="the modules listed in part-SUITE.txt, if there is one"
@@ -114,7 +114,7 @@ def parse(arguments: list[str]) -> Options:
     options = Options(**given)
     selective = options.only or options.methods or options.classes
     if (options.methods or options.classes) and options.suite.path is None:
-        parser.error("--method and --classes are for multiprocessing")
+        parser.error("--method and --classes are for CPython's suites")
     if options.record and (options.impl != "stock" or selective or options.part):
         parser.error("--record needs --impl stock and the whole suite")
     return options
@@ -176,6 +176,9 @@ def run_suite(options: Options, python: str) -> Outcome:
         refused.complain(f"guard {complaint}")
         return Outcome(installed, {}, [], refused, time.monotonic() - started)
 
+    if not installed.modules:
+        print(f"note: CPython {installed.python} was installed without these tests", flush=True)
+        return Outcome(installed, {}, [], Verdict(), time.monotonic() - started)
     modules = choose_modules(options, installed)
     baseline = verdicts.read_baseline(options.suite.name, installed.version)
     expectations = verdicts.read_expectations(options.suite.name, installed.version, options.impl)

@@ -33,6 +33,7 @@ class Suite:
     env: dict[str, str]
     face: str = "greenlet"  # the name that has to be weft's
     path: Path | None = None  # where modules lie that are no package
+    wrappers: tuple[str, ...] = ()  # those modules
     beside: bool = False  # the tests import helpers that lie beside them by bare name
     timeouts: dict[str, float] = field(default_factory=dict)  # for modules known to hang
     # modules that would skip themselves: the variables to leave out for them
@@ -75,6 +76,18 @@ SUITES = {
             env={"PYTHONFAULTHANDLER": "1"},
             face="multiprocessing",
             path=CPYTHON,
+            wrappers=("mp_main", *(f"mp_{method}" for method in METHODS)),
+        ),
+        # The same of concurrent.futures, without the thread pools.
+        Suite(
+            "concurrent_futures",
+            "",
+            mode="class",
+            timeout=300,
+            env={"PYTHONFAULTHANDLER": "1"},
+            face="multiprocessing",
+            path=CPYTHON,
+            wrappers=("cf_common", *(f"cf_{method}" for method in METHODS)),
         ),
     )
 }
@@ -151,8 +164,7 @@ class ModuleRun:
 
 
 def describe(suite: Suite, python: str) -> Installed:
-    wrappers = ["mp_main", *(f"mp_{method}" for method in METHODS)]
-    arguments = [_DESCRIBE, suite.package] if suite.package else [_DESCRIBE_CLASSES, *wrappers]
+    arguments = [_DESCRIBE, suite.package] if suite.package else [_DESCRIBE_CLASSES, *suite.wrappers]
     answer = subprocess.run(
         [python, "-c", *arguments],
         env=_environment(suite),

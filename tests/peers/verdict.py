@@ -77,10 +77,11 @@ def read_expectations(suite: str, version: str, impl: str) -> dict[str, Expectat
 
 
 def _under_each_method(pattern: str) -> list[str]:
-    """The tests a line is about: `mp_*.` stands for all start methods, and each must hold."""
-    if not pattern.startswith("mp_*."):
+    """The tests a line is about: in `mp_*.` and `cf_*.` the star stands for all start methods, and each must hold."""
+    wrapper, star, test = pattern.partition("_*.")
+    if not star or wrapper not in ("mp", "cf"):
         return [pattern]
-    return [f"mp_{method}.{pattern.removeprefix('mp_*.')}" for method in METHODS]
+    return [f"{wrapper}_{method}.{test}" for method in METHODS]
 
 
 def baseline_path(suite: str, version: str) -> Path:

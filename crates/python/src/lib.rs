@@ -6,6 +6,7 @@
 //! * [`pipe`]: connections between processes.
 //! * [`manager`]: calls to a manager's server through shared memory.
 //! * [`map`]: dictionaries in shared memory.
+//! * [`pool`]: tasks for worker processes.
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
@@ -17,6 +18,7 @@ mod greenlet;
 mod manager;
 mod map;
 mod pipe;
+mod pool;
 mod process;
 mod queue;
 mod shared;
@@ -67,6 +69,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     pipe::init(module)?;
     manager::init(module)?;
     module.add_class::<map::SharedDictBase>()?;
+    pool::init(module)?;
     process::init(module)?;
     sync::init(module)?;
     greenlet::init(module)

@@ -113,6 +113,12 @@ impl Carrier {
         self.object.check()
     }
 
+    /// How many forks lie between the process that made this handle and the calling one.
+    #[inline]
+    pub fn forks(&self) -> u32 {
+        self.object.forks()
+    }
+
     fn header(&self) -> &Header {
         // SAFETY: it lies behind the prologue, zeroed at first, all of it atomic, mapped as long as the arena.
         unsafe { self.object.start().add(PROLOGUE).cast::<Header>().as_ref() }

@@ -6,7 +6,7 @@
 //! * [`Event`]: a flag to wait for;
 //! * [`Barrier`]: so many that wait for each other, and break when one dies.
 //!
-//! Each is a piece of shared memory ([`weft_shm::Shared`]) that any process of the program may attach, and every wait
+//! Each is a piece of shared memory ([`weft_shm::Carrier`]) that any process of the program may attach, and every wait
 //! goes through [`weft_wait::wait_until`]. What a process holds, or is counted as waiting for, is written with its
 //! identity (process id and time of start) by the same store that makes it so; there is no instant at which a
 //! kill leaves a number that nobody can put right.

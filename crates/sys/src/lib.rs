@@ -2,6 +2,7 @@
 //!
 //! This crate is the bottom of weft: it knows the kernel and nothing above it.
 
+pub mod clock;
 pub mod futex;
 pub mod mapping;
 #[cfg_attr(miri, path = "memory_file_miri.rs")]

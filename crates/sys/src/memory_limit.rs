@@ -173,6 +173,13 @@ fn field(text: &str, name: &str) -> Option<u64> {
     })
 }
 
+/// How many bytes of memory this process has in use (resident), as far as the system says.
+pub fn in_use() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@
 //! Signals live in memory that other processes share, so nothing here may rely on a waiter or a waker
 //! staying alive: see [`signal`].
 
+mod bell;
 pub mod signal;
 #[cfg(not(loom))]
 pub mod thread;
@@ -17,6 +18,7 @@ mod primitives;
 mod readiness;
 mod until;
 
+pub use bell::{Bell, Lookout};
 #[cfg(not(loom))]
 pub use readiness::{DescriptorParker, Interest, sleep_at};
 pub use signal::{Signal, Ticket};

@@ -1,9 +1,9 @@
 //! What the model checker replaces.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// The kernel's futex, or a model of it under loom.
 #[cfg(not(loom))]
@@ -51,4 +51,16 @@ pub(crate) mod futex {
         }
         woken
     }
+}
+
+/// The monotonic clock in nanoseconds, of all processes. Never 0.
+#[cfg(not(loom))]
+pub(crate) fn now() -> u64 {
+    weft_sys::clock::monotonic()
+}
+
+/// In a model, time stands still: a lease is never over.
+#[cfg(loom)]
+pub(crate) fn now() -> u64 {
+    1
 }

@@ -10,7 +10,8 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
-use weft_wait::Signal;
+use std::convert::Infallible;
+use weft_wait::{Bell, Deadline, Parker, Signal, Ticket};
 
 /// Items to take, and a signal for when there is one: a queue as waiters see it.
 struct Box {
@@ -175,5 +176,105 @@ fn a_shutdown_reaches_everybody() {
         items.close();
         let got = waiters.map(|waiter| waiter.join().unwrap());
         assert_eq!(got.iter().filter(|got| **got).count(), 1);
+    });
+}
+
+/// Items behind a bell. Who waits keeps the lookout for one look.
+struct Crowd {
+    put: AtomicU32,
+    got: AtomicU32,
+    bell: Bell,
+}
+
+struct Waiter;
+
+impl Parker for Waiter {
+    type Interrupt = Infallible;
+
+    fn park(&mut self, signal: &Signal, ticket: Ticket, _deadline: Deadline) -> Result<(), Infallible> {
+        signal.sleep(ticket);
+        Ok(())
+    }
+
+    fn linger(&mut self, ready: &mut dyn FnMut() -> bool) -> bool {
+        ready()
+    }
+}
+
+impl Crowd {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { put: AtomicU32::new(0), got: AtomicU32::new(0), bell: Bell::new() })
+    }
+
+    fn put(&self) {
+        self.put.fetch_add(1, Ordering::Release);
+        self.bell.ring();
+    }
+
+    fn has_item(&self) -> bool {
+        self.got.load(Ordering::Acquire) < self.put.load(Ordering::Acquire)
+    }
+
+    fn try_get(&self) -> Option<()> {
+        loop {
+            let got = self.got.load(Ordering::Acquire);
+            if got >= self.put.load(Ordering::Acquire) {
+                return None;
+            }
+            if self.got.compare_exchange(got, got + 1, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return Some(());
+            }
+        }
+    }
+
+    fn get(&self) {
+        let (ready, has_more) = (|| self.has_item(), || self.has_item());
+        let got = self.bell.wait_until(&mut Waiter, Deadline::NEVER, ready, has_more, |_| self.try_get());
+        assert!(got.is_ok());
+    }
+}
+
+#[test]
+fn a_lookout_misses_nothing() {
+    model(None, || {
+        let crowd = Crowd::new();
+        let waiter = thread::spawn({
+            let crowd = Arc::clone(&crowd);
+            move || crowd.get()
+        });
+        crowd.put();
+        waiter.join().unwrap();
+    });
+}
+
+#[test]
+fn what_comes_during_a_lookout_is_left_to_those_who_sleep() {
+    model(Some(2), || {
+        let crowd = Crowd::new();
+        let waiters = [(); 2].map(|()| {
+            let crowd = Arc::clone(&crowd);
+            thread::spawn(move || crowd.get())
+        });
+        crowd.put();
+        crowd.put();
+        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+    });
+}
+
+#[test]
+fn two_ringers_and_two_of_a_crowd() {
+    model(Some(2), || {
+        let crowd = Crowd::new();
+        let waiters = [(); 2].map(|()| {
+            let crowd = Arc::clone(&crowd);
+            thread::spawn(move || crowd.get())
+        });
+        let ringer = thread::spawn({
+            let crowd = Arc::clone(&crowd);
+            move || crowd.put()
+        });
+        crowd.put();
+        ringer.join().unwrap();
+        waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
     });
 }

@@ -22,7 +22,7 @@ from importlib.machinery import ModuleSpec
 from weft import _native
 
 # The native half is modules of its own; nothing on the path would lead to them.
-for _name, _module in (("_process", _native._process), ("_sync", _native._sync)):
+for _name, _module in (("_pool", _native._pool), ("_process", _native._process), ("_sync", _native._sync)):
     _module.__spec__ = ModuleSpec(f"{__name__}.{_name}", None, origin=_native.__file__)
     _module.__file__ = _native.__file__
     sys.modules[f"{__name__}.{_name}"] = _module

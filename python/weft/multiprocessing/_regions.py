@@ -38,20 +38,24 @@ def keep(obj: object) -> bool:
     return True
 
 
+def segment(arena: int) -> Any:
+    """The arena's segment, for the process that is being started: `detach` gives it a descriptor there."""
+    # One descriptor for all that is passed on.
+    known: dict[int, Any] = context.get_spawning_popen().__dict__.setdefault("_weft_segments", {})
+    if arena not in known:
+        known[arena] = reduction.DupFd(_native.arena_descriptor(arena))
+    return known[arena]
+
+
 def _reduce(region: _native.SharedRegion) -> Any:
     handle = region._handle()
-    descriptor = _native.arena_descriptor(handle[0])
-    segment: Any
+    sent: Any
     if keep(region):
-        # One descriptor for all that is passed on.
-        known: dict[int, Any] = context.get_spawning_popen().__dict__.setdefault("_weft_segments", {})
-        if handle[0] not in known:
-            known[handle[0]] = reduction.DupFd(descriptor)
-        segment, transit = known[handle[0]], _KEPT
+        sent, transit = segment(handle[0]), _KEPT
     else:
-        segment, transit = (os.getpid(), descriptor), region._send()
+        sent, transit = (os.getpid(), _native.arena_descriptor(handle[0])), region._send()
     describe: Callable[[], object] | None = getattr(region, "_description", None)
-    return _rebuild, (type(region), handle, segment, transit, None if describe is None else describe())
+    return _rebuild, (type(region), handle, sent, transit, None if describe is None else describe())
 
 
 def _rebuild(

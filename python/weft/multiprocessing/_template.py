@@ -45,13 +45,16 @@ def main(socket: int, table: int, lifeline: int, tracker: int) -> NoReturn:
     util._flush_std_streams()
     baseline = dict(environ._data)
     rehearse = _rehearsal()
+    # Only the imports could need it; children get one with their orders.
+    resource_tracker._resource_tracker._fd = None
+    os.close(tracker)
     gc.collect()
     gc.freeze()
     template.ready(pickle.dumps(forkserver.Ready(baseline, _threads())))
     job = template.run(rehearse)
     if job is None:
         os._exit(0)
-    run_and_exit(partial(_run, job, on_interrupt, baseline, (tracker, None)), job.say)
+    run_and_exit(partial(_run, job, on_interrupt, baseline), job.say)
 
 
 def _import_all(order: forkserver.Order) -> None:
@@ -149,24 +152,17 @@ def _nothing() -> None:
     """The target of a rehearsal."""
 
 
-def _run(
-    job: _process.Job,
-    on_interrupt: Any,
-    baseline: dict[bytes, bytes],
-    tracker: tuple[int | None, int | None],
-) -> int:
+def _run(job: _process.Job, on_interrupt: Any, baseline: dict[bytes, bytes]) -> int:
     """In a child: be the process that was asked for; returns its exit code."""
     signal.signal(signal.SIGINT, on_interrupt)
     server = forkserver._forkserver
-    server._adopt(job.link, baseline, tracker)
+    server._adopt(job.link, baseline)
     fds = job.descriptors
+    resource_tracker._resource_tracker._fd = fds.pop()
     payload = io.BytesIO(job.payload)
     if payload.read(1) == forkserver.WITH_EXTRA:
         extra: forkserver.Extra = pickle.load(payload)
         _change_environ(extra.environ)
-        if extra.has_tracker:
-            resource_tracker._resource_tracker._fd = fds.pop()
-            server._tracker = (-1, None)
     server._inherited_fds = fds
     current = process.current_process()
     current._inheriting = True

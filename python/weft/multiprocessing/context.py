@@ -14,7 +14,7 @@ from weft.multiprocessing import _stock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from weft.multiprocessing import synchronize
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from weft.multiprocessing._stock import AnyProcess
     from weft.multiprocessing.connection import Connection
     from weft.multiprocessing.managers import SyncManager
+    from weft.multiprocessing.pool import Pool
     from weft.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
 
 __all__: list[str] = []
@@ -188,6 +189,18 @@ class BaseContext(stock.BaseContext):
         from weft.multiprocessing.synchronize import Barrier
 
         return Barrier(parties, action, timeout, ctx=self.get_context())
+
+    def Pool(  # type: ignore[override, unused-ignore]
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Pool:
+        """Returns a process pool object"""
+        from weft.multiprocessing.pool import Pool
+
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """Returns a shared object"""

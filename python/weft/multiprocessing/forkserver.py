@@ -56,9 +56,8 @@ WITH_EXTRA = b"\1"
 class Extra:
     """What a child has to know only if it is not as in the template."""
 
-    def __init__(self, environ: dict[bytes, bytes | None], has_tracker: bool) -> None:
+    def __init__(self, environ: dict[bytes, bytes | None]) -> None:
         self.environ = environ  # changes; None deletes
-        self.has_tracker = has_tracker  # the last descriptor is the resource tracker's
 
 
 class ForkServer:
@@ -74,7 +73,6 @@ class ForkServer:
         # The lifeline that the template hangs on: a forked process that is a root of its own has to have another one.
         self._lifeline = 0
         self._environ: dict[bytes, bytes] = {}
-        self._tracker: tuple[int | None, int | None] = (None, None)
         self._unfit_for: list[str] | None = None
 
     @property
@@ -122,7 +120,10 @@ class ForkServer:
         return self._link is not None
 
     def start(self, payload: bytes, fds: Sequence[int]) -> _process.Child:
-        """Have a child started that gets these bytes and descriptors."""
+        """Have a child started that gets these bytes and descriptors, and behind them the resource tracker's.
+
+        The template has none of its own: whoever stops the tracker waits until nobody has its pipe any more.
+        """
         if len(fds) + _OWN_FDS >= MAXFDS_TO_SEND:
             raise ValueError("too many fds")
         templates_gone = 0
@@ -133,15 +134,9 @@ class ForkServer:
             if link is None:
                 break
             extra = self._extra()
-            sent = list(fds)
-            if extra is None:
-                head = PLAIN
-            else:
-                head = WITH_EXTRA + pickle.dumps(extra)
-                if extra.has_tracker:
-                    sent.append(resource_tracker.getfd())
+            head = PLAIN if extra is None else WITH_EXTRA + pickle.dumps(extra)
             try:
-                return link.start(head + payload, sent, this_process())
+                return link.start(head + payload, [*fds, _tracker()], this_process())
             except _process.NoAnswer:
                 continue
             except _process.TemplateGone:
@@ -161,14 +156,13 @@ class ForkServer:
 
     def _extra(self) -> Extra | None:
         present: dict[bytes, bytes] = environ._data
-        has_tracker = _tracker() != self._tracker
-        if present == self._environ and not has_tracker:
+        if present == self._environ:
             return None
         changed: dict[bytes, bytes | None] = {
             name: value for name, value in present.items() if self._environ.get(name) != value
         }
         changed.update((name, None) for name in self._environ if name not in present)
-        return Extra(changed, has_tracker)
+        return Extra(changed)
 
     # --- the template -----------------------------------------------------------------------------------------
 
@@ -179,8 +173,7 @@ class ForkServer:
         order = _order(preload)
         link, socket, table = _process.Link.create()
         try:
-            tracker = resource_tracker.getfd()
-            inherited = [socket, table, _process.lifeline_ensure(), tracker]
+            inherited = [socket, table, _process.lifeline_ensure(), resource_tracker.getfd()]
             executable = spawn.get_executable()
             program = _PROGRAM.format(path=package_root(), numbers=", ".join(map(str, inherited)))
             line = [executable, *util._args_from_interpreter_flags(), "-c", program]
@@ -216,15 +209,12 @@ class ForkServer:
             )
             return
         self._unfit_for = None
-        self._adopt(link, ready.environ, _tracker())
+        self._adopt(link, ready.environ)
         self._forkserver_pid = pid
 
-    def _adopt(
-        self, link: _process.Link, environ: dict[bytes, bytes], tracker: tuple[int | None, int | None]
-    ) -> None:
-        """Use this template from now on, whose own environment and resource tracker are these."""
+    def _adopt(self, link: _process.Link, environ: dict[bytes, bytes]) -> None:
+        """Use this template from now on, whose own environment this is."""
         self._environ = environ
-        self._tracker = tracker
         self._lifeline = _process.lifeline_identity()
         self._link = link
 
@@ -271,9 +261,10 @@ def _order(preload: list[str]) -> Order:
     return Order({name: data[name] for name in _FOR_A_TEMPLATE if name in data}, preload)
 
 
-def _tracker() -> tuple[int | None, int | None]:
-    tracker = resource_tracker._resource_tracker
-    return tracker._fd, tracker._pid
+def _tracker() -> int:
+    """The resource tracker's pipe. A tracker that was killed is replaced by the first who has something to tell it."""
+    known: int | None = resource_tracker._resource_tracker._fd
+    return resource_tracker.getfd() if known is None else known
 
 
 def _end(pid: int) -> None:

@@ -20,6 +20,8 @@ from multiprocessing.util import debug
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from weft import _native
+from weft.multiprocessing import _regions
+from weft.multiprocessing._displaced import rebind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,13 +200,9 @@ class _Shared(_native.QueueBase, Generic[T]):
 def _passed_on(queue: Any) -> tuple[tuple[int, int, int], Any, Any]:
     """The state of a queue, or another object in shared memory, for a process that is being started."""
     handle = queue._handle()
-    starting: Any = context.get_spawning_popen()
-    # One descriptor for all objects, and the objects live at least as long as whoever starts the process knows of it.
-    known: dict[int, Any] = starting.__dict__.setdefault("_weft_segments", {})
-    if handle[0] not in known:
-        known[handle[0]] = reduction.DupFd(_native.arena_descriptor(handle[0]))
-    starting.__dict__.setdefault("_weft_passed_on", []).append(queue)
-    return handle, known[handle[0]], queue._extra()
+    # The object lives at least as long as whoever starts the process knows of it.
+    _regions.keep(queue)
+    return handle, _regions.segment(handle[0]), queue._extra()
 
 
 def _rebuilt(cls: type[_Shared[Any]], state: Any) -> _Shared[Any]:
@@ -339,11 +337,7 @@ def take_over(stock: types.ModuleType) -> None:
     for before in displaced:
         if issubclass(before, _Shared):
             return  # they were replaced already
-        for name, value in list(vars(before).items()):
-            if isinstance(value, staticmethod):
-                setattr(before, name, staticmethod(_rebound(value.__func__, as_it_was)))
-            elif isinstance(value, types.FunctionType):
-                setattr(before, name, _rebound(value, as_it_was))
+        rebind(before, as_it_was)
         before.__reduce__ = _reduce_displaced
         before.__qualname__ = f"_Stock{before.__name__}"
         setattr(stock, before.__qualname__, before)
@@ -363,13 +357,3 @@ def _rebuilt_displaced(cls: Any, base: type, state: Any) -> Any:
     queue: Any = cls.__new__(cls)
     queue.__setstate__(state)
     return queue
-
-
-def _rebound(function: Any, names: dict[str, Any]) -> types.FunctionType:
-    """The function with these global names."""
-    parts = (function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    rebound = types.FunctionType(*parts)
-    rebound.__kwdefaults__ = function.__kwdefaults__
-    rebound.__dict__.update(function.__dict__)
-    rebound.__qualname__, rebound.__doc__ = function.__qualname__, function.__doc__
-    return rebound

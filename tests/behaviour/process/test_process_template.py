@@ -388,6 +388,34 @@ def main():
     assert prints(tmp_path, code) == ["none"]
 
 
+def test_the_resource_tracker_can_be_stopped_while_it_stands(tmp_path):
+    """It ends when nobody has its pipe any more, and who stops it waits for that; at exit newer releases of CPython do."""
+    code = (
+        TAIL
+        + """
+from multiprocessing import resource_tracker, shared_memory
+
+def make(names):
+    memory = shared_memory.SharedMemory(create=True, size=10)
+    memory.close()
+    names.put(memory.name)
+
+def main():
+    names = mp.get_context("forkserver").SimpleQueue()
+    for _ in range(2):
+        assert run(make, names) == 0
+        # The child told the same tracker, which would complain otherwise.
+        memory = shared_memory.SharedMemory(names.get())
+        memory.close()
+        memory.unlink()
+        assert spares()
+        resource_tracker._resource_tracker._stop()
+        print("stopped")
+    """
+    )
+    assert prints(tmp_path, code) == ["stopped"] * 2
+
+
 def test_its_socket_has_no_name(tmp_path: Path):
     code = (
         TAIL

@@ -1,4 +1,4 @@
-"""The long form of the storms: thousands of kills on weft's queues, pipes, locks, managers and dictionaries.
+"""The long form of the storms: thousands of kills on weft's queues, pipes, locks, pools and shared objects.
 
     python tests/faults/processes/soak.py --kills 9000
     python tests/faults/processes/soak.py --seconds 600 --seed 7
@@ -17,6 +17,7 @@ import time
 import arena
 from lock_trial import KINDS, LockTrial
 from pipe_trial import PipeTrial
+from pool_trial import PoolTrial
 from queue_trial import QueueTrial
 from shared_trial import SharedTrial
 from trial import Report, Trial, attempt
@@ -86,12 +87,40 @@ def shared_trials() -> list[Trial]:
     ]
 
 
+def pool_trials() -> list[Trial]:
+    """Every kind of job on every kind of pool, and what else can differ spread over them."""
+    chosen: list[Trial] = []
+    variations = itertools.cycle(
+        [
+            ("fork", 3, 2, 0),
+            ("forkserver", 2, 3, 0),
+            ("fork", 1, 1, 0),
+            ("forkserver", 4, 2, 30),
+        ]
+    )
+    for api in ("multiprocessing", "weft", "executor"):
+        for jobs in ("mixed", "single", "map", "imap"):
+            method, workers, players, lifetime = next(variations)
+            if api == "executor" and jobs == "imap":
+                continue
+            retries = 2 if api == "weft" and jobs == "single" else 0
+            chosen.append(PoolTrial(api, jobs, method, "KILL", workers, players, retries, lifetime, HITS))
+        chosen.append(PoolTrial(api, signal="STOP", hits=HITS))
+    return chosen
+
+
 def kills_in(report: Report) -> int:
     counts = ("killed_producers", "killed_consumers", "killed")
     return sum(report.result.get(name, 0) for name in counts)
 
 
-PARTS = {"queues": queue_trials, "pipes": pipe_trials, "locks": lock_trials, "shared": shared_trials}
+PARTS = {
+    "queues": queue_trials,
+    "pipes": pipe_trials,
+    "locks": lock_trials,
+    "pools": pool_trials,
+    "shared": shared_trials,
+}
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ def wrong_multiprocessing(impl: str) -> str | None:
             name = known.__name__
             if getattr(ours, name) is not known:
                 return f"multiprocessing.queues.{name} is not weft's"
-            source = _source(known)
+            source = source_of(known, "put")
             if source is not None and not source.startswith(home):
                 return f"multiprocessing.queues.{name} is made in {source!r}, outside weft"
     else:
@@ -32,15 +32,15 @@ def wrong_multiprocessing(impl: str) -> str | None:
             return "weft is imported in a run of the stock"
         home = os.path.dirname(os.__file__)
         for known in classes:
-            source = _source(known)
+            source = source_of(known, "put")
             if source is None or not source.startswith(home) or "site-packages" in source:
                 return f"{known.__name__} is made in {source!r}, not the standard library"
     return None
 
 
-def _source(known: type) -> str | None:
-    """The file that defines a class's put(); None if that is native."""
-    code = getattr(vars(known).get("put", getattr(known, "put", None)), "__code__", None)
+def source_of(known: type, method: str) -> str | None:
+    """The file that defines a method of a class; None if that is native."""
+    code = getattr(vars(known).get(method, getattr(known, method, None)), "__code__", None)
     return None if code is None else str(code.co_filename)
 
 

@@ -287,6 +287,19 @@ pub(crate) struct Message {
     pickled: Option<Pickled>,
 }
 
+impl Message {
+    /// A message that nobody has looked into yet.
+    pub(crate) const fn new(kind: u8, body: Vec<u8>, spans: Spans) -> Self {
+        Self { kind, body, spans, pickled: None }
+    }
+}
+
+/// Whether a message is small and plain, so that decoding it runs no Python code.
+#[inline]
+pub(crate) fn is_plain(kind: u8, spans: &Spans) -> bool {
+    kind != kind::PICKLE && spans.is_empty()
+}
+
 /// The pickle of a message, and its buffers, as Python objects.
 struct Pickled {
     data: Py<PyAny>,
@@ -309,7 +322,7 @@ pub(crate) fn decode<'py>(
 }
 
 /// As [`decode`], for a message that came back.
-pub(super) fn decode_again<'py>(
+pub(crate) fn decode_again<'py>(
     py: Python<'py>,
     message: Message,
 ) -> Result<Bound<'py, PyAny>, (PyErr, Option<Box<Message>>)> {

@@ -46,6 +46,7 @@ pub(crate) struct GilParker<'py> {
     /// The lock whose holder is waited for: its end ends a sleep.
     life: Option<&'py RobustMutex>,
     spin: Spin,
+    deaf: bool,
 }
 
 /// What a thread does before its first sleep.
@@ -63,17 +64,24 @@ enum Spin {
 
 impl<'py> GilParker<'py> {
     pub(crate) fn new(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::Fixed }
+        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::Fixed, deaf: false }
     }
 
     /// For a wait that spins as long as others for the same kind of thing have shown to be worth while.
     pub(crate) fn for_lock(py: Python<'py>, patience: &'static Patience) -> Self {
-        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::Learnt(patience) }
+        Self {
+            py,
+            slices: Slices::default(),
+            source: None,
+            life: None,
+            spin: Spin::Learnt(patience),
+            deaf: false,
+        }
     }
 
     /// For a wait that sleeps at once: who wakes it goes to sleep itself as a rule, and leaves it its own processor.
     pub(crate) fn for_event(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::None }
+        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::None, deaf: false }
     }
 
     /// For a wait for what the holder of `life` will do; its end ends a sleep at once.
@@ -82,12 +90,24 @@ impl<'py> GilParker<'py> {
         prospect: &'static Prospect,
         life: Option<&'py RobustMutex>,
     ) -> Self {
-        Self { py, slices: Slices::default(), source: None, life, spin: Spin::Quick(prospect) }
+        Self { py, slices: Slices::default(), source: None, life, spin: Spin::Quick(prospect), deaf: false }
+    }
+
+    /// For a short wait that signals do not interrupt.
+    pub(crate) fn deaf(py: Python<'py>) -> Self {
+        Self { deaf: true, ..Self::new(py) }
     }
 
     /// For a wait that ends with EOFError when nobody is left who could put something into `source`.
     pub(super) fn for_reader(py: Python<'py>, source: &'py Queue) -> Self {
-        Self { py, slices: Slices::default(), source: Some(source), life: None, spin: Spin::Fixed }
+        Self {
+            py,
+            slices: Slices::default(),
+            source: Some(source),
+            life: None,
+            spin: Spin::Fixed,
+            deaf: false,
+        }
     }
 
     /// At the end of a slice: whether there is still something to wait for.
@@ -119,7 +139,9 @@ impl Parker for GilParker<'_> {
 
     fn block(&mut self, step: &mut dyn FnMut() -> bool) -> PyResult<()> {
         while !without_gil(self.py, &mut *step) {
-            self.py.check_signals()?;
+            if !self.deaf {
+                self.py.check_signals()?;
+            }
         }
         Ok(())
     }

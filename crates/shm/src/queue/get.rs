@@ -12,6 +12,25 @@ use crate::layout::Kind;
 use crate::robust::Robust;
 use crate::span::Span;
 
+/// What a consumer notes elsewhere about the message in its hands, so that others know if it dies.
+///
+/// Both calls are made with the lock of the get side.
+pub trait Ledger {
+    /// The message at `position` with this body is about to be taken; killed before that is committed, it is not.
+    fn note(&mut self, position: u64, body: &[u8]);
+
+    /// A process died with the lock, and the message at `position` is still in the queue: whoever noted it, and does not
+    /// hold it by another commit, died before it had it.
+    fn forget(&mut self, position: u64);
+}
+
+/// No notes.
+impl Ledger for () {
+    fn note(&mut self, _position: u64, _body: &[u8]) {}
+
+    fn forget(&mut self, _position: u64) {}
+}
+
 /// A message without its body.
 #[derive(Debug)]
 pub struct Received<L: Robust> {
@@ -34,11 +53,13 @@ impl<L: Robust> Queue<L> {
         parker: &mut P,
         deadline: Deadline,
     ) -> Result<Received<L>, QueueError<P::Interrupt>> {
-        if let Some(outcome) = self.attempt_get(body, parker) {
+        if let Some(outcome) = self.attempt_get(body, &mut (), parker) {
             return outcome;
         }
         let ready = || !self.is_empty() || self.is_shut_down();
-        wait_until(&self.header().items.0, parker, deadline, ready, |parker| self.attempt_get(body, parker))?
+        wait_until(&self.header().items.0, parker, deadline, ready, |parker| {
+            self.attempt_get(body, &mut (), parker)
+        })?
     }
 
     /// Gets a message if there is one.
@@ -51,15 +72,44 @@ impl<L: Robust> Queue<L> {
         body: &mut Vec<u8>,
         parker: &mut P,
     ) -> Result<Option<Received<L>>, QueueError<P::Interrupt>> {
-        match self.attempt_get(body, parker) {
+        self.try_get_noted(body, &mut (), parker)
+    }
+
+    /// As [`try_get`](Self::try_get), with a note of what is taken in `ledger`. All consumers of a queue keep one, or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get), without the deadline.
+    pub fn try_get_noted<P: Parker>(
+        &self,
+        body: &mut Vec<u8>,
+        ledger: &mut impl Ledger,
+        parker: &mut P,
+    ) -> Result<Option<Received<L>>, QueueError<P::Interrupt>> {
+        match self.attempt_get(body, ledger, parker) {
             None | Some(Err(QueueError::ShutDown)) => Ok(None),
             Some(outcome) => outcome.map(Some),
         }
     }
 
+    /// Waits for those who are taking a message at this moment, and puts in order what the dead among them left: afterwards
+    /// all notes of the dead are true.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Interrupted`], or [`QueueError::Memory`] if the queue is gone.
+    pub fn settle<P: Parker>(
+        &self,
+        ledger: &mut impl Ledger,
+        parker: &mut P,
+    ) -> Result<(), QueueError<P::Interrupt>> {
+        self.lock_get(ledger, parker).map(drop)
+    }
+
     fn attempt_get<P: Parker>(
         &self,
         body: &mut Vec<u8>,
+        ledger: &mut impl Ledger,
         parker: &mut P,
     ) -> Option<Result<Received<L>, QueueError<P::Interrupt>>> {
         if let Err(error) = self.object.check() {
@@ -70,7 +120,7 @@ impl<L: Robust> Queue<L> {
             let over = self.is_shut_down() && self.is_empty();
             return over.then_some(Err(QueueError::ShutDown));
         }
-        match self.get_locked(body, parker) {
+        match self.get_locked(body, ledger, parker) {
             Ok(None) => None,
             Ok(Some(received)) => {
                 self.raise_unlocked(&self.header().room.0);
@@ -84,10 +134,11 @@ impl<L: Robust> Queue<L> {
     fn get_locked<P: Parker>(
         &self,
         body: &mut Vec<u8>,
+        ledger: &mut impl Ledger,
         parker: &mut P,
     ) -> Result<Option<Received<L>>, QueueError<P::Interrupt>> {
         let header = self.header();
-        let _side = self.lock_get(parker)?;
+        let _side = self.lock_get(ledger, parker)?;
         let place = header.get.0.place();
         if place.count >= self.known_puts.load(Ordering::Relaxed) {
             let puts = header.put.0.count();
@@ -132,6 +183,8 @@ impl<L: Robust> Queue<L> {
             body.extend_from_slice(std::slice::from_raw_parts(at, head.length as usize));
         }
         crash_point("get: read");
+        ledger.note(place.count, body);
+        crash_point("get: noted");
         header.get.0.commit(Place {
             offset: next.offset + size as u32,
             count: place.count.wrapping_add(1),

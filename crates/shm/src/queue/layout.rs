@@ -37,6 +37,8 @@ pub(crate) const REFERENCE: usize = 16;
 
 /// Bodies up to this size lie in the record; longer ones belong into a span.
 pub const LONGEST_BODY: usize = 16 << 10;
+/// So much may follow a body, of what is not the message itself but about it.
+pub const TRAILER: usize = 4 << 10;
 /// So many spans one message may have.
 pub const MOST_SPANS: usize = 255;
 

@@ -35,8 +35,8 @@ use crate::object::{Handle, Object};
 use crate::robust::{Held, Robust, RobustMutex};
 use layout::{FIRST_RECORDS, HEAD, HEADER, Header, Place};
 
-pub use get::Received;
-pub use layout::{LONGEST_BODY, MOST_SPANS};
+pub use get::{Ledger, Received};
+pub use layout::{LONGEST_BODY, MOST_SPANS, TRAILER};
 pub use poll::Poller;
 
 /// Why nothing was put or got.
@@ -379,11 +379,17 @@ impl<L: Robust> Queue<L> {
         Ok(side)
     }
 
-    fn lock_get<P: Parker>(&self, parker: &mut P) -> Result<Side<'_, L>, QueueError<P::Interrupt>> {
+    fn lock_get<P: Parker>(
+        &self,
+        ledger: &mut impl Ledger,
+        parker: &mut P,
+    ) -> Result<Side<'_, L>, QueueError<P::Interrupt>> {
         self.object.check()?;
         let lock = &self.header().get_lock.0;
         let (side, held) = Self::lock_side(lock, parker).map_err(QueueError::Interrupted)?;
         if held == Held::AfterDeath {
+            // Before anything marks the lock as in order: killed here, the next one does it again.
+            ledger.forget(self.header().get.0.count());
             self.after_death(lock, || self.repair_get());
         }
         Ok(side)

@@ -6,6 +6,7 @@ use weft_wait::{Deadline, Parker, wait_until};
 
 use super::layout::{
     HEAD, JUMP, LARGE_CHUNK, LONGEST_BODY, MOST_SPANS, Place, RECORDS, REFERENCE, RecordHead, SMALL_CHUNK,
+    TRAILER,
 };
 use super::{ChunkView, OPEN, Queue, QueueError};
 use crate::error::ShmError;
@@ -23,7 +24,7 @@ impl<L: Robust> Queue<L> {
     ///
     /// # Panics
     ///
-    /// If the kind is 255, the body longer than [`LONGEST_BODY`] or there are more than [`MOST_SPANS`] spans, or
+    /// If the kind is 255, the body longer than [`LONGEST_BODY`] and a [`TRAILER`] or there are more than [`MOST_SPANS`] spans, or
     /// one is of another arena than the queue.
     pub fn put<P: Parker>(
         &self,
@@ -33,7 +34,7 @@ impl<L: Robust> Queue<L> {
         parker: &mut P,
         deadline: Deadline,
     ) -> Result<(), QueueError<P::Interrupt>> {
-        assert!(kind != JUMP && body.len() <= LONGEST_BODY && spans.len() <= MOST_SPANS);
+        assert!(kind != JUMP && body.len() <= LONGEST_BODY + TRAILER && spans.len() <= MOST_SPANS);
         assert!(spans.iter().all(|span| span.is_of(self.arena())));
         if let Some(outcome) = self.attempt_put(kind, body, spans, parker) {
             return outcome;
@@ -42,6 +43,27 @@ impl<L: Robust> Queue<L> {
         wait_until(&self.header().room.0, parker, deadline, ready, |parker| {
             self.attempt_put(kind, body, spans, parker)
         })?
+    }
+
+    /// As [`put`](Self::put) into a queue without a limit, but wakes nobody: the caller does, elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// As of [`put`](Self::put); [`QueueError::TimedOut`] if there is a limit, and no room.
+    ///
+    /// # Panics
+    ///
+    /// As [`put`](Self::put).
+    pub fn put_quietly<P: Parker>(
+        &self,
+        kind: u8,
+        body: &[u8],
+        spans: &mut Vec<Span<L>>,
+        parker: &mut P,
+    ) -> Result<(), QueueError<P::Interrupt>> {
+        assert!(kind != JUMP && body.len() <= LONGEST_BODY + TRAILER && spans.len() <= MOST_SPANS);
+        assert!(spans.iter().all(|span| span.is_of(self.arena())));
+        if self.put_locked(kind, body, spans, parker)? { Ok(()) } else { Err(QueueError::TimedOut) }
     }
 
     /// Tries once; `None` if there is no room.

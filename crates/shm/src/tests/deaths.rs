@@ -36,6 +36,7 @@ const POINTS: &[&str] = &[
     "free: merged",
     "get: all taken over",
     "get: committed",
+    "get: noted",
     "get: read",
     "get: span taken over",
     "grow: risen",

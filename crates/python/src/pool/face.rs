@@ -1,0 +1,390 @@
+//! What the faces' pools are made of.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyIterator, PyTuple};
+use weft_pool::Call;
+
+use super::core::{CLOSE, Core, RUN, TERMINATE, Target, Wishes, no_arguments};
+use super::result::{AsyncResult, Observers};
+use super::stream::{Manner, Stream};
+
+/// Tasks that are put before results are looked at.
+const STRIDE: usize = 256;
+/// Tasks of an eager stream that are out at a time, at most.
+const EAGER: u64 = 1024;
+
+/// A pool of processes, without its processes: a face's class derives from it, and calls `_begin` once.
+#[pyclass(frozen, subclass, weakref, name = "PoolBase", module = "weft._native._pool")]
+pub(crate) struct PoolBase {
+    core: OnceLock<Py<Core>>,
+}
+
+/// The caller's wishes, from the arguments of the methods.
+fn wishes(core: &Core, retries: Option<u32>, timeout: Option<f64>, priority: i64) -> PyResult<Wishes> {
+    let timeout = match timeout {
+        None => 0,
+        Some(seconds) if seconds > 0.0 => (seconds * 1e9) as u64,
+        Some(seconds) => {
+            return Err(PyValueError::new_err(format!("a task needs more time than {seconds} seconds")));
+        }
+    };
+    Ok(Wishes { retries: retries.unwrap_or_else(|| core.get_retries()), timeout, priority })
+}
+
+impl PoolBase {
+    fn core<'a, 'py>(&'a self, py: Python<'py>) -> PyResult<&'a Bound<'py, Core>> {
+        self.core
+            .get()
+            .map(|core| core.bind(py))
+            .ok_or_else(|| PyRuntimeError::new_err("the pool was not initialised: call __init__"))
+    }
+
+    fn running<'a, 'py>(&'a self, py: Python<'py>) -> PyResult<&'a Bound<'py, Core>> {
+        let core = self.core(py)?;
+        if core.get().state.load(Ordering::Relaxed) != RUN {
+            return Err(PyValueError::new_err("Pool not running"));
+        }
+        core.get().check_process()?;
+        Ok(core)
+    }
+
+    fn call_one<'py>(
+        core: &Bound<'py, Core>,
+        function: &Bound<'py, PyAny>,
+        args: Option<&Bound<'py, PyAny>>,
+        kwds: Option<&Bound<'py, PyAny>>,
+        observers: Option<Box<Observers>>,
+        wishes: Wishes,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let py = core.py();
+        let is_observed = observers.is_some();
+        if is_observed {
+            core.get().observe(py)?;
+        }
+        let result = Bound::new(py, AsyncResult::single(core, observers))?;
+        let none = || no_arguments(py);
+        let args = args.cloned().unwrap_or_else(none);
+        let target = Target::Result(result.clone().unbind(), 0);
+        let named = match kwds {
+            Some(kwds) if kwds.is_none() => None,
+            Some(kwds) => kwds.is_truthy()?.then_some(kwds),
+            None => None,
+        };
+        let id = match named {
+            None => Core::submit(core, function, Call::Arguments, &args, target, wishes)?,
+            Some(kwds) => {
+                let both = PyTuple::new(py, [&args, kwds])?.into_any();
+                Core::submit(core, function, Call::Named, &both, target, wishes)?
+            }
+        };
+        result.get().set_id(id);
+        Ok(result)
+    }
+
+    /// The items in chunks, each a task. With `patient`, the caller waits for the results anyway, and is held back.
+    #[expect(clippy::too_many_arguments, reason = "the methods' own")]
+    fn call_many<'py>(
+        core: &Bound<'py, Core>,
+        function: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: Option<isize>,
+        star: bool,
+        observers: Option<Box<Observers>>,
+        wishes: Wishes,
+        patient: bool,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let py = core.py();
+        let mut items: Vec<_> = iterable.try_iter()?.collect::<PyResult<_>>()?;
+        let chunk = match chunksize {
+            Some(size) => size.max(1) as usize,
+            None => items.len().div_ceil((core.get().get_size() * 4).max(1)).max(1),
+        };
+        let is_observed = observers.is_some();
+        let parts = items.len().div_ceil(chunk);
+        if is_observed && parts > 0 {
+            core.get().observe(py)?;
+        }
+        let single = chunk == 1;
+        let result = Bound::new(py, AsyncResult::many(core, parts, !single, observers))?;
+        let call = match (single, star) {
+            (true, false) => Call::Item,
+            (true, true) => Call::Arguments,
+            (false, false) => Call::Items,
+            (false, true) => Call::Tuples,
+        };
+        let mut part = 0;
+        let mut put = |arguments: &Bound<'py, PyAny>| {
+            let target = Target::Result(result.clone().unbind(), part);
+            let id = Core::submit(core, function, call, arguments, target, wishes)?;
+            if part == 0 {
+                result.get().set_id(id);
+            }
+            part += 1;
+            if patient && (part as usize).is_multiple_of(STRIDE) { core.get().hold_back(py) } else { Ok(()) }
+        };
+        if single {
+            for item in items {
+                put(&item)?;
+            }
+        } else {
+            while !items.is_empty() {
+                let rest = items.split_off(chunk.min(items.len()));
+                put(&PyTuple::new(py, std::mem::replace(&mut items, rest))?.into_any())?;
+            }
+        }
+        Ok(result)
+    }
+
+    fn stream<'py>(
+        slf: &Bound<'py, Self>,
+        function: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: isize,
+        ordered: bool,
+        read_ahead: Option<u64>,
+        wishes: Wishes,
+    ) -> PyResult<Bound<'py, Stream>> {
+        let py = slf.py();
+        let core = slf.get().running(py)?;
+        if chunksize < 1 {
+            return Err(PyValueError::new_err(format!("Chunksize must be 1+, not {chunksize}")));
+        }
+        let source = PyIterator::from_object(iterable)?;
+        let call = if chunksize == 1 { Call::Item } else { Call::Items };
+        let manner = Manner {
+            call,
+            chunk: chunksize as usize,
+            ordered,
+            eager: read_ahead.is_none(),
+            window: read_ahead.map_or(EAGER, |items| (items / chunksize as u64).max(1)),
+            wishes,
+        };
+        Stream::new(core, function, &source, manner)
+    }
+}
+
+#[pymethods]
+impl PoolBase {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_keywords))]
+    fn new(_arguments: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { core: OnceLock::new() }
+    }
+
+    fn _begin(&self, core: Py<Core>) -> PyResult<()> {
+        self.core.set(core).map_err(|_| PyRuntimeError::new_err("the pool was initialised already"))
+    }
+
+    #[getter]
+    fn _core(&self, py: Python<'_>) -> PyResult<Py<Core>> {
+        self.core(py).map(|core| core.clone().unbind())
+    }
+
+    /// "RUN", "CLOSE" or "TERMINATE".
+    #[getter(_state)]
+    fn get_state(&self, py: Python<'_>) -> PyResult<&'static str> {
+        let Some(core) = self.core.get() else { return Ok("INIT") };
+        Ok(match core.bind(py).get().state.load(Ordering::Relaxed) {
+            RUN => "RUN",
+            CLOSE => "CLOSE",
+            _ => "TERMINATE",
+        })
+    }
+
+    #[setter(_state)]
+    fn set_state(&self, py: Python<'_>, state: &str) -> PyResult<()> {
+        let state = match state {
+            "RUN" => RUN,
+            "CLOSE" => CLOSE,
+            "TERMINATE" => TERMINATE,
+            other => return Err(PyValueError::new_err(format!("a pool cannot be {other}"))),
+        };
+        self.core(py)?.get().state.store(state, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Raise ValueError unless the pool is running.
+    fn _check_running(&self, py: Python<'_>) -> PyResult<()> {
+        self.running(py).map(drop)
+    }
+
+    /// Call `func(*args, **kwds)` in a worker, and return what it returns, or raise what it raises.
+    #[pyo3(signature = (func, args = None, kwds = None))]
+    fn apply<'py>(
+        &self,
+        func: &Bound<'py, PyAny>,
+        args: Option<&Bound<'py, PyAny>>,
+        kwds: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = func.py();
+        let core = self.running(py)?;
+        let wishes = wishes(core.get(), None, None, 0)?;
+        Self::call_one(core, func, args, kwds, None, wishes)?.get().get_value(py, None)
+    }
+
+    /// As `apply`, without waiting: return an `AsyncResult`.
+    ///
+    /// `callback` is called with what it returns, `error_callback` with what it raises, in another thread, before the result
+    /// is ready.
+    #[pyo3(signature = (func, args = None, kwds = None, callback = None, error_callback = None))]
+    fn apply_async<'py>(
+        &self,
+        func: &Bound<'py, PyAny>,
+        args: Option<&Bound<'py, PyAny>>,
+        kwds: Option<&Bound<'py, PyAny>>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let core = self.running(func.py())?;
+        let wishes = wishes(core.get(), None, None, 0)?;
+        Self::call_one(core, func, args, kwds, Observers::of(callback, error_callback), wishes)
+    }
+
+    /// As `apply_async`, with what else can be asked of a task.
+    #[pyo3(signature = (func, args, kwds, callback, error_callback, retries, timeout, priority))]
+    #[expect(clippy::too_many_arguments, reason = "the faces' own")]
+    fn _apply_async<'py>(
+        &self,
+        func: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyAny>,
+        kwds: &Bound<'py, PyAny>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+        retries: Option<u32>,
+        timeout: Option<f64>,
+        priority: i64,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let core = self.running(func.py())?;
+        let wishes = wishes(core.get(), retries, timeout, priority)?;
+        Self::call_one(core, func, Some(args), Some(kwds), Observers::of(callback, error_callback), wishes)
+    }
+
+    /// Call `func` with each item, `chunksize` items a task, and return the list of results.
+    #[pyo3(signature = (func, iterable, chunksize = None))]
+    fn map<'py>(
+        &self,
+        func: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: Option<isize>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = func.py();
+        let core = self.running(py)?;
+        let wishes = wishes(core.get(), None, None, 0)?;
+        let result = Self::call_many(core, func, iterable, chunksize, false, None, wishes, true)?;
+        result.get().get_value(py, None)
+    }
+
+    /// As `map`, with a tuple of arguments for each call.
+    #[pyo3(signature = (func, iterable, chunksize = None))]
+    fn starmap<'py>(
+        &self,
+        func: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: Option<isize>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = func.py();
+        let core = self.running(py)?;
+        let wishes = wishes(core.get(), None, None, 0)?;
+        let result = Self::call_many(core, func, iterable, chunksize, true, None, wishes, true)?;
+        result.get().get_value(py, None)
+    }
+
+    /// As `map`, without waiting; callbacks as in `apply_async`.
+    #[pyo3(signature = (func, iterable, chunksize = None, callback = None, error_callback = None))]
+    fn map_async<'py>(
+        &self,
+        func: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: Option<isize>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let core = self.running(func.py())?;
+        let wishes = wishes(core.get(), None, None, 0)?;
+        let observers = Observers::of(callback, error_callback);
+        Self::call_many(core, func, iterable, chunksize, false, observers, wishes, false)
+    }
+
+    /// As `starmap`, without waiting; callbacks as in `apply_async`.
+    #[pyo3(signature = (func, iterable, chunksize = None, callback = None, error_callback = None))]
+    fn starmap_async<'py>(
+        &self,
+        func: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: Option<isize>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let core = self.running(func.py())?;
+        let wishes = wishes(core.get(), None, None, 0)?;
+        let observers = Observers::of(callback, error_callback);
+        Self::call_many(core, func, iterable, chunksize, true, observers, wishes, false)
+    }
+
+    /// As `map_async` or, with `star`, `starmap_async`, with what else can be asked of a task.
+    #[pyo3(signature = (func, iterable, chunksize, callback, error_callback, star, retries, timeout, priority))]
+    #[expect(clippy::too_many_arguments, reason = "the faces' own")]
+    fn _map_async<'py>(
+        &self,
+        func: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: Option<isize>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+        star: bool,
+        retries: Option<u32>,
+        timeout: Option<f64>,
+        priority: i64,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let core = self.running(func.py())?;
+        let wishes = wishes(core.get(), retries, timeout, priority)?;
+        let observers = Observers::of(callback, error_callback);
+        Self::call_many(core, func, iterable, chunksize, star, observers, wishes, false)
+    }
+
+    /// As `map`, one result after the other: return an iterator. All calls are made, whether it is read or not.
+    #[pyo3(signature = (func, iterable, chunksize = 1))]
+    fn imap<'py>(
+        slf: &Bound<'py, Self>,
+        func: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: isize,
+    ) -> PyResult<Bound<'py, Stream>> {
+        let wishes = wishes(slf.get().core(slf.py())?.get(), None, None, 0)?;
+        Self::stream(slf, func, iterable, chunksize, true, None, wishes)
+    }
+
+    /// As `imap`, results in the order in which they come.
+    #[pyo3(signature = (func, iterable, chunksize = 1))]
+    fn imap_unordered<'py>(
+        slf: &Bound<'py, Self>,
+        func: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: isize,
+    ) -> PyResult<Bound<'py, Stream>> {
+        let wishes = wishes(slf.get().core(slf.py())?.get(), None, None, 0)?;
+        Self::stream(slf, func, iterable, chunksize, false, None, wishes)
+    }
+
+    /// As `imap`, with what else can be asked; at most `read_ahead` items are out that were not read.
+    #[pyo3(signature = (func, iterable, chunksize, ordered, read_ahead, retries, timeout, priority))]
+    #[expect(clippy::too_many_arguments, reason = "the faces' own")]
+    fn _imap<'py>(
+        slf: &Bound<'py, Self>,
+        func: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: isize,
+        ordered: bool,
+        read_ahead: Option<u64>,
+        retries: Option<u32>,
+        timeout: Option<f64>,
+        priority: i64,
+    ) -> PyResult<Bound<'py, Stream>> {
+        let wishes = wishes(slf.get().core(slf.py())?.get(), retries, timeout, priority)?;
+        Self::stream(slf, func, iterable, chunksize, ordered, read_ahead, wishes)
+    }
+}

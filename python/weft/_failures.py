@@ -1,0 +1,186 @@
+"""How a task's failure gets from the worker that had it to whoever waits for the result.
+
+An exception travels as its pickle and the text of its traceback. What cannot be pickled there, or unpickled here, is replaced
+by an exception that says what it was.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from concurrent.futures.process import BrokenProcessPool
+
+from weft._unpicklable import culprit
+from weft.multiprocessing._stock import context, reduction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["PoolTerminated", "RemoteError", "TaskTimeout", "WorkerDied"]
+
+
+class WorkerDied(BrokenProcessPool):
+    """The worker process ended while it did this task.
+
+    `task` describes the task, `pid` is the worker's process id, `exitcode` how it ended: its exit code, or minus the
+    signal; `signal` is the signal that ended it, or None; `reason` says in words what is known of the cause.
+    """
+
+    __module__ = "weft"
+
+    def __init__(self, task: str, pid: int | None, exitcode: int | None, reason: str = "") -> None:
+        super().__init__(task, pid, exitcode, reason)
+        self.task = task
+        self.pid = pid
+        self.exitcode = exitcode
+        self.reason = reason or how_it_ended(exitcode)
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended the worker."""
+        return -self.exitcode if self.exitcode is not None and self.exitcode < 0 else None
+
+    def __str__(self) -> str:
+        return f"worker process {self.pid} died while it did {self.task}: {self.reason}"
+
+
+class PoolTerminated(RuntimeError):
+    """The pool was terminated before the task was done."""
+
+    __module__ = "weft"
+
+
+class TaskTimeout(TimeoutError):
+    """The task ran longer than it may, and was stopped."""
+
+    __module__ = "weft"
+
+
+class RemoteError(Exception):
+    """A task failed with an exception that could not be unpickled here, or its result could not.
+
+    `kind` is the name of the exception's class, `text` what it said. The cause has the traceback.
+    """
+
+    __module__ = "weft"
+
+    def __init__(self, message: str, kind: str = "", text: str = "") -> None:
+        super().__init__(message, kind, text)
+        self.kind = kind
+        self.text = text
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def how_it_ended(exitcode: int | None) -> str:
+    """An exit code in words."""
+    if exitcode is None:
+        return "how it ended is not known"
+    if exitcode >= 0:
+        return f"it ended by itself with exit code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    return f"it was killed by {name}"
+
+
+def named(function: object) -> str:
+    """A task in a message."""
+    name = getattr(function, "__qualname__", None)
+    if name is None:
+        inner = getattr(function, "func", None)  # a partial
+        name = type(function).__qualname__ if inner is None else f"partial of {named(inner)}"
+        return f"a call of {name}" if inner is None else str(name)
+    module = getattr(function, "__module__", None)
+    return f"{module}.{name}()" if module else f"{name}()"
+
+
+# --- in the worker ------------------------------------------------------------------------------------------------
+
+
+def describe(error: BaseException) -> tuple[bytes, str, str, str]:
+    """What travels of an exception: its pickle, its class and what it says, and its traceback."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        pickled = bytes(reduction.ForkingPickler.dumps(error))
+    except Exception as failure:
+        return (*undeliverable(failure, error)[:3], text)
+    return pickled, type(error).__qualname__, _said(error), text
+
+
+def undeliverable(failure: BaseException, value: object) -> tuple[bytes, str, str, str]:
+    """What travels instead of a value that cannot be sent."""
+    from weft.multiprocessing.pool import MaybeEncodingError
+
+    try:
+        error = MaybeEncodingError(failure, value)
+    except Exception as worse:  # whatever its __repr__ raises
+        error = MaybeEncodingError(
+            failure, f"<{type(value).__qualname__} whose repr raises {type(worse).__qualname__}>"
+        )
+    return bytes(reduction.ForkingPickler.dumps(error)), type(error).__qualname__, str(error), ""
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as worse:
+        return f"<its __str__ raises {type(worse).__qualname__}>"
+
+
+# --- in the process that has the pool --------------------------------------------------------------------------------
+
+
+def revive(described: tuple[bytes, str, str, str]) -> BaseException:
+    """The exception that was described."""
+    pickled, kind, said, text = described
+    error: BaseException
+    try:
+        error = reduction.ForkingPickler.loads(pickled)
+        if not isinstance(error, BaseException):
+            raise TypeError(f"its pickle gives a {type(error).__qualname__}")
+    except Exception as failure:
+        error = RemoteError(
+            f"{kind}: {said} (the exception cannot be unpickled here: {failure!r})", kind, said
+        )
+    if text:
+        from weft.multiprocessing.pool import RemoteTraceback
+
+        error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
+    return error
+
+
+def unreadable(failure: BaseException) -> BaseException:
+    """The failure of a task whose result cannot be unpickled."""
+    error = RemoteError(
+        f"the result cannot be unpickled here: {failure!r}", type(failure).__qualname__, _said(failure)
+    )
+    error.__cause__ = failure
+    return error
+
+
+def unpicklable(error: Exception, function: object, arguments: object) -> Exception:
+    """The failure of a task that could not be sent: what the pickler raised, and which part it was about."""
+    try:
+        path, part = culprit((function, arguments), "task")
+        what = path.replace("task[0]", "the function", 1).replace("task[1]", "the arguments", 1)
+        kind = type(part)
+        error.add_note(
+            f"{what}, a {kind.__module__}.{kind.__qualname__}, cannot be sent to a worker of {named(function)}"
+        )
+    except Exception as worse:
+        error.add_note(
+            f"a task, {named(function)}, cannot be sent to a worker ({worse!r} when looking for the reason)"
+        )
+    return error
+
+
+def timed_out() -> Exception:
+    """What a wait for a result raises when its time is over."""
+    made: Callable[[], Any] = context.TimeoutError
+    error: Exception = made()
+    return error

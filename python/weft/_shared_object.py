@@ -1,0 +1,99 @@
+"""`weft.share`: an object that many tasks use, and that each worker gets once."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Generic, TypeVar
+
+from weft._shared_array import SharedArray
+
+T = TypeVar("T")
+
+_ALIGNMENT = 64  # of buffers, in bytes
+_MOST = 32  # objects that a process keeps of those it got
+
+# What this process got, by where it lies.
+_received: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+
+
+class Shared(Generic[T]):
+    """A handle of an object in shared memory; `share` makes it.
+
+    Passed to another process it becomes the object.
+    """
+
+    def __init__(self, memory: SharedArray, layout: tuple[int, list[tuple[int, int]]]) -> None:
+        self._memory = memory
+        self._layout = layout
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of memory it takes, once for all processes."""
+        return self._memory.nbytes
+
+    def get(self) -> T:
+        """The object, as other processes get it."""
+        obj: T = _open(self._memory, self._layout)
+        return obj
+
+    def __reduce__(self) -> Any:
+        return _open, (self._memory, self._layout)
+
+
+def share(obj: T) -> Shared[T]:
+    """Put `obj` into shared memory, and return a handle to be passed to tasks, alone or inside other arguments.
+
+    The object is pickled once, and unpickled once in each process that gets it; all tasks of a worker see the same one. Its large
+    buffers, as those of numpy arrays, are not copied: all processes see the same memory, read-only. The memory is
+    gone with the last user of it, of the handle and of the object's buffers. Raises what the pickler raises, and
+    MemoryError.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    data = memoryview(_dump(obj, buffers))
+    raw = [buffer.raw() for buffer in buffers]
+    places, end = [], len(data)
+    for view in raw:
+        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+        places.append((start, view.nbytes))
+        end = start + view.nbytes
+    memory = SharedArray(max(end, 1), "u1")
+    target = memoryview(memory)
+    target[: len(data)] = data
+    for (start, length), view in zip(places, raw, strict=True):
+        target[start : start + length] = view
+    return Shared(memory, (len(data), places))
+
+
+def _dump(obj: object, buffers: list[pickle.PickleBuffer]) -> bytes:
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            view = buffer.raw()
+        except BufferError:
+            return True  # in several pieces: the pickler copies it
+        if view.nbytes < _ALIGNMENT:
+            return True
+        buffers.append(buffer)
+        return False
+
+    file = io.BytesIO()
+    pickler: Any = ForkingPickler
+    pickler(file, 5, True, keep).dump(obj)  # its constructor takes no keywords
+    return file.getvalue()
+
+
+def _open(memory: SharedArray, layout: tuple[int, list[tuple[int, int]]]) -> Any:
+    key = memory._handle()
+    if key in _received:
+        _received.move_to_end(key)
+        return _received[key]
+    view = memoryview(memory).toreadonly()
+    length, places = layout
+    buffers = [view[start : start + size] for start, size in places]
+    obj = ForkingPickler.loads(view[:length], buffers=buffers)
+    _received[key] = obj
+    while len(_received) > _MOST:
+        _received.popitem(last=False)
+    return obj
