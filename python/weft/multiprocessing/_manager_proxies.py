@@ -469,10 +469,9 @@ class NamespaceProxy(BaseProxy):
 
     _exposed_ = ("__getattribute__", "__setattr__", "__delattr__")
 
-    def __getattr__(self, key: str) -> Any:
-        if key[0] == "_":
-            return object.__getattribute__(self, key)
-        return object.__getattribute__(self, "_callmethod")("__getattribute__", (key,))
+    if TYPE_CHECKING:
+
+        def __getattr__(self, key: str) -> Any: ...
 
     def __setattr__(self, key: str, value: Any) -> Any:
         if key[0] == "_":
@@ -483,6 +482,9 @@ class NamespaceProxy(BaseProxy):
         if key[0] == "_":
             return object.__delattr__(self, key)
         return object.__getattribute__(self, "_callmethod")("__delattr__", (key,))
+
+
+NamespaceProxy.__getattr__ = _native.proxy_method(NamespaceProxy, "__getattr__")  # type: ignore[method-assign]
 
 
 class ValueProxy(BaseProxy):

@@ -7,7 +7,7 @@
 use std::ffi::{CStr, c_int};
 use std::sync::Weak;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -178,9 +178,12 @@ const NAMES: [(&CStr, &CStr); COUNT] = {
         "keys" "values" "items" "update" "setdefault" "popitem" "clear" "copy" "extend" "insert" "remove" "index"
         "count" "sort" "reverse" "get_nowait" "put_nowait" "qsize" "empty" "full" "task_done" "join"
         "acquire" "release" "is_set" "wait" "notify" "discard" "union" "add"
+        "__getattr__"
     )
 };
-const COUNT: usize = 40;
+const COUNT: usize = 41;
+/// This one is no method of the shared object: it asks for an attribute, unless that is the proxy's own affair.
+const GETATTR: usize = COUNT - 1;
 
 unsafe extern "C" fn method<const N: usize>(
     slf: *mut ffi::PyObject,
@@ -210,6 +213,23 @@ unsafe extern "C" fn method<const N: usize>(
                 Some(kwds)
             };
             (all, kwds)
+        };
+        let name = if N == GETATTR {
+            let Ok([key]) = <[_; 1]>::try_from(positional) else {
+                return Err(PyTypeError::new_err("__getattr__() takes one argument"));
+            };
+            // SAFETY: an argument of the call.
+            let key = unsafe { Bound::from_borrowed_ptr(py, key) }.cast_into::<PyString>()?;
+            if key.to_str()?.starts_with('_') {
+                // SAFETY: both are alive, and the GIL is held. It raises what the interpreter says of a missing attribute.
+                return unsafe {
+                    let found = ffi::PyObject_GenericGetAttr(slf.as_ptr(), key.as_ptr());
+                    Bound::from_owned_ptr_or_err(py, found)
+                };
+            }
+            pyo3::intern!(py, "__getattribute__").clone()
+        } else {
+            name
         };
         if let Some(callmethod) = overridden(&slf) {
             let (args, none) = Arguments::Array(positional).objects(py)?;
@@ -264,7 +284,7 @@ const METHODS: [Fast; COUNT] = {
     macro_rules! methods {
         ($($number:literal)*) => {[$(method::<$number>),*]};
     }
-    methods!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39)
+    methods!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40)
 };
 
 /// The method `name` for `cls`, a class of proxies; None if it is none of those that are quick.
@@ -272,7 +292,7 @@ const METHODS: [Fast; COUNT] = {
 pub(super) fn proxy_method<'py>(cls: &Bound<'py, PyType>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = cls.py();
     if !cls.is_subclass_of::<ProxyBase>()? {
-        return Err(pyo3::exceptions::PyTypeError::new_err("the class is none of proxies"));
+        return Err(PyTypeError::new_err("the class is none of proxies"));
     }
     let Some(number) = NAMES.iter().position(|(known, _)| known.to_bytes() == name.as_bytes()) else {
         return Ok(None);
