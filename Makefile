@@ -90,6 +90,7 @@ soak: $(VENV)/.built
 	$(PY) tests/faults/processes/soak.py --only queues --kills $(SOAK_KILLS)
 	$(PY) tests/faults/processes/soak.py --only pipes --kills $(SOAK_KILLS_EACH)
 	$(PY) tests/faults/processes/soak.py --only locks --kills $(SOAK_KILLS_EACH)
+	$(PY) tests/faults/processes/soak.py --only shared --kills $(SOAK_KILLS_EACH)
 	$(PY) tests/faults/processes/soak.py --only pools --kills $(SOAK_KILLS_EACH)
 	WEFT_FAULTS_HITS=$(SOAK_KILLS_EACH) $(PY) -m pytest -q tests/faults/processes/test_shared_memory.py
 

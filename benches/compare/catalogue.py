@@ -161,6 +161,27 @@ LOCKS = (
     Scenario("barrier_4", "Locks", "Barrier: a round of 4", must_ratio=1.5),
 )
 
+# In scenarios_manager.py.
+MANAGERS = (
+    Scenario("manager_get", "Manager", "dict: get", must_ratio=15),
+    Scenario("manager_set", "Manager", "dict: set", must_ratio=15),
+    Scenario("manager_append", "Manager", "list: append", must_ratio=15),
+    Scenario("manager_namespace", "Manager", "Namespace: get"),
+    Scenario("manager_value", "Manager", "Value: get"),
+    Scenario("manager_queue", "Manager", "Queue: put and get", must_ratio=10),
+    Scenario("manager_lock", "Manager", "Lock: acquire and release"),
+    Scenario("manager_clients", "Manager", "dict: get, 4 clients at once", must_ratio=3),
+    Scenario("manager_remote", "Manager", "dict: get, over TCP"),
+    Scenario("manager_life", "Manager", "dict: create and drop", must_ratio=10),
+    Scenario("manager_update", "Manager", "dict: update with 100,000", most_rounds=3),
+    Scenario("manager_iterate", "Manager", "dict: iterate over 1,000", must_ratio=20, most_rounds=3),
+    Scenario("shared_dict_get", "SharedDict", "get, beside a manager's dict", must_ratio=70),
+    Scenario("shared_dict_set", "SharedDict", "set", must_ratio=70),
+    Scenario("shared_dict_writers", "SharedDict", "set, 4 processes at once", must_ratio=30),
+    Scenario("shared_dict_1000", "SharedDict", "get, of 1,000"),
+    Scenario("shared_dict_1000000", "SharedDict", "get, of 1,000,000", most_rounds=3),
+)
+
 MPIRE = ("mpire",)
 POOLS = ("mpire", "loky", "pebble")
 CHUNKS = ("1", "4", "16", "64", "default")
@@ -226,7 +247,7 @@ SUITES = {
             # Several processes are at work, and the scheduler has to find a place for each.
             seconds=0.2,
             repeats=5,
-            scenarios=MULTIPROCESSING + LOCKS,
+            scenarios=MULTIPROCESSING + LOCKS + MANAGERS,
         ),
         Suite(
             "pool",

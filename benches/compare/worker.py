@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # The modules that have a suite's scenarios, if they are several.
-PARTS = {"multiprocessing": ("multiprocessing", "shared")}
+PARTS = {"multiprocessing": ("multiprocessing", "shared", "manager")}
 # What a suite's scenarios are written against, where rivals have interfaces of their own.
 APIS = {"multiprocessing": "apis", "pool": "apis_pool"}
 

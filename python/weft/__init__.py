@@ -28,15 +28,17 @@ if TYPE_CHECKING:
     from weft._failures import PoolTerminated, RemoteError, TaskTimeout, WorkerDied
     from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
     from weft._logging import LogForwarding, forward_logging
+    from weft._manager import Manager
     from weft._pool import Pool, PoolOptions, PoolStats, Result
     from weft._queue import Queue
     from weft._shared_array import SharedArray
+    from weft._shared_dict import SharedDict
     from weft._shared_object import Shared, share
     from weft._unpicklable import UnpicklableError
     from weft._worker import worker_state
     from weft.multiprocessing.api import Process
     from weft.multiprocessing.connection import Connection, MessageLost, Pipe
-    from weft.multiprocessing.errors import OwnerDied, ProcessDied
+    from weft.multiprocessing.errors import ManagerDied, OwnerDied, ProcessDied
     from weft.multiprocessing.queues import ShutDown
 
 __all__ = [
@@ -49,6 +51,8 @@ __all__ = [
     "InstallError",
     "Lock",
     "LogForwarding",
+    "Manager",
+    "ManagerDied",
     "MessageLost",
     "OwnerDied",
     "Pipe",
@@ -65,6 +69,7 @@ __all__ = [
     "Semaphore",
     "Shared",
     "SharedArray",
+    "SharedDict",
     "ShutDown",
     "TaskTimeout",
     "UnpicklableError",
@@ -100,6 +105,7 @@ _LAZY = {
     "share": ("weft._shared_object", "share"),
     "worker_state": ("weft._worker", "worker_state"),
     "SharedArray": ("weft._shared_array", "SharedArray"),
+    "SharedDict": ("weft._shared_dict", "SharedDict"),
     "LogForwarding": ("weft._logging", "LogForwarding"),
     "forward_logging": ("weft._logging", "forward_logging"),
     "ShutDown": ("weft.multiprocessing.queues", "ShutDown"),
@@ -115,6 +121,8 @@ _LAZY = {
     "Connection": ("weft.multiprocessing.connection", "Connection"),
     "MessageLost": ("weft.multiprocessing.connection", "MessageLost"),
     "Pipe": ("weft.multiprocessing.connection", "Pipe"),
+    "Manager": ("weft._manager", "Manager"),
+    "ManagerDied": ("weft.multiprocessing.errors", "ManagerDied"),
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),
 }

@@ -70,6 +70,19 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
                 )
             ),
         ),
+        "multiprocessing.managers": (
+            ("()", f"{_OURS}.managers.take_over"),
+            *(
+                (name, f"{_OURS}.managers.{name}")
+                for name in (
+                    *("BaseManager", "SyncManager", "SharedMemoryManager", "Server", "SharedMemoryServer"),
+                    *("BaseProxy", "RebuildProxy", "MakeProxyType", "AutoProxy", "IteratorProxy"),
+                    *("AcquirerProxy", "ConditionProxy", "EventProxy", "BarrierProxy", "NamespaceProxy"),
+                    *("ValueProxy", "BaseListProxy", "ListProxy", "DictProxy", "ArrayProxy"),
+                    *("BasePoolProxy", "PoolProxy", "SetProxy"),
+                )
+            ),
+        ),
         "multiprocessing.heap": tuple(
             (name, f"{_OURS}.heap.{name}") for name in ("Arena", "Heap", "BufferWrapper")
         ),

@@ -4,6 +4,8 @@
 //! * [`queue`]: process queues and their messages.
 //! * [`shared`]: shared memory, and values with a lock in it.
 //! * [`pipe`]: connections between processes.
+//! * [`manager`]: calls to a manager's server through shared memory.
+//! * [`map`]: dictionaries in shared memory.
 //! * [`pool`]: tasks for worker processes.
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes.
@@ -13,6 +15,8 @@ mod error;
 mod ffi;
 mod gil;
 mod greenlet;
+mod manager;
+mod map;
 mod pipe;
 mod pool;
 mod process;
@@ -63,6 +67,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     queue::init(module)?;
     shared::init(module)?;
     pipe::init(module)?;
+    manager::init(module)?;
+    module.add_class::<map::SharedDictBase>()?;
     pool::init(module)?;
     process::init(module)?;
     sync::init(module)?;

@@ -13,6 +13,7 @@ use crate::error::ShmError;
 use crate::object::{Handle, Object, PROLOGUE};
 use crate::robust::RobustMutex;
 use crate::span::Span;
+use crate::windows::View;
 
 /// What lies between the object's own words and the user's.
 #[repr(C, align(64))]
@@ -22,6 +23,30 @@ struct Header {
 }
 
 const START: usize = PROLOGUE + size_of::<Header>();
+
+/// Memory that a carrier owns, as one process sees it.
+#[derive(Debug)]
+pub struct Look {
+    start: NonNull<u8>,
+    size: usize,
+    /// Keeps it mapped.
+    _view: Option<Arc<View>>,
+}
+
+// SAFETY: memory shared between processes; those who use it see to their own order.
+unsafe impl Send for Look {}
+
+impl Look {
+    /// Where it begins.
+    pub const fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// How many bytes it has: the whole of its block.
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+}
 
 /// One process's handle of it. Dropping the last one of all processes frees it, and what it carries.
 ///
@@ -134,6 +159,18 @@ impl Carrier {
         let span = Span::peek(self.arena(), unit, length, self.handle().unit, ordinal)?;
         span.take_over()?;
         Ok(span)
+    }
+
+    /// The memory that was handed over under the number `ordinal` and lies at `unit`, for as long as it stays the object's:
+    /// whoever shares the object agrees on who takes it over, or discards it, and when nobody looks at it any more.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Damaged`] if there is none such, [`ShmError::System`] if it cannot be mapped.
+    pub fn look(&self, unit: u32, ordinal: u64) -> Result<Look, ShmError> {
+        let (start, size, view) = Span::peek(self.arena(), unit, 0, self.handle().unit, ordinal)
+            .and_then(|span| self.arena().block(unit).inspect(|_| span.forget()))?;
+        Ok(Look { start, size, _view: view })
     }
 
     /// Frees what was handed over and can never be taken, by its number.

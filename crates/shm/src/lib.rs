@@ -32,7 +32,7 @@ mod windows;
 mod tests;
 
 pub use arena::Arena;
-pub use carrier::Carrier;
+pub use carrier::{Carrier, Look};
 pub use copy::copy_for_another;
 pub use error::ShmError;
 pub use layout::UNIT;

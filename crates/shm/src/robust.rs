@@ -84,7 +84,51 @@ impl RobustMutex {
             other => panic!("a lock in shared memory is damaged (pthread error {other})"),
         }
     }
+
+    /// The word that the kernel knows the lock by: the holder's thread id, and [`ORPHANED`] and [`WATCHED`].
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: the C library's mutex begins with this word, aligned, and touches it with atomic operations only.
+        unsafe { &*self.0.get().cast::<AtomicU32>() }
+    }
+
+    /// Whether the thread that held the lock ended with it, and nobody has taken it since.
+    #[inline]
+    pub fn is_orphaned(&self) -> bool {
+        self.word().load(Ordering::Acquire) & ORPHANED != 0
+    }
+
+    /// A word to sleep on, and the value that it has for as long as the holder lives and keeps the lock. `None` if
+    /// nobody holds it.
+    ///
+    /// When the holder ends the kernel wakes one sleeper, who tells the others by [`wake_watchers`](Self::wake_watchers).
+    pub fn watch(&self) -> Option<(&AtomicU32, u32)> {
+        let word = self.word();
+        let mut now = word.load(Ordering::Relaxed);
+        loop {
+            if now == 0 || now & ORPHANED != 0 {
+                return None;
+            }
+            if now & WATCHED != 0 {
+                return Some((word, now));
+            }
+            match word.compare_exchange_weak(now, now | WATCHED, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some((word, now | WATCHED)),
+                Err(other) => now = other,
+            }
+        }
+    }
+
+    /// Wakes all that sleep on the word.
+    #[cold]
+    pub fn wake_watchers(&self) {
+        weft_sys::futex::wake(self.word(), u32::MAX);
+    }
 }
+
+/// The kernel's bits in the word of a robust lock: the holder ended with it,
+const ORPHANED: u32 = 0x4000_0000;
+/// and somebody sleeps on it.
+const WATCHED: u32 = 0x8000_0000;
 
 // SAFETY: pthread mutexes exclude each other between all threads of all processes that map them.
 unsafe impl Robust for RobustMutex {

@@ -61,6 +61,15 @@ impl<L: Robust> Span<L> {
         self.length
     }
 
+    /// How many bytes of memory it takes, which are all there to be used.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Damaged`].
+    pub fn capacity(&self) -> Result<usize, ShmError> {
+        Ok(self.arena.block(self.unit)?.1)
+    }
+
     /// Whether it has no byte.
     pub const fn is_empty(&self) -> bool {
         self.length == 0

@@ -45,3 +45,50 @@ pub fn wake(word: &AtomicU32, most: u32) -> usize {
     // The kernel reads the count as an int.
     futex::wake(word, Flags::empty(), most.min(i32::MAX as u32)).unwrap_or(0)
 }
+
+/// As [`wait`] for the first of two words with their expected values, coming back when either is woken or changes.
+///
+/// Where the kernel cannot do that (before Linux 5.16), it is a wait for the first alone.
+pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), patience: Option<Duration>) -> Woken {
+    let waiter = |(word, expected): (&AtomicU32, u32)| Waiter {
+        value: expected.into(),
+        address: std::ptr::from_ref(word).expose_provenance() as u64,
+        flags: SIZE_32,
+        reserved: 0,
+    };
+    let waiters = [waiter(first), waiter(second)];
+    let end = patience.map(|patience| {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let nanoseconds = now.tv_nsec + i64::from(patience.subsec_nanos());
+        let seconds = i64::try_from(patience.as_secs()).unwrap_or(i64::MAX);
+        libc::timespec {
+            tv_sec: now.tv_sec.saturating_add(seconds).saturating_add(nanoseconds / 1_000_000_000),
+            tv_nsec: nanoseconds % 1_000_000_000,
+        }
+    });
+    let end = end.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: two filled-in waiters for words that are borrowed meanwhile, and a valid time or none.
+    let outcome =
+        unsafe { libc::syscall(libc::SYS_futex_waitv, waiters.as_ptr(), 2, 0, end, libc::CLOCK_MONOTONIC) };
+    if outcome >= 0 {
+        return Woken::Called;
+    }
+    match Errno::from_io_error(&std::io::Error::last_os_error()) {
+        Some(Errno::AGAIN) => Woken::Changed,
+        Some(Errno::TIMEDOUT) => Woken::TimedOut,
+        Some(Errno::INTR) => Woken::Interrupted,
+        _ => wait(first.0, first.1, patience),
+    }
+}
+
+/// What the kernel calls `futex_waitv`.
+#[repr(C)]
+struct Waiter {
+    value: u64,
+    address: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+/// The word has 32 bits, and may be shared between processes.
+const SIZE_32: u32 = 2;

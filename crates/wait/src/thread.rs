@@ -55,6 +55,17 @@ pub fn sleep(signal: &Signal, ticket: Ticket, slices: &mut Slices, deadline: Dea
     futex::wait(signal.word(), ticket.value(), Some(slices.next(deadline)))
 }
 
+/// As [`sleep`], coming back also when the word `beside` is woken, or is not what it is expected to be.
+pub fn sleep_beside(
+    signal: &Signal,
+    ticket: Ticket,
+    beside: (&AtomicU32, u32),
+    slices: &mut Slices,
+    deadline: Deadline,
+) -> Woken {
+    futex::wait_either((signal.word(), ticket.value()), beside, Some(slices.next(deadline)))
+}
+
 /// Looks at `ready` for a moment, where there are processors to spare. Says whether it became true.
 ///
 /// Only for what another processor is about to do: who is woken may be woken on this one.
@@ -150,6 +161,65 @@ impl Patience {
                 return false;
             }
         }
+    }
+}
+
+/// Whether it pays to spin for what another process does within a microsecond, if it runs at all.
+///
+/// It does where the other one has a processor of its own, and is lost time where both share one. So after a few spins
+/// that found nothing there is none, but for a probe ever more seldom.
+#[derive(Debug, Default)]
+pub struct Prospect {
+    futile: AtomicU32,
+    /// How many waits there are to be without a spin.
+    skip: AtomicU32,
+}
+
+impl Prospect {
+    /// So many spins in vain are borne.
+    const BORNE: u32 = 2;
+    /// The most waits between two probes, as a power of two.
+    const SELDOM: u32 = 9;
+    /// Looks in a glance.
+    const GLANCE: u32 = 24;
+
+    /// One that expects the best.
+    pub const fn new() -> Self {
+        Self { futile: AtomicU32::new(0), skip: AtomicU32::new(0) }
+    }
+
+    /// Looks for so short a time that a caller may keep what it would give up for a spin.
+    pub fn glance(&self, ready: &mut dyn FnMut() -> bool) -> bool {
+        if self.skip.load(Ordering::Relaxed) > 0 || !may_spin() {
+            return false;
+        }
+        let found = (0..Self::GLANCE).any(|_| {
+            hint::spin_loop();
+            ready()
+        });
+        if found {
+            self.futile.store(0, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// As [`spin`], if it is likely to pay.
+    pub fn spin(&self, ready: &mut dyn FnMut() -> bool) -> bool {
+        let skip = self.skip.load(Ordering::Relaxed);
+        if skip > 0 {
+            self.skip.store(skip - 1, Ordering::Relaxed);
+            return false;
+        }
+        if spin_for(SPIN, ready) {
+            self.futile.store(0, Ordering::Relaxed);
+            return true;
+        }
+        let futile = self.futile.load(Ordering::Relaxed) + 1;
+        self.futile.store(futile.min(Self::SELDOM), Ordering::Relaxed);
+        if futile > Self::BORNE {
+            self.skip.store(1 << futile.min(Self::SELDOM), Ordering::Relaxed);
+        }
+        false
     }
 }
 

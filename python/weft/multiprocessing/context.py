@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weft.multiprocessing._popen import Popen
     from weft.multiprocessing._stock import AnyProcess
     from weft.multiprocessing.connection import Connection
+    from weft.multiprocessing.managers import SyncManager
     from weft.multiprocessing.pool import Pool
     from weft.multiprocessing.queues import JoinableQueue, Queue, SimpleQueue
 
@@ -110,6 +111,14 @@ class BaseContext(stock.BaseContext):
     if TYPE_CHECKING:
         _name: str
         Process: type[_Process]
+
+    def Manager(self) -> SyncManager:  # type: ignore[override, unused-ignore]
+        """Returns a manager associated with a running server process"""
+        from weft.multiprocessing.managers import SyncManager
+
+        manager = SyncManager(ctx=self.get_context())
+        manager.start()
+        return manager
 
     def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:  # type: ignore[override, unused-ignore]
         """Returns two connection object connected by a pipe"""

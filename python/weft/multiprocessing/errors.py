@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 
-__all__ = ["OwnerDied", "ProcessDied"]
+__all__ = ["ManagerDied", "OwnerDied", "ProcessDied"]
 
 
 class ProcessDied(Exception):
@@ -52,3 +53,26 @@ class OwnerDied(ProcessDied):
     """
 
     _did = "process {who} ended while it held the lock"
+
+
+class ManagerDied(ProcessDied, EOFError, ConnectionResetError):
+    """The server process of a manager ended, and with it all objects that were in it.
+
+    Raised by whatever is waiting for an answer of it, at once, and by every later use of a proxy. `exitcode` is 0 if the
+    manager was shut down in good order.
+    """
+
+    _did = "process {who}, the server of a manager, ended, and its objects with it"
+
+    def __init__(self, pid: int | None, name: str | None = None, exitcode: int | None = None) -> None:
+        super().__init__(pid, name, exitcode)
+        self.errno = errno.ECONNRESET
+        self.strerror = str(self)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.pid, self.name, self.exitcode)
+
+    def __str__(self) -> str:
+        if self.exitcode == 0:
+            return f"the manager with the server process {self.pid} was shut down, and its objects are gone"
+        return super().__str__()

@@ -1,4 +1,4 @@
-"""The long form of the storms: thousands of kills on weft's queues, pipes, locks and pools, all kinds in turn.
+"""The long form of the storms: thousands of kills on weft's queues, pipes, locks, pools and shared objects.
 
     python tests/faults/processes/soak.py --kills 9000
     python tests/faults/processes/soak.py --seconds 600 --seed 7
@@ -19,6 +19,7 @@ from lock_trial import KINDS, LockTrial
 from pipe_trial import PipeTrial
 from pool_trial import PoolTrial
 from queue_trial import QueueTrial
+from shared_trial import SharedTrial
 from trial import Report, Trial, attempt
 
 HITS = 300  # in one storm
@@ -77,6 +78,15 @@ def lock_trials() -> list[Trial]:
     return [LockTrial(kind, method, hits=50) for kind in KINDS for method in ("fork", "forkserver")]
 
 
+def shared_trials() -> list[Trial]:
+    """Managers and dictionaries in shared memory, among forked and among template's children."""
+    return [
+        SharedTrial(of, method, clients, HITS)
+        for of in ("manager", "dict")
+        for method, clients in (("fork", 4), ("forkserver", 2), ("fork", 8))
+    ]
+
+
 def pool_trials() -> list[Trial]:
     """Every kind of job on every kind of pool, and what else can differ spread over them."""
     chosen: list[Trial] = []
@@ -104,7 +114,13 @@ def kills_in(report: Report) -> int:
     return sum(report.result.get(name, 0) for name in counts)
 
 
-PARTS = {"queues": queue_trials, "pipes": pipe_trials, "locks": lock_trials, "pools": pool_trials}
+PARTS = {
+    "queues": queue_trials,
+    "pipes": pipe_trials,
+    "locks": lock_trials,
+    "pools": pool_trials,
+    "shared": shared_trials,
+}
 
 
 def main() -> int:

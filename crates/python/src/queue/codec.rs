@@ -28,16 +28,16 @@ use super::view::View;
 pub(crate) type Spans = Vec<Span<RobustMutex>>;
 
 /// Kinds of messages, and tags of the nodes of a tree.
-pub(super) mod kind {
+pub(crate) mod kind {
     pub(in crate::queue) const PICKLE: u8 = 0;
     pub(in crate::queue) const NONE: u8 = 1;
     pub(in crate::queue) const TRUE: u8 = 2;
     pub(in crate::queue) const FALSE: u8 = 3;
-    pub(in crate::queue) const INT: u8 = 4;
+    pub(crate) const INT: u8 = 4;
     pub(in crate::queue) const FLOAT: u8 = 5;
-    pub(in crate::queue) const STR: u8 = 6;
+    pub(crate) const STR: u8 = 6;
     pub(in crate::queue) const BYTES: u8 = 7;
-    pub(in crate::queue) const TUPLE: u8 = 8;
+    pub(crate) const TUPLE: u8 = 8;
     pub(in crate::queue) const BYTEARRAY: u8 = 9;
     pub(in crate::queue) const MEMORYVIEW: u8 = 10;
     pub(in crate::queue) const LIST: u8 = 11;
@@ -118,6 +118,55 @@ fn in_span(
     spans.insert(0, span);
     body.clear();
     Ok(kind | kind::IN_SPAN)
+}
+
+/// Encodes `object` into `body` alone, however large it is, and says what kind of message that is. `arena` is any.
+pub(crate) fn encode_whole(
+    object: &Bound<'_, PyAny>,
+    arena: &Arc<Arena>,
+    body: &mut Vec<u8>,
+) -> PyResult<u8> {
+    let type_of = object.get_type_ptr();
+    if type_of == &raw mut ffi::PyUnicode_Type {
+        if let Ok(text) = object.cast_exact::<PyString>()?.to_str() {
+            body.extend_from_slice(text.as_bytes());
+            return Ok(kind::STR);
+        }
+    } else if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+        body.extend_from_slice(bytes.as_bytes());
+        return Ok(kind::BYTES);
+    } else if let Ok(bytes) = object.cast_exact::<PyByteArray>() {
+        let view = View::of(bytes)?;
+        body.extend_from_slice(view.bytes());
+        return Ok(kind::BYTEARRAY);
+    } else if let Some(kind) = scalar(object, arena, body, &mut Spans::new())? {
+        return Ok(kind);
+    } else if let Some(kind) = tree::kind_of(type_of) {
+        if tree::encode(object, body) {
+            return Ok(kind);
+        }
+        body.clear();
+        if packed::encode(object, body) {
+            return Ok(kind::NUMBERS);
+        }
+    }
+    pickling::dump_whole(object, body).map_err(|failure| match failure {
+        Failure::Memory(error) | Failure::Pickle(error) => error,
+    })?;
+    Ok(kind::PICKLE)
+}
+
+/// Encodes a key, so that keys that are equal in Python have equal bytes: None, integers of 64 bits, floats, strings,
+/// bytes, and tuples of these. `None` for anything else.
+pub(crate) fn encode_key(object: &Bound<'_, PyAny>, body: &mut Vec<u8>) -> Option<u8> {
+    // SAFETY: the GIL is held, and the object is alive.
+    unsafe { tree::key(object.as_ptr(), body, 0) }
+}
+
+/// Encodes `items` as a tuple of them; its kind is [`kind::TUPLE`]. False if that is the pickler's business; what was
+/// written has to be thrown away then.
+pub(crate) fn encode_arguments(_py: Python<'_>, items: &[*mut ffi::PyObject], body: &mut Vec<u8>) -> bool {
+    tree::encode_items(items, body)
 }
 
 /// Encodes what needs no look inside; `None` if it is something else.

@@ -7,7 +7,8 @@ use pyo3::exceptions::PyEOFError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use weft_shm::Queue;
-use weft_wait::thread::{self, Patience, Slices};
+use weft_shm::robust::RobustMutex;
+use weft_wait::thread::{self, Patience, Prospect, Slices};
 use weft_wait::{Deadline, DescriptorParker, Interest, Parker, Signal, Ticket, Woken, sleep_at};
 
 /// Gives the GIL up until it is dropped.
@@ -42,6 +43,8 @@ pub(crate) struct GilParker<'py> {
     py: Python<'py>,
     slices: Slices,
     source: Option<&'py Queue>,
+    /// The lock whose holder is waited for: its end ends a sleep.
+    life: Option<&'py RobustMutex>,
     spin: Spin,
     deaf: bool,
 }
@@ -53,23 +56,41 @@ enum Spin {
     Fixed,
     /// Looks for as long as has shown to be worth while.
     Learnt(&'static Patience),
+    /// Looks for a moment if that is likely to pay, first with the GIL: giving it up costs as much as the other side takes.
+    Quick(&'static Prospect),
     /// Sleeps at once.
     None,
 }
 
 impl<'py> GilParker<'py> {
     pub(crate) fn new(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None, spin: Spin::Fixed, deaf: false }
+        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::Fixed, deaf: false }
     }
 
     /// For a wait that spins as long as others for the same kind of thing have shown to be worth while.
     pub(crate) fn for_lock(py: Python<'py>, patience: &'static Patience) -> Self {
-        Self { py, slices: Slices::default(), source: None, spin: Spin::Learnt(patience), deaf: false }
+        Self {
+            py,
+            slices: Slices::default(),
+            source: None,
+            life: None,
+            spin: Spin::Learnt(patience),
+            deaf: false,
+        }
     }
 
     /// For a wait that sleeps at once: who wakes it goes to sleep itself as a rule, and leaves it its own processor.
     pub(crate) fn for_event(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None, spin: Spin::None, deaf: false }
+        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::None, deaf: false }
+    }
+
+    /// For a wait for what the holder of `life` will do; its end ends a sleep at once.
+    pub(crate) fn for_answer(
+        py: Python<'py>,
+        prospect: &'static Prospect,
+        life: Option<&'py RobustMutex>,
+    ) -> Self {
+        Self { py, slices: Slices::default(), source: None, life, spin: Spin::Quick(prospect), deaf: false }
     }
 
     /// For a short wait that signals do not interrupt.
@@ -79,7 +100,14 @@ impl<'py> GilParker<'py> {
 
     /// For a wait that ends with EOFError when nobody is left who could put something into `source`.
     pub(super) fn for_reader(py: Python<'py>, source: &'py Queue) -> Self {
-        Self { py, slices: Slices::default(), source: Some(source), spin: Spin::Fixed, deaf: false }
+        Self {
+            py,
+            slices: Slices::default(),
+            source: Some(source),
+            life: None,
+            spin: Spin::Fixed,
+            deaf: false,
+        }
     }
 
     /// At the end of a slice: whether there is still something to wait for.
@@ -99,7 +127,12 @@ impl Parker for GilParker<'_> {
 
     fn park(&mut self, signal: &Signal, ticket: Ticket, deadline: Deadline) -> PyResult<()> {
         let slices = &mut self.slices;
-        let woken = without_gil(self.py, || thread::sleep(signal, ticket, slices, deadline));
+        let watched = self.life.map(|life| life.watch());
+        let woken = without_gil(self.py, || match watched {
+            None => thread::sleep(signal, ticket, slices, deadline),
+            Some(Some(beside)) => thread::sleep_beside(signal, ticket, beside, slices, deadline),
+            Some(None) => Woken::Changed,
+        });
         self.py.check_signals()?;
         if woken == Woken::TimedOut { self.check_source() } else { Ok(()) }
     }
@@ -117,6 +150,7 @@ impl Parker for GilParker<'_> {
         match self.spin {
             Spin::Fixed => without_gil(self.py, || thread::spin(ready)),
             Spin::Learnt(patience) => without_gil(self.py, || patience.spin(ready)),
+            Spin::Quick(prospect) => prospect.glance(ready) || without_gil(self.py, || prospect.spin(ready)),
             Spin::None => false,
         }
     }

@@ -117,9 +117,9 @@ impl Kept {
         })
     }
 
-    fn dump(&self, object: &Bound<'_, PyAny>, arena: &Arc<Arena>) -> Result<Written, Failure> {
+    fn dump(&self, object: &Bound<'_, PyAny>, arena: Option<&Arc<Arena>>) -> Result<Written, Failure> {
         let py = object.py();
-        self.sink.get().0.lock().arena = Some(Arc::clone(arena));
+        self.sink.get().0.lock().arena = arena.cloned();
         let outcome = self.dump.bind(py).call1((object,));
         let written = std::mem::take(&mut *self.sink.get().0.lock());
         outcome.map_err(if written.no_memory { Failure::Memory } else { Failure::Pickle })?;
@@ -145,9 +145,9 @@ pub(super) fn dump(
         None => Kept::new(py, class.clone(), PROTOCOL)?,
     };
     // A pickler whose dump failed is thrown away.
-    let mut written = kept.dump(object, arena)?;
+    let mut written = kept.dump(object, Some(arena))?;
     if written.read_only {
-        written = Kept::new(py, class, OLD_PROTOCOL)?.dump(object, arena)?;
+        written = Kept::new(py, class, OLD_PROTOCOL)?.dump(object, Some(arena))?;
     }
     body.extend_from_slice(&written.bytes);
     spans.append(&mut written.spans);
@@ -156,6 +156,24 @@ pub(super) fn dump(
         kept.sink.get().0.lock().bytes = written.bytes;
     }
     KEPT_PICKLER.with(|place| *place.borrow_mut() = Some(kept));
+    Ok(())
+}
+
+/// Appends the pickle of `object` to `body`, with all of its buffers.
+pub(super) fn dump_whole(object: &Bound<'_, PyAny>, body: &mut Vec<u8>) -> Result<(), Failure> {
+    thread_local! {
+        static KEPT_WHOLE: RefCell<Option<Kept>> = const { RefCell::new(None) };
+    }
+    let py = object.py();
+    let class = reduction(py)?.getattr(pyo3::intern!(py, "ForkingPickler"))?;
+    let kept = KEPT_WHOLE.with(|kept| kept.borrow_mut().take()).filter(|kept| kept.class.is(&class));
+    let kept = match kept {
+        Some(kept) => kept,
+        None => Kept::new(py, class, OLD_PROTOCOL)?,
+    };
+    let written = kept.dump(object, None)?;
+    body.extend_from_slice(&written.bytes);
+    KEPT_WHOLE.with(|place| *place.borrow_mut() = Some(kept));
     Ok(())
 }
 

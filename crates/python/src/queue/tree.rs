@@ -57,6 +57,86 @@ pub(super) fn encode(object: &Bound<'_, PyAny>, body: &mut Vec<u8>) -> bool {
     unsafe { encoder.container(object.as_ptr(), 0) }
 }
 
+/// Encodes a tuple of `items`, which are alive, with the GIL held. False as in [`encode`].
+pub(super) fn encode_items(items: &[*mut PyObject], body: &mut Vec<u8>) -> bool {
+    let mut encoder =
+        Encoder { body, nodes: 0, containers: [std::ptr::null_mut(); MOST_CONTAINERS], seen: 0 };
+    encoder.count(items.len() as ffi::Py_ssize_t);
+    // SAFETY: by the contract; nothing in here runs Python code.
+    items.iter().all(|item| unsafe { encoder.node(*item, 0) })
+}
+
+/// Encodes a key without its tag, which it returns: see [`encode_key`](super::codec::encode_key).
+///
+/// # Safety
+///
+/// The GIL is held, and the pointer is to a living object.
+pub(super) unsafe fn key(object: *mut PyObject, body: &mut Vec<u8>, depth: usize) -> Option<u8> {
+    // SAFETY: by the contract; the type is compared before each call that needs one.
+    unsafe {
+        let type_of = ffi::Py_TYPE(object);
+        if type_of == &raw mut ffi::PyUnicode_Type {
+            let mut length = 0;
+            let start = ffi::PyUnicode_AsUTF8AndSize(object, &raw mut length);
+            if start.is_null() {
+                ffi::PyErr_Clear();
+                return None;
+            }
+            body.extend_from_slice(slice::from_raw_parts(start.cast(), length as usize));
+            return Some(kind::STR);
+        }
+        if type_of == &raw mut ffi::PyLong_Type {
+            let mut overflow = 0;
+            let value = ffi::PyLong_AsLongLongAndOverflow(object, &raw mut overflow);
+            body.extend_from_slice(&value.to_le_bytes());
+            return (overflow == 0).then_some(kind::INT);
+        }
+        if type_of == &raw mut ffi::PyBytes_Type {
+            let start = ffi::PyBytes_AsString(object).cast_const().cast();
+            body.extend_from_slice(slice::from_raw_parts(start, ffi::PyBytes_Size(object) as usize));
+            return Some(kind::BYTES);
+        }
+        if type_of == &raw mut ffi::PyFloat_Type {
+            let value = ffi::PyFloat_AsDouble(object);
+            // The bounds are exact as floats; the upper one is no integer of 64 bits itself.
+            if value.fract() == 0.0 && (-(2f64.powi(63))..2f64.powi(63)).contains(&value) {
+                body.extend_from_slice(&(value as i64).to_le_bytes());
+                return Some(kind::INT);
+            }
+            body.extend_from_slice(&value.to_le_bytes());
+            return Some(kind::FLOAT);
+        }
+        if object == ffi::Py_None() {
+            return Some(kind::NONE);
+        }
+        if object == ffi::Py_True() || object == ffi::Py_False() {
+            body.extend_from_slice(&i64::from(object == ffi::Py_True()).to_le_bytes());
+            return Some(kind::INT);
+        }
+        if type_of != &raw mut ffi::PyTuple_Type || depth >= DEEPEST {
+            return None;
+        }
+        let length = ffi::PyTuple_Size(object);
+        if length as usize > MOST_NODES {
+            return None;
+        }
+        body.extend_from_slice(&(length as u32).to_le_bytes());
+        for position in 0..length {
+            let tag = body.len();
+            body.push(0);
+            let sized = body.len();
+            let item = ffi::PyTuple_GetItem(object, position);
+            let kind = key(item, body, depth + 1)?;
+            body[tag] = kind;
+            if matches!(kind, kind::STR | kind::BYTES) {
+                let bytes = (body.len() - sized) as u32;
+                body.splice(sized..sized, bytes.to_le_bytes());
+            }
+        }
+        Some(kind::TUPLE)
+    }
+}
+
 impl Encoder<'_> {
     /// # Safety
     ///

@@ -1,0 +1,165 @@
+//! A caller's part.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use weft_wait::{Deadline, Parker, WaitError, wait_until};
+
+use crate::desk::Desk;
+use crate::error::ManagerError;
+use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, RUNNING, word_of};
+use crate::message::{self, Buffers};
+
+/// One caller's place at a desk. It is given back when this is dropped.
+pub struct Lane {
+    desk: Arc<Desk>,
+    index: usize,
+    /// The process that claimed it, which is this one or a parent of it.
+    owner: u64,
+    busy: AtomicBool,
+    /// Left to the server in the middle of a call.
+    abandoned: AtomicBool,
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("desk", &self.desk).field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+/// What a call was answered with; the bytes are where the caller wanted them.
+#[derive(Debug)]
+pub struct Answer {
+    /// What the server said it is.
+    pub what: u32,
+    /// The buffers that came with it.
+    pub buffers: Buffers,
+}
+
+/// Says that the lane is in use, for as long as it lives.
+struct InUse<'a>(&'a AtomicBool);
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Lane {
+    pub(crate) const fn new(desk: Arc<Desk>, index: usize, owner: u64) -> Self {
+        Self { desk, index, owner, busy: AtomicBool::new(false), abandoned: AtomicBool::new(false) }
+    }
+
+    /// The desk it is at.
+    pub const fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    /// Its number.
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Whether a call can be made through it by this process.
+    pub fn is_usable(&self) -> bool {
+        self.owner == word_of(self.desk.arena().identity()) && !self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Whether a thread is in the middle of a call.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Makes a call, and waits for its answer, whose bytes replace what is in `bytes`.
+    ///
+    /// `what` is for the server; the buffers are of the desk's arena, and the server's afterwards.
+    ///
+    /// # Errors
+    ///
+    /// All that [`ManagerError`] has. After [`ManagerError::Interrupted`] the lane cannot be used any more, unless the
+    /// call had not begun.
+    pub fn call<P: Parker>(
+        &self,
+        what: u32,
+        parts: &[&[u8]],
+        buffers: &mut Buffers,
+        bytes: &mut Vec<u8>,
+        parker: &mut P,
+    ) -> Result<Answer, ManagerError<P::Interrupt>> {
+        if !self.is_usable() {
+            return Err(ManagerError::Foreign);
+        }
+        if self.busy.swap(true, Ordering::Acquire) {
+            return Err(ManagerError::Busy);
+        }
+        let _in_use = InUse(&self.busy);
+        self.check()?;
+        let slot = self.desk.slot(self.index);
+        message::write(self.desk.carrier(), self.index, slot, what, parts, buffers)?;
+        slot.state.store(CALLED, Ordering::Release);
+        self.desk.ring(self.index);
+        let answered = || slot.state.load(Ordering::Acquire) == ANSWERED;
+        let waited = wait_until(&slot.reply, parker, Deadline::NEVER, answered, |_| {
+            if answered() { Some(Ok(())) } else { self.check().err().map(Err) }
+        });
+        match waited {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(error),
+            // There is no deadline.
+            Err(WaitError::TimedOut) => return Err(ManagerError::Died),
+            Err(WaitError::Interrupted(interrupt)) => {
+                self.give_up();
+                return Err(ManagerError::Interrupted(interrupt));
+            }
+        }
+        let read = message::read(self.desk.carrier(), self.index, slot, bytes);
+        slot.state.store(IDLE, Ordering::Release);
+        let (what, buffers) = read?;
+        Ok(Answer { what, buffers })
+    }
+
+    /// An error if nobody will answer any more.
+    #[inline]
+    fn check<I>(&self) -> Result<(), ManagerError<I>> {
+        // A server that was closed ends soon afterwards.
+        if self.desk.is_closed() {
+            return Err(ManagerError::Closed);
+        }
+        if self.desk.is_dead() {
+            // The kernel woke one of those who sleep; all have to know.
+            self.desk.life().wake_watchers();
+            return Err(ManagerError::Died);
+        }
+        Ok(())
+    }
+
+    /// Takes the call back if it has not begun; otherwise leaves the lane to the server.
+    fn give_up(&self) {
+        let slot = self.desk.slot(self.index);
+        loop {
+            match slot.state.load(Ordering::Acquire) {
+                CALLED if slot.change(CALLED, IDLE) => break,
+                RUNNING if slot.change(RUNNING, ABANDONED) => {
+                    self.abandoned.store(true, Ordering::Relaxed);
+                    return;
+                }
+                // Too late for the server, too. The answer's buffers are freed when it is read.
+                ANSWERED => break,
+                CALLED | RUNNING => {}
+                _ => return,
+            }
+        }
+        // The call's own buffers, or the answer's, come back to be freed.
+        let _ = message::read(self.desk.carrier(), self.index, slot, &mut Vec::new());
+        slot.state.store(IDLE, Ordering::Release);
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if self.is_usable() {
+            self.desk.slot(self.index).free();
+        }
+    }
+}

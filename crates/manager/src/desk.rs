@@ -1,0 +1,356 @@
+//! What a server and its clients share, and the server's part in it.
+//!
+//! Who serves holds the desk's *life*, a robust lock, for as long as it serves: when its thread ends in whatever way, the
+//! kernel marks the lock, and wakes one of those who wait for an answer, who wakes the others. So the death of the server
+//! is known at once to all of its callers, without a descriptor or a thread of theirs.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use weft_shm::identity::Identity;
+use weft_shm::robust::{Robust, RobustMutex};
+use weft_shm::{Arena, Carrier, Handle, ShmError};
+use weft_wait::{Deadline, Parker, Signal, WaitError, wait_until};
+
+use crate::client::Lane;
+use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, NOBODY, RUNNING, Slot, identity_of, word_of};
+use crate::message::{self, Buffers, is_of_lane};
+
+/// How many callers there may be at a time.
+pub const LANES: usize = 254;
+
+const TAG: u64 = u64::from_le_bytes(*b"weftdsk1");
+const WORDS: usize = LANES.div_ceil(64);
+
+/// Nobody has served yet.
+const NEW: u32 = 0;
+const SERVING: u32 = 1;
+const CLOSED: u32 = 2;
+
+/// Set in `cause` if it is known.
+const KNOWN: u32 = 1 << 16;
+
+#[repr(C, align(64))]
+struct Header {
+    tag: AtomicU64,
+    state: AtomicU32,
+    /// How the server ended, for those who cannot find out: [`KNOWN`] and 16 bits, or 0.
+    cause: AtomicU32,
+    life: RobustMutex,
+    _apart: [u64; 1],
+    /// Raised when something is ready.
+    bell: Signal,
+    _apart_too: [u32; 15],
+    /// A bit for each lane with a call in it.
+    ready: [AtomicU64; WORDS],
+    _apart_three: [u64; 8 - WORDS],
+}
+
+#[repr(C)]
+struct Layout {
+    header: Header,
+    lanes: [Slot; LANES],
+}
+
+const _: () = assert!(size_of::<Layout>() <= (512 << 10) - Carrier::OVERHEAD);
+
+/// A process's handle of a desk. Forked children have it, too.
+pub struct Desk {
+    carrier: Carrier,
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("handle", &self.carrier.handle()).finish_non_exhaustive()
+    }
+}
+
+/// The desk's life, which the serving thread holds. It closes the desk when it is dropped.
+#[derive(Debug)]
+pub struct Serving {
+    desk: Arc<Desk>,
+    /// A robust lock is its thread's.
+    _of_this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.desk.close();
+        // SAFETY: this thread locked it, in `open`, and the guard cannot have left it.
+        unsafe { self.desk.life().unlock() };
+    }
+}
+
+/// A call that was begun.
+#[derive(Debug)]
+pub struct Request {
+    /// What the caller said it is.
+    pub what: u32,
+    /// The buffers that came with it.
+    pub buffers: Buffers,
+}
+
+impl Desk {
+    /// A new desk.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError`] if the memory is not to be had.
+    pub fn create(arena: &Arc<Arena>) -> Result<Arc<Self>, ShmError> {
+        let carrier = Carrier::create(arena, size_of::<Layout>(), |start| {
+            let layout: NonNull<Layout> = start.cast();
+            // SAFETY: zeroed, long enough, aligned to 64, nobody else's yet, and it does not move.
+            unsafe {
+                RobustMutex::init(&raw mut (*layout.as_ptr()).header.life);
+                (*layout.as_ptr()).header.tag.store(TAG, Ordering::Release);
+            }
+        })?;
+        Ok(Arc::new(Self { carrier }))
+    }
+
+    /// The desk that another process made.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Gone`] if it has ended, [`ShmError::Damaged`] if it is something else.
+    pub fn attach(arena: &Arc<Arena>, handle: Handle) -> Result<Arc<Self>, ShmError> {
+        let desk = Self { carrier: Carrier::attach(arena, handle, size_of::<Layout>())? };
+        if desk.layout().header.tag.load(Ordering::Acquire) != TAG {
+            return Err(ShmError::Damaged { what: "an object is not of the kind that it was taken for" });
+        }
+        Ok(Arc::new(desk))
+    }
+
+    fn layout(&self) -> &Layout {
+        // SAFETY: as long as this, made by `create`, mapped as long as the carrier; all of it atomic, locks, or `Slot`.
+        unsafe { self.carrier.start().cast::<Layout>().as_ref() }
+    }
+
+    pub(crate) fn slot(&self, lane: usize) -> &Slot {
+        &self.layout().lanes[lane]
+    }
+
+    pub(crate) const fn carrier(&self) -> &Carrier {
+        &self.carrier
+    }
+
+    /// What another process with the same arena needs to attach.
+    pub fn handle(&self) -> Handle {
+        self.carrier.handle()
+    }
+
+    /// The arena it lies in, where the buffers of calls and answers have to lie.
+    pub fn arena(&self) -> &Arc<Arena> {
+        self.carrier.arena()
+    }
+
+    // -- The server's part
+
+    /// Begins to serve, in the calling thread, which goes on to do so for as long as it keeps what it gets. `None` if
+    /// somebody has served before.
+    pub fn open(self: &Arc<Self>) -> Option<Serving> {
+        let header = &self.layout().header;
+        if header.state.load(Ordering::Acquire) != NEW || header.life.try_lock().is_none() {
+            return None;
+        }
+        header.state.store(SERVING, Ordering::Release);
+        Some(Serving { desk: Arc::clone(self), _of_this_thread: PhantomData })
+    }
+
+    /// Ends serving in good order, and lets all callers know. Any thread of the server may call it.
+    pub fn close(&self) {
+        self.layout().header.state.store(CLOSED, Ordering::SeqCst);
+        for slot in &self.layout().lanes {
+            slot.reply.raise_all();
+        }
+        self.layout().header.bell.raise_all();
+    }
+
+    /// Waits until a call is [ready](Self::next), or `poke` was called, or `deadline`. Says whether anything may be ready.
+    ///
+    /// # Errors
+    ///
+    /// What interrupts the parker.
+    pub fn wait<P: Parker>(&self, parker: &mut P, deadline: Deadline) -> Result<bool, P::Interrupt> {
+        let any = || self.is_ready() || self.is_closed();
+        match wait_until(&self.layout().header.bell, parker, deadline, any, |_| any().then_some(())) {
+            Ok(()) => Ok(true),
+            Err(WaitError::TimedOut) => Ok(false),
+            Err(WaitError::Interrupted(interrupt)) => Err(interrupt),
+        }
+    }
+
+    /// Whether some lane's bit is set.
+    #[inline]
+    pub fn is_ready(&self) -> bool {
+        self.layout().header.ready.iter().any(|word| word.load(Ordering::Acquire) != 0)
+    }
+
+    /// A lane with a call in it, from `after` on and around; its bit is taken.
+    #[inline]
+    pub fn next(&self, after: usize) -> Option<usize> {
+        let ready = &self.layout().header.ready;
+        let (first, bit) = (after / 64, after % 64);
+        for step in 0..=WORDS {
+            let index = (first + step) % WORDS;
+            let mut word = ready[index].load(Ordering::Acquire);
+            if step == 0 {
+                word &= u64::MAX << bit;
+            }
+            if word != 0 {
+                let found = word.trailing_zeros() as usize;
+                ready[index].fetch_and(!(1 << found), Ordering::AcqRel);
+                return Some(index * 64 + found).filter(|lane| *lane < LANES);
+            }
+        }
+        None
+    }
+
+    /// Begins the call in the lane, and takes it out into `bytes`. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError`] if it cannot be taken out; the call has begun all the same, and needs an answer.
+    pub fn begin(&self, lane: usize, bytes: &mut Vec<u8>) -> Option<Result<Request, ShmError>> {
+        let slot = self.slot(lane);
+        if !slot.change(CALLED, RUNNING) {
+            return None;
+        }
+        let read = message::read(&self.carrier, lane, slot, bytes);
+        Some(read.map(|(what, buffers)| Request { what, buffers }))
+    }
+
+    /// Answers the call in the lane. If nobody waits for the answer, the lane is free.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError`] if there is no memory for the answer: then another one has to be given.
+    pub fn answer(
+        &self,
+        lane: usize,
+        what: u32,
+        parts: &[&[u8]],
+        buffers: &mut Buffers,
+    ) -> Result<(), ShmError> {
+        let slot = self.slot(lane);
+        message::write(&self.carrier, lane, slot, what, parts, buffers)?;
+        if slot.change(RUNNING, ANSWERED) {
+            raise(&slot.reply);
+        } else if slot.state.load(Ordering::Acquire) == ABANDONED {
+            self.discard(lane);
+            slot.free();
+        }
+        Ok(())
+    }
+
+    /// Whose the lane is.
+    pub fn owner(&self, lane: usize) -> Option<Identity> {
+        let word = self.slot(lane).owner.load(Ordering::Acquire);
+        (word != NOBODY).then(|| identity_of(word))
+    }
+
+    /// The processes that have lanes.
+    pub fn owners(&self) -> Vec<Identity> {
+        let mut owners: Vec<_> = (0..LANES).filter_map(|lane| self.owner(lane)).collect();
+        owners.sort_unstable_by_key(|owner| (owner.pid, owner.start));
+        owners.dedup();
+        owners
+    }
+
+    /// Frees the lanes of a process that has ended. A call that is being carried out goes on, and frees its lane
+    /// at its end.
+    pub fn sweep(&self, dead: Identity) {
+        for lane in 0..LANES {
+            let slot = self.slot(lane);
+            if slot.owner.load(Ordering::Acquire) != word_of(dead) {
+                continue;
+            }
+            let is_idle = loop {
+                let state = slot.state.load(Ordering::Acquire);
+                match state {
+                    RUNNING if slot.change(RUNNING, ABANDONED) => break false,
+                    ABANDONED => break false,
+                    CALLED | ANSWERED if slot.change(state, IDLE) => break true,
+                    IDLE => break true,
+                    _ => {}
+                }
+            };
+            if is_idle {
+                self.discard(lane);
+                slot.free();
+            }
+        }
+    }
+
+    /// Frees buffers that were on their way through a lane that nobody uses.
+    fn discard(&self, lane: usize) {
+        // Damage is met, and reported, where it stands in somebody's way.
+        let _ = self.carrier.discard(|ordinal| is_of_lane(ordinal, lane));
+    }
+
+    // -- Both sides
+
+    /// Whether it was closed in good order.
+    pub fn is_closed(&self) -> bool {
+        self.layout().header.state.load(Ordering::Acquire) == CLOSED
+    }
+
+    /// Whether whoever served has ended without closing it.
+    #[inline]
+    pub fn is_dead(&self) -> bool {
+        self.layout().header.life.is_orphaned()
+    }
+
+    /// Tells all others how the server process ended: its exit code, or minus the signal.
+    pub fn publish_cause(&self, code: i16) {
+        self.layout().header.cause.store(KNOWN | u32::from(code.cast_unsigned()), Ordering::Relaxed);
+    }
+
+    /// How the server process ended, if somebody has found out.
+    pub fn cause(&self) -> Option<i16> {
+        let word = self.layout().header.cause.load(Ordering::Relaxed);
+        (word & KNOWN != 0).then_some((word as u16).cast_signed())
+    }
+
+    /// The lock that whoever serves holds.
+    pub fn life(&self) -> &RobustMutex {
+        &self.layout().header.life
+    }
+
+    // -- The clients' part
+
+    /// A lane for the caller. `None` if there is none left, or nobody serves.
+    pub fn claim(self: &Arc<Self>) -> Option<Lane> {
+        if self.layout().header.state.load(Ordering::Acquire) != SERVING || self.is_dead() {
+            return None;
+        }
+        let me = word_of(self.arena().identity());
+        (0..LANES).find_map(|lane| {
+            let owner = &self.slot(lane).owner;
+            let is_free = owner.load(Ordering::Relaxed) == NOBODY
+                && owner.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+            is_free.then(|| Lane::new(Arc::clone(self), lane, me))
+        })
+    }
+
+    /// Says that a call is in the lane.
+    #[inline]
+    pub(crate) fn ring(&self, lane: usize) {
+        let header = &self.layout().header;
+        header.ready[lane / 64].fetch_or(1 << (lane % 64), Ordering::SeqCst);
+        raise(&header.bell);
+    }
+}
+
+/// Raises a signal after a change that was an atomic read-modify-write, which on this processor is a full fence.
+#[inline]
+fn raise(signal: &Signal) {
+    if cfg!(target_arch = "x86_64") {
+        signal.raise_fenced();
+    } else {
+        signal.raise();
+    }
+}

@@ -1,0 +1,327 @@
+//! What a server has: its objects, and the loop that answers calls.
+
+use std::sync::{Arc, OnceLock};
+
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use weft_manager::{Desk, Request};
+use weft_shm::Handle;
+use weft_shm::identity::Identity;
+use weft_wait::Deadline;
+use weft_wait::thread::Prospect;
+
+use super::lane::ManagerLane;
+use super::table::Table;
+use super::wire::{FIRST, KEYWORDS, Tag, read_head};
+use crate::gil::GilCell;
+use crate::queue::arenas::{find_arena, own_arena, shm_error};
+use crate::queue::codec::{self, Failure, Spans};
+use crate::queue::parker::GilParker;
+
+/// Whether it pays to wait for the next call without sleeping.
+static PROSPECT: Prospect = Prospect::new();
+
+/// What a server and its clients share, on either side.
+#[pyclass(frozen, weakref, name = "ManagerDesk", module = "weft._native")]
+pub(crate) struct ManagerDesk {
+    desk: OnceLock<Arc<Desk>>,
+    /// Guarded by the GIL.
+    table: GilCell<Table>,
+    /// Guarded by the GIL: how many have asked that nothing is called directly.
+    exclusive: GilCell<usize>,
+}
+
+/// What the loop calls.
+struct Callbacks<'a, 'py> {
+    dispatch: &'a Bound<'py, PyAny>,
+    arrived: &'a Bound<'py, PyAny>,
+    would_block: &'a Bound<'py, PyAny>,
+}
+
+/// What becomes of a call.
+enum Outcome<'py> {
+    Answer(Tag, Bound<'py, PyAny>),
+    /// Somebody else answers it, or has done so.
+    Later,
+}
+
+impl ManagerDesk {
+    fn desk(&self) -> PyResult<&Arc<Desk>> {
+        self.desk.get().ok_or_else(|| PyRuntimeError::new_err("the desk was not opened"))
+    }
+
+    fn table<T>(&self, _py: Python<'_>, visit: impl FnOnce(&mut Table) -> T) -> T {
+        // SAFETY: the GIL is held, and what `visit` does, in this file, runs no Python code and comes not here.
+        visit(unsafe { &mut *self.table.get() })
+    }
+
+    fn is_exclusive(&self, _py: Python<'_>) -> bool {
+        // SAFETY: the GIL is held.
+        unsafe { *self.exclusive.get() != 0 }
+    }
+
+    /// Carries out one call.
+    fn carry_out<'py>(
+        &self,
+        py: Python<'py>,
+        lane: usize,
+        bytes: &[u8],
+        request: Request,
+        callbacks: &Callbacks<'_, 'py>,
+    ) -> PyResult<Outcome<'py>> {
+        let (ident, method, body) = read_head(bytes)?;
+        if request.what & FIRST != 0 {
+            let owner = self.desk()?.owner(lane).map(|owner| (owner.pid, owner.start));
+            callbacks.arrived.call1((lane, owner))?;
+        }
+        let decoded = codec::decode(py, request.what as u8, body, request.buffers);
+        let decoded = decoded.map_err(|(error, _)| error)?.cast_into::<PyTuple>()?;
+        let (args, kwds) = if request.what & KEYWORDS != 0 {
+            let (args, kwds): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = decoded.extract()?;
+            (args, Some(kwds))
+        } else {
+            (decoded, None)
+        };
+        if !self.is_exclusive(py) {
+            let direct = self.table(py, |table| table.direct(ident, method).map(|found| found.clone_ref(py)));
+            if let Some(direct) = direct {
+                match direct.bind(py).call(&args, kwds.as_ref()) {
+                    Ok(value) if value.is(callbacks.would_block) => {}
+                    Ok(value) => return Ok(Outcome::Answer(Tag::Return, value)),
+                    Err(error) => return failure(py, error),
+                }
+            }
+        }
+        let answer = callbacks.dispatch.call1((lane, ident, method, args, kwds))?;
+        if answer.is_none() {
+            return Ok(Outcome::Later);
+        }
+        let (name, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = answer.extract()?;
+        Ok(Outcome::Answer(tag(&name)?, value))
+    }
+
+    /// Puts an answer into the lane. What cannot be pickled, or finds no memory, is answered with an error.
+    fn put_answer(&self, py: Python<'_>, lane: usize, tag: Tag, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let desk = self.desk()?;
+        let (mut body, mut buffers) = (super::lane::take_buffer(), Spans::new());
+        let outcome = match codec::encode(value, desk.arena(), &mut body, &mut buffers) {
+            Ok(kind) => {
+                let what = u32::from(kind) | u32::from(tag as u8) << 8;
+                desk.answer(lane, what, &[&body], &mut buffers).map_err(shm_error)
+            }
+            Err(Failure::Memory(error) | Failure::Pickle(error)) => Err(error),
+        };
+        super::lane::keep_buffer(body);
+        let Err(error) = outcome else { return Ok(()) };
+        if !error.is_instance_of::<pyo3::exceptions::PyException>(py) {
+            return Err(error);
+        }
+        self.put_text(lane, Tag::Unserializable, &explain(py, &error))
+    }
+
+    /// An answer that always finds room.
+    fn put_text(&self, lane: usize, tag: Tag, text: &str) -> PyResult<()> {
+        const ROOM: usize = 1500;
+        let end = (0..=text.len().min(ROOM)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        // With the traceback's end, which says what happened.
+        let start = if text.len() > ROOM {
+            (text.len() - ROOM..text.len()).find(|start| text.is_char_boundary(*start)).unwrap_or(0)
+        } else {
+            0
+        };
+        let text = if start > 0 { &text[start..] } else { &text[..end] };
+        let what = u32::from(codec::kind::STR) | u32::from(tag as u8) << 8;
+        self.desk()?.answer(lane, what, &[text.as_bytes()], &mut Vec::new()).map_err(shm_error)
+    }
+
+    fn serve_one(
+        &self,
+        py: Python<'_>,
+        lane: usize,
+        bytes: &mut Vec<u8>,
+        callbacks: &Callbacks<'_, '_>,
+    ) -> PyResult<()> {
+        let request = match self.desk()?.begin(lane, bytes) {
+            None => return Ok(()),
+            Some(request) => request.map_err(shm_error),
+        };
+        let outcome = request.and_then(|request| self.carry_out(py, lane, bytes, request, callbacks));
+        match outcome {
+            Ok(Outcome::Later) => Ok(()),
+            Ok(Outcome::Answer(tag, value)) => self.put_answer(py, lane, tag, &value),
+            Err(error) => self.put_text(lane, Tag::Traceback, &explain(py, &error)),
+        }
+    }
+}
+
+/// The traceback of an exception, as text.
+fn explain(py: Python<'_>, error: &PyErr) -> String {
+    let format = || {
+        let format = py.import("traceback")?.getattr("format_exception")?;
+        let lines: Vec<String> = format.call1((error.value(py),))?.extract()?;
+        Ok::<_, PyErr>(lines.concat())
+    };
+    format().unwrap_or_else(|_| error.to_string())
+}
+
+/// What the object's method raised: the caller's to see, unless it is meant for the server.
+fn failure<'py>(py: Python<'py>, error: PyErr) -> PyResult<Outcome<'py>> {
+    if error.is_instance_of::<pyo3::exceptions::PyException>(py) {
+        let value: Bound<'py, PyBaseException> = error.into_value(py).into_bound(py);
+        return Ok(Outcome::Answer(Tag::Error, value.into_any()));
+    }
+    Err(error)
+}
+
+fn tag(name: &Bound<'_, PyAny>) -> PyResult<Tag> {
+    let name: &str = &name.extract::<String>()?;
+    Tag::of_name(name).ok_or_else(|| PyValueError::new_err(format!("{name:?} is no kind of answer")))
+}
+
+#[pymethods]
+impl ManagerDesk {
+    #[new]
+    fn new() -> Self {
+        Self { desk: OnceLock::new(), table: GilCell::new(Table::default()), exclusive: GilCell::new(0) }
+    }
+
+    /// Make a new one in shared memory.
+    fn create(&self, py: Python<'_>) -> PyResult<()> {
+        let desk = Desk::create(&own_arena(py)?).map_err(shm_error)?;
+        self.desk.set(desk).map_err(|_| PyRuntimeError::new_err("the desk is in shared memory already"))
+    }
+
+    /// Become a handle of the one that `handle` of another process's describes.
+    fn attach(&self, py: Python<'_>, place: (u64, u32, u64)) -> PyResult<()> {
+        let (arena, unit, generation) = place;
+        let desk = Desk::attach(&find_arena(py, arena)?, Handle { unit, generation }).map_err(shm_error)?;
+        self.desk.set(desk).map_err(|_| PyRuntimeError::new_err("the desk is in shared memory already"))
+    }
+
+    /// Where it is: its arena's id, its place in it, and its generation.
+    fn handle(&self) -> PyResult<(u64, u32, u64)> {
+        let desk = self.desk()?;
+        let Handle { unit, generation } = desk.handle();
+        Ok((desk.arena().id(), unit, generation))
+    }
+
+    /// Give an object a place, and return its identity. `direct` has the methods that the serving thread may call itself, by
+    /// name: they do not block, or return `would_block` instead.
+    fn enter(&self, py: Python<'_>, direct: &Bound<'_, PyDict>) -> PyResult<String> {
+        // Names and methods are plain: looking at them runs no Python code.
+        self.table(py, |table| table.enter(direct))
+    }
+
+    /// Take the object away. False if there is none of that identity.
+    fn leave(&self, py: Python<'_>, ident: &str) -> bool {
+        let left = self.table(py, |table| table.leave(ident));
+        left.is_some()
+    }
+
+    /// While this was called more often with True than with False, no method is called directly.
+    fn set_exclusive(&self, _py: Python<'_>, on: bool) {
+        // SAFETY: the GIL is held.
+        let count = unsafe { &mut *self.exclusive.get() };
+        *count = if on { *count + 1 } else { count.saturating_sub(1) };
+    }
+
+    /// Answer calls until `close`, in the calling thread, which calls `opened()` as soon as lanes can be claimed.
+    ///
+    /// `dispatch(lane, ident, method, args, kwds)` is called for what is not to be called directly, and returns a pair
+    /// of the kind of answer and the answer, or None if `answer` will be called. `arrived(lane, (pid, start))` is called
+    /// before the first call through a lane.
+    fn serve(
+        &self,
+        py: Python<'_>,
+        dispatch: &Bound<'_, PyAny>,
+        arrived: &Bound<'_, PyAny>,
+        would_block: &Bound<'_, PyAny>,
+        opened: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let desk = Arc::clone(self.desk()?);
+        let Some(_serving) = desk.open() else {
+            return Err(PyRuntimeError::new_err("the desk was opened before"));
+        };
+        opened.call0()?;
+        let callbacks = Callbacks { dispatch, arrived, would_block };
+        let mut bytes = Vec::new();
+        let mut after = 0;
+        while !desk.is_closed() {
+            while let Some(lane) = desk.next(after) {
+                self.serve_one(py, lane, &mut bytes, &callbacks)?;
+                after = lane + 1;
+            }
+            // The lanes before `after` are looked at by `next`, too, as it goes around; signals are the main thread's.
+            let mut parker = GilParker::for_answer(py, &PROSPECT, None);
+            desk.wait(&mut parker, Deadline::NEVER)?;
+        }
+        Ok(())
+    }
+
+    /// Answer the call that `dispatch` returned None for.
+    fn answer(
+        &self,
+        py: Python<'_>,
+        lane: usize,
+        kind: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.put_answer(py, lane, tag(kind)?, value)
+    }
+
+    /// End serving. All callers are told.
+    fn close(&self) -> PyResult<()> {
+        self.desk()?.close();
+        Ok(())
+    }
+
+    /// The processes that have lanes, each as its id and its time of start.
+    fn owners(&self) -> PyResult<Vec<(u32, u32)>> {
+        Ok(self.desk()?.owners().into_iter().map(|owner| (owner.pid, owner.start)).collect())
+    }
+
+    /// The lanes of a process.
+    fn lanes(&self, owner: (u32, u32)) -> PyResult<Vec<usize>> {
+        let desk = self.desk()?;
+        let owner = Identity { pid: owner.0, start: owner.1 };
+        Ok((0..weft_manager::LANES).filter(|lane| desk.owner(*lane) == Some(owner)).collect())
+    }
+
+    /// Free the lanes of a process that has ended.
+    fn sweep(&self, owner: (u32, u32)) -> PyResult<()> {
+        self.desk()?.sweep(Identity { pid: owner.0, start: owner.1 });
+        Ok(())
+    }
+
+    /// A lane for the calling thread to the server with the process id `server`. None if there is none left, or
+    /// nobody serves.
+    fn claim(&self, server: u32) -> PyResult<Option<ManagerLane>> {
+        Ok(self.desk()?.claim().map(|lane| ManagerLane::new(lane, server)))
+    }
+
+    /// How the server process ended: its exit code, or minus the signal; None if nobody has found out.
+    #[getter]
+    fn cause(&self) -> PyResult<Option<i16>> {
+        Ok(self.desk()?.cause())
+    }
+
+    #[setter]
+    fn set_cause(&self, code: i16) -> PyResult<()> {
+        self.desk()?.publish_cause(code);
+        Ok(())
+    }
+
+    /// Whether whoever served closed it in good order.
+    #[getter]
+    fn closed(&self) -> PyResult<bool> {
+        Ok(self.desk()?.is_closed())
+    }
+
+    /// Whether somebody serves.
+    #[getter]
+    fn alive(&self) -> PyResult<bool> {
+        let desk = self.desk()?;
+        Ok(!desk.is_dead() && !desk.is_closed())
+    }
+}

@@ -1,0 +1,237 @@
+//! What a client's thread calls through.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple};
+use weft_manager::{Answer, Lane, ManagerError};
+use weft_wait::thread::Prospect;
+
+use super::proxy::Arguments;
+use super::wire::{FIRST, KEYWORDS, Tag, write_head};
+use crate::queue::arenas::shm_error;
+use crate::queue::codec::{self, Failure, Spans};
+use crate::queue::parker::GilParker;
+
+/// Whether it pays to wait for an answer without sleeping.
+static PROSPECT: Prospect = Prospect::new();
+
+thread_local! {
+    /// Buffers for a call and for its answer: taken out while in use, because Python code may run in between.
+    static BUFFERS: RefCell<(Vec<u8>, Vec<u8>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+/// Buffers that grew beyond this are not kept.
+const KEPT: usize = 1 << 20;
+
+/// A thread's way to a server on the same machine. It is given back when the object is gone, or by `close`.
+#[pyclass(frozen, weakref, name = "ManagerLane", module = "weft._native")]
+pub(crate) struct ManagerLane(parking_lot::Mutex<Option<Arc<Shared>>>);
+
+/// The lane itself.
+pub(super) struct Shared {
+    lane: Lane,
+    used: AtomicBool,
+    server: u32,
+}
+
+impl ManagerLane {
+    pub(super) fn new(lane: Lane, server: u32) -> Self {
+        let shared = Shared { lane, used: AtomicBool::new(false), server };
+        Self(parking_lot::Mutex::new(Some(Arc::new(shared))))
+    }
+
+    pub(super) fn shared(&self) -> Option<Arc<Shared>> {
+        self.0.lock().clone()
+    }
+}
+
+impl Shared {
+    /// Calls the method of the object, both by name. `None` as an error: the lane cannot be used, or not now.
+    pub(super) fn call<'py>(
+        &self,
+        py: Python<'py>,
+        names: (&str, &str),
+        args: &Arguments<'_, 'py>,
+    ) -> Result<(Tag, Bound<'py, PyAny>), Option<PyErr>> {
+        if !self.lane.is_usable() || self.lane.is_busy() {
+            return Err(None);
+        }
+        let mut places = BUFFERS.with(|kept| std::mem::take(&mut *kept.borrow_mut()));
+        places.0.clear();
+        let outcome = self.call_with(py, names, args, &mut places);
+        if places.0.capacity().max(places.1.capacity()) <= KEPT {
+            BUFFERS.with(|kept| *kept.borrow_mut() = places);
+        }
+        outcome
+    }
+
+    fn call_with<'py>(
+        &self,
+        py: Python<'py>,
+        names: (&str, &str),
+        args: &Arguments<'_, 'py>,
+        (call, bytes): &mut (Vec<u8>, Vec<u8>),
+    ) -> Result<(Tag, Bound<'py, PyAny>), Option<PyErr>> {
+        if !write_head(names.0, names.1, call) {
+            let error = PyRuntimeError::new_err("the name of a method is longer than 255 bytes");
+            return Err(Some(error));
+        }
+        let head = call.len();
+        let mut buffers = Spans::new();
+        let (kind, keywords) = self.encode(py, args, head, call, &mut buffers)?;
+        let first = if self.used.load(Ordering::Relaxed) { 0 } else { FIRST };
+        let what = u32::from(kind) | keywords | first;
+        let mut parker = GilParker::for_answer(py, &PROSPECT, Some(self.lane.desk().life()));
+        let outcome = self.lane.call(what, &[call], &mut buffers, bytes, &mut parker);
+        let Answer { what, buffers } = outcome.map_err(|error| self.failed(py, error))?;
+        self.used.store(true, Ordering::Relaxed);
+        let tag = Tag::of_number((what >> 8) as u8).ok_or_else(|| {
+            PyOSError::new_err("an answer in shared memory is damaged: it has no known tag")
+        })?;
+        let decoded = codec::decode(py, what as u8, bytes, buffers);
+        Ok((tag, decoded.map_err(|(error, _)| error)?))
+    }
+
+    /// Appends the body of a call to `call`, whose head has `head` bytes. Returns its kind, and what says that it has keywords.
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Arguments<'_, 'py>,
+        head: usize,
+        call: &mut Vec<u8>,
+        buffers: &mut Spans,
+    ) -> PyResult<(u8, u32)> {
+        if let Arguments::Array(items) = args {
+            if codec::encode_arguments(py, items, call) {
+                return Ok((codec::kind::TUPLE, 0));
+            }
+            call.truncate(head);
+        }
+        let (args, kwds) = args.objects(py)?;
+        let (body, keywords) = if kwds.is_empty() {
+            (args, 0)
+        } else {
+            (PyTuple::new(py, [args.as_any(), kwds.as_any()])?, KEYWORDS)
+        };
+        // Behind the head: what the encoder throws away is its own.
+        let mut encoded = Vec::new();
+        let kind = codec::encode(&body, self.lane.desk().arena(), &mut encoded, buffers);
+        let kind = kind.map_err(|failure| match failure {
+            Failure::Memory(error) | Failure::Pickle(error) => error,
+        })?;
+        call.extend_from_slice(&encoded);
+        Ok((kind, keywords))
+    }
+
+    #[cold]
+    fn failed(&self, py: Python<'_>, error: ManagerError<PyErr>) -> Option<PyErr> {
+        static GONE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let died = match error {
+            ManagerError::Interrupted(error) => return Some(error),
+            ManagerError::Memory(error) => return Some(shm_error(error)),
+            ManagerError::Busy | ManagerError::Foreign => return None,
+            ManagerError::Closed => false,
+            ManagerError::Died => true,
+        };
+        let made = GONE.get_or_try_init(py, || {
+            let module = py.import("weft.multiprocessing.managers")?;
+            Ok::<_, PyErr>(module.getattr("_server_gone")?.unbind())
+        });
+        Some(match made.and_then(|made| made.bind(py).call1((self.server, died))) {
+            Ok(error) => PyErr::from_value(error),
+            Err(error) => error,
+        })
+    }
+}
+
+/// The exception for a lane that cannot be used, or not now.
+#[cold]
+fn unusable(py: Python<'_>) -> PyErr {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let class = CLASS.get_or_try_init(py, || {
+        let module = py.import("weft.multiprocessing._manager_client")?;
+        Ok::<_, PyErr>(module.getattr("LaneUnusable")?.unbind())
+    });
+    match class.and_then(|class| class.bind(py).call0()) {
+        Ok(error) => PyErr::from_value(error),
+        Err(error) => error,
+    }
+}
+
+#[pymethods]
+impl ManagerLane {
+    /// Call the method of the object `ident` in the server, and return what it returns.
+    ///
+    /// Any other kind of answer is given to `otherwise(kind, value)`, whose result is returned. Raises LaneUnusable if the
+    /// lane is closed, another process's, or in the middle of a call.
+    #[pyo3(signature = (ident, method, args, kwds, otherwise, /))]
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        ident: &str,
+        method: &str,
+        args: &Bound<'py, PyTuple>,
+        kwds: &Bound<'py, PyDict>,
+        otherwise: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Some(shared) = self.shared() else { return Err(unusable(py)) };
+        let arguments = Arguments::Objects(args.clone(), Some(kwds.clone()));
+        match shared.call(py, (ident, method), &arguments) {
+            Ok((Tag::Return, value)) => Ok(value),
+            Ok((tag, value)) => otherwise.call1((tag.name(), value)),
+            Err(Some(error)) => Err(error),
+            Err(None) => Err(unusable(py)),
+        }
+    }
+
+    /// Whether the calling process and thread may make a call through it now.
+    #[getter]
+    fn usable(&self) -> bool {
+        self.shared().is_some_and(|shared| shared.lane.is_usable() && !shared.lane.is_busy())
+    }
+
+    /// Whether the server still serves.
+    #[getter]
+    fn alive(&self) -> bool {
+        self.shared().is_some_and(|shared| {
+            let desk = shared.lane.desk();
+            !desk.is_dead() && !desk.is_closed()
+        })
+    }
+
+    /// Whether it was given back.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.0.lock().is_none()
+    }
+
+    /// The number of the lane.
+    #[getter]
+    fn index(&self) -> Option<usize> {
+        self.shared().map(|shared| shared.lane.index())
+    }
+
+    /// Give it back.
+    fn close(&self) {
+        drop(self.0.lock().take());
+    }
+}
+
+/// The thread's buffer for an answer, empty.
+pub(super) fn take_buffer() -> Vec<u8> {
+    let mut buffer = BUFFERS.with(|kept| std::mem::take(&mut kept.borrow_mut().0));
+    buffer.clear();
+    buffer
+}
+
+/// Gives it back for the next one.
+pub(super) fn keep_buffer(buffer: Vec<u8>) {
+    if buffer.capacity() <= KEPT {
+        BUFFERS.with(|kept| kept.borrow_mut().0 = buffer);
+    }
+}

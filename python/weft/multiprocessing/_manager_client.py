@@ -1,0 +1,309 @@
+"""The ways from a process to a manager's server: lanes in shared memory on the same machine, connections otherwise.
+
+A *route* belongs to one thread and has `call(ident, method, args, kwds, otherwise)` and `close()`. The first thread of a process
+that wants a lane asks for it over the server's socket, by the standard library's protocol and with its
+authentication; the server names its desk, and hands over the shared memory if this process does not have it. All
+further lanes are claimed at the desk. A server that knows nothing of lanes, or is reached over TCP, is spoken to as the
+standard library does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from multiprocessing import managers as _managers
+from multiprocessing import process, reduction, util
+from typing import Any
+
+from weft import _native
+from weft.multiprocessing.errors import ManagerDied
+
+# With its private parts, which its type stubs do not have.
+_stock: Any = _managers
+
+__all__ = ["LaneUnusable", "Route", "learn_of", "open_route", "request", "server_gone"]
+
+# What a manager's server answers itself has no object.
+SERVER = ""
+
+# How long the system may take between a server's last sign of life and telling how it ended, in seconds.
+_GRACE = 2.0
+
+
+class LaneUnusable(Exception):
+    """The lane is in use by the code that a signal handler interrupted, belongs to a parent, or is closed."""
+
+
+class _Socket:
+    """A route over a connection, by the standard library's protocol."""
+
+    is_lane = False
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._busy = False
+
+    def call(self, ident: str, method: str, args: Any, kwds: Any, otherwise: Any) -> Any:
+        if self._busy:
+            raise LaneUnusable
+        self._busy = True
+        try:
+            self._connection.send((ident, method, args, kwds))
+            kind, result = self._connection.recv()
+        except BaseException:
+            # Whoever calls next would receive the answer to this call.
+            self._connection.close()
+            raise
+        finally:
+            self._busy = False
+        if kind == "#RETURN":
+            return result
+        return otherwise(kind, result)
+
+    @property
+    def usable(self) -> bool:
+        return not self._busy and not self._connection.closed
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __getattr__(self, name: str) -> Any:
+        # Programs that reach into a proxy's `_tls` find a connection there.
+        return getattr(self._connection, name)
+
+
+class _Inside:
+    """The route of the server itself to its own objects: what it is given and gives back is copied as by any other."""
+
+    is_lane = False
+    usable = True
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def call(self, ident: str, method: str, args: Any, kwds: Any, otherwise: Any) -> Any:
+        args, kwds = _copied((tuple(args), dict(kwds)))
+        kind, result = self._server.carry_out(None, ident, method, args, kwds)
+        if kind == "#RETURN":
+            return _copied(result)
+        return otherwise(kind, result)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _copied(value: Any) -> Any:
+    return reduction.ForkingPickler.loads(reduction.ForkingPickler.dumps(value))
+
+
+Route = Any
+Lane = _native.ManagerLane
+
+
+class _Desk:
+    """What this process knows of a server on this machine."""
+
+    def __init__(self, desk: Any, pid: int) -> None:
+        self.desk = desk
+        self.pid = pid
+
+    def claim(self) -> Route | None:
+        return self.desk.claim(self.pid)
+
+
+# By address: the server's desk, or None if it has none for this process. A forked child knows what its parent knew.
+_desks: dict[Any, _Desk | None] = {}
+_lock = threading.Lock()
+_ending = threading.Lock()
+for _each in (_lock, _ending):
+    os.register_at_fork(after_in_child=_each._at_fork_reinit)  # type: ignore[attr-defined]
+
+
+def _may_have_lanes(address: Any, client: Any) -> bool:
+    return isinstance(address, (str, bytes)) and client is _stock.listener_client["pickle"][1]
+
+
+def open_route(address: Any, authkey: bytes, client: Any, name: str) -> Route:
+    """A route to the server at `address` for the calling thread, whose name is `name`.
+
+    Raises what connecting raises, and `ManagerDied` if the server is known to have died.
+    """
+    server = getattr(process.current_process(), "_manager_server", None)
+    if server is not None and server.address == address:
+        return _Inside(server)
+    desk = _find_desk(address, authkey, client)
+    if desk is not None:
+        lane = desk.claim()
+        if lane is not None:
+            _say_goodbye_at_the_end()
+            return lane
+    connection = client(address, authkey=authkey)
+    try:
+        _stock.dispatch(connection, None, "accept_connection", (name,))
+    except BaseException:
+        connection.close()
+        raise
+    return _Socket(connection)
+
+
+def _find_desk(address: Any, authkey: bytes, client: Any) -> _Desk | None:
+    if not _may_have_lanes(address, client):
+        return None
+    with _lock:
+        known = _desks.get(address)
+        if address in _desks and (known is None or known.desk.alive):
+            return known
+    try:
+        found = _introduce(address, authkey, client)
+    except (OSError, EOFError) as error:
+        if known:
+            raise server_gone(known.pid, not known.desk.closed) from error
+        raise
+    with _lock:
+        _desks[address] = found
+    return found
+
+
+def _introduce(address: Any, authkey: bytes, client: Any) -> _Desk | None:
+    """Ask the server for its desk. None if it has none for this process."""
+    with client(address, authkey=authkey) as connection:
+        connection.send((None, "open_lanes", (), {}))
+        kind, result = connection.recv()
+        if kind != "#RETURN" or result is None:
+            return None
+        place, pid = result
+        had = True
+
+        def fetch() -> int:
+            nonlocal had
+            had = False
+            connection.send_bytes(b"need")
+            return reduction.recv_handle(connection)
+
+        _native.attach_arena(place[0], fetch)
+        if had:
+            connection.send_bytes(b"have")
+        desk = _native.ManagerDesk()
+        desk.attach(place)
+        connection.recv()
+    return _Desk(desk, pid)
+
+
+def forget(address: Any) -> None:
+    """The server at `address` was shut down: another one may be there later."""
+    with _lock:
+        _desks.pop(address, None)
+
+
+def request(address: Any, authkey: bytes, client: Any, tls: Any, name: str, *args: Any, **kwds: Any) -> Any:
+    """Call a function of the server itself, through the route that the thread has, or is given a lane for."""
+    server = getattr(process.current_process(), "_manager_server", None)
+    if server is not None and server.address == address:
+        return server.call_function(None, name, args, kwds)
+    route = getattr(tls, "connection", None)
+    if route is None and _find_desk(address, authkey, client) is not None:
+        route = open_route(address, authkey, client, thread_name())
+        tls.connection = route
+    if isinstance(route, _native.ManagerLane) and route.alive:
+        try:
+            return route.call(SERVER, name, args, kwds, _failed)
+        except LaneUnusable:
+            util.debug("the lane is in use further down the stack of this thread: asking over a connection")
+    connection = client(address, authkey=authkey)
+    try:
+        return _stock.dispatch(connection, None, name, args, kwds)
+    finally:
+        connection.close()
+
+
+def _failed(kind: str, result: Any) -> Any:
+    raise _stock.convert_to_error(kind, result)
+
+
+def thread_name() -> str:
+    """What the server calls the thread that serves the calling one."""
+    name = process.current_process().name
+    thread = threading.current_thread().name
+    return name if thread == "MainThread" else f"{name}|{thread}"
+
+
+# -- How a server ended
+
+
+def server_gone(pid: int, died: bool) -> BaseException:
+    """The exception for calls to a server that serves no more: it died, or was closed in good order."""
+    return ManagerDied(pid, "manager", _exit_code(pid) if died else 0)
+
+
+def _exit_code(pid: int) -> int | None:
+    """How the server process ended, as far as anybody can know, and tell the others who use it."""
+    with _lock:
+        desk = next((known.desk for known in _desks.values() if known is not None and known.pid == pid), None)
+    # One at a time: of two threads that wait for one child the second learns nothing.
+    with _ending:
+        code: int | None = None if desk is None else desk.cause
+        if code is None:
+            child = next((c for c in list(process._children) if c.pid == pid), None)  # type: ignore[attr-defined]
+            if child is None:
+                code = _of_zombie(pid)
+            else:
+                child.join(_GRACE)
+                code = child.exitcode
+            if desk is not None and code is not None:
+                desk.cause = code
+    return code
+
+
+def _of_zombie(pid: int) -> int | None:
+    """How a process ended that its parent has not waited for yet. None if that cannot be known."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        import select
+
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll(_GRACE * 1000)
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    status = int(fields[49])
+    if fields[0] not in "ZX":
+        return None
+    return -(status & 0x7F) if status & 0x7F else status >> 8
+
+
+def learn_of(address: Any, desk: Any, pid: int) -> None:
+    """The server at `address` has this desk: a lane can be claimed without asking for it."""
+    with _lock:
+        _desks[address] = _Desk(desk, pid)
+
+
+# -- The end of this process
+
+_goodbye_for: int | None = None
+
+
+def _say_goodbye_at_the_end() -> None:
+    global _goodbye_for
+    if _goodbye_for != os.getpid():
+        _goodbye_for = os.getpid()
+        util.Finalize(None, _say_goodbye, exitpriority=-10)
+
+
+def _say_goodbye() -> None:
+    """Let the servers know that this process ends normally: what it leaves locked is left so on purpose."""
+    with _lock:
+        desks = [desk for desk in _desks.values() if desk is not None and desk.desk.alive]
+    for desk in desks:
+        lane = desk.claim()
+        if lane is not None:
+            try:
+                lane.call(SERVER, "goodbye", (), {}, _failed)
+            except (EOFError, _stock.RemoteError) as error:
+                util.debug("no goodbye to manager %s: %s", desk.pid, error)
