@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from multiprocessing.context import BaseContext
 
-    from weft._executor_crew import ExecutorCrew
     from weft._worker import Duty
     from weft.multiprocessing._stock import AnyProcess
 
@@ -36,7 +35,7 @@ class Future(_pool.FutureBase[T], _base.Future[T]):
     """A `concurrent.futures.Future` whose result is taken off the queue by whoever asks for it."""
 
     __slots__ = ()
-    __init__ = object.__init__  # type: ignore[assignment]
+    __init__ = object.__init__
 
     def __repr__(self) -> str:
         if self._watched:
@@ -124,8 +123,9 @@ class Executor(_pool.ExecutorBase, _base.Executor):
 
     def _refuse(self) -> None:
         """Say why no task is taken."""
+        from concurrent.futures.process import BrokenProcessPool
+
         from weft._executor_crew import is_over
-        from weft._failures import BrokenProcessPool
 
         broken = self._crew.broken
         if broken is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+from abc import ABCMeta
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -39,7 +40,7 @@ _kept: tuple[int, Executor] | None = None
 os.register_at_fork(after_in_child=lambda: _forget(None))
 
 
-class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+class Backend(AutoBatchingMixin, ParallelBackendBase, metaclass=ABCMeta):  # type: ignore[misc]
     """Runs joblib's batches in worker processes of weft."""
 
     supports_retrieve_callback = True
@@ -80,7 +81,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             return _kept_executor(self._workers, self._prepare_worker_env(n_jobs=self._workers))
         return Executor(self._workers, **self._options)
 
-    def submit(self, func: Any, callback: Callable[[Future[Any]], object] | None = None) -> Future[Any]:
+    def submit(self, func: Any, callback: Callable[[Any], object] | None = None) -> Future[Any]:
         """Have a worker run a batch."""
         if self._executor is None:
             raise RuntimeError("the backend was terminated: configure it again")

@@ -1,6 +1,7 @@
 """Process pools: the engine's part. What programs see of it is documented at the faces."""
 
 from collections.abc import Callable, Iterable, Iterator
+from types import GenericAlias
 from typing import Any, Generic, TypeVar, final
 
 from typing_extensions import disjoint_base
@@ -166,6 +167,7 @@ class FutureBase(Generic[_T]):
     _waiters: Any
     _done_callbacks: Any
     def __new__(cls, core: Core) -> Any: ...
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
     @property
     def _watched(self) -> bool: ...
     def result(self, timeout: float | None = None) -> _T: ...

@@ -24,7 +24,6 @@ from weft import _patches
 from weft._executor import Executor, Future, is_forked
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterable
     from multiprocessing.context import BaseContext
 
@@ -133,7 +132,7 @@ def take_over(_module: types.ModuleType) -> None:
 
     _Displaced.__new__ = _made_of_ours
     if "ProcessPoolExecutor" in vars(concurrent.futures):
-        concurrent.futures.ProcessPoolExecutor = ProcessPoolExecutor  # type: ignore[misc, assignment]
+        concurrent.futures.ProcessPoolExecutor = ProcessPoolExecutor  # type: ignore[misc]
 
 
 def _made_of_ours(cls: type, *_arguments: Any, **_keywords: Any) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import tasks
-
 import weft
 from weft._executor import Executor
 from weft.multiprocessing.futures import ProcessPoolExecutor
@@ -60,6 +59,7 @@ class Held:
 
     def let_go(self) -> None:
         os.write(self._free, b"x" * self._count)
+        concurrent.futures.wait(self.futures)  # the pipe is there until all have read
 
     def __del__(self) -> None:
         os.close(self._free)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from math import sqrt
 
 import pytest
-
 import weft
 
 joblib = pytest.importorskip("joblib")

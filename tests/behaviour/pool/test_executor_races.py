@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import tasks
-
 import weft
 from weft._executor import Executor
 
@@ -68,7 +67,7 @@ def test_watched_while_the_outcome_comes(executor: Executor) -> None:
 
     together(collect, watch, wait, watch)
     executor.shutdown()
-    assert called == Counter({number: 2 for number in range(ROUNDS)})
+    assert called == Counter(dict.fromkeys(range(ROUNDS), 2))
 
 
 def test_cancelled_while_it_is_taken(executor: Executor) -> None:
