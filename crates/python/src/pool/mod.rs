@@ -26,7 +26,7 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<core::Core>()?;
     module.add_class::<face::PoolBase>()?;
     module.add_class::<result::AsyncResult>()?;
-    module.add_class::<stream::Stream>()?;
+    module.add_class::<stream::Reader>()?;
     module.add_class::<worker::Worker>()?;
     native.setattr("_pool", module)
 }
