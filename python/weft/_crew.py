@@ -267,7 +267,7 @@ class Crew:
             at_hand = self.core.worker_ended(member.slot)
             if exitcode:
                 self.died += 1
-            if at_hand is not None:
+            if at_hand is not None and self.state != TERMINATE:  # else it fails with all others
                 self._settle(member, exitcode, *at_hand)
             if self.core.has_arrived(member.slot):
                 self._futile = 0
