@@ -237,3 +237,21 @@ class Evil:
 
     def __reduce__(self) -> Any:
         raise KeyboardInterrupt
+
+
+def pid_and_rest(_item: object = None) -> int:
+    """Who does this, slowly enough for others to do something, too."""
+    time.sleep(0.03)
+    return os.getpid()
+
+
+def processors_and_rest(_item: object = None) -> list[int]:
+    """Where this may run, slowly."""
+    time.sleep(0.03)
+    return processors()
+
+
+def randoms_and_rest(_item: object = None) -> tuple[float, float, int]:
+    """Random numbers, slowly."""
+    time.sleep(0.03)
+    return randoms()

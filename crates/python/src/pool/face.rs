@@ -172,7 +172,7 @@ impl PoolBase {
             window: read_ahead.map_or(EAGER, |items| (items / chunksize as u64).max(1)),
             wishes,
         };
-        Stream::new(core, function, &source, manner)
+        Stream::begin(core, function, &source, manner)
     }
 }
 

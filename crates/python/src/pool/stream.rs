@@ -103,7 +103,7 @@ pub(super) struct Manner {
 }
 
 impl Stream {
-    pub(super) fn new<'py>(
+    pub(super) fn begin<'py>(
         core: &Bound<'py, Core>,
         function: &Bound<'py, PyAny>,
         source: &Bound<'py, PyIterator>,
