@@ -275,7 +275,9 @@ class Crew:
             if exitcode:
                 self.died += 1
             fatal = self._fatal(exitcode, at_hand is not None)
-            if fatal is not None and self.state != TERMINATE:
+            if self.state == TERMINATE:
+                pass  # its task fails with all others
+            elif fatal is not None:
                 self._break(fatal)
             elif at_hand is not None:
                 self._settle(member, exitcode, *at_hand)

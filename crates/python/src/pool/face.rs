@@ -10,7 +10,7 @@ use weft_pool::Call;
 
 use super::core::{Core, RUN, Target, Wishes, no_arguments};
 use super::result::{AsyncResult, Observers};
-use super::stream::{Manner, Stream};
+use super::stream::{Manner, Reader, Stream};
 
 /// Tasks that are put before results are looked at.
 const STRIDE: usize = 256;
@@ -156,7 +156,7 @@ impl PoolBase {
         ordered: bool,
         read_ahead: Option<u64>,
         wishes: Wishes,
-    ) -> PyResult<Bound<'py, Stream>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let py = slf.py();
         let core = slf.get().running(py)?;
         if chunksize < 1 {
@@ -172,7 +172,7 @@ impl PoolBase {
             window: read_ahead.map_or(EAGER, |items| (items / chunksize as u64).max(1)),
             wishes,
         };
-        Stream::new(core, function, &source, manner)
+        Stream::begin(core, function, &source, manner)
     }
 }
 
@@ -350,7 +350,7 @@ impl PoolBase {
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: isize,
-    ) -> PyResult<Bound<'py, Stream>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let wishes = wishes(slf.get().core(slf.py())?.get(), None, None, 0)?;
         Self::stream(slf, func, iterable, chunksize, true, None, wishes)
     }
@@ -362,7 +362,7 @@ impl PoolBase {
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: isize,
-    ) -> PyResult<Bound<'py, Stream>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let wishes = wishes(slf.get().core(slf.py())?.get(), None, None, 0)?;
         Self::stream(slf, func, iterable, chunksize, false, None, wishes)
     }
@@ -380,7 +380,7 @@ impl PoolBase {
         retries: Option<u32>,
         timeout: Option<f64>,
         priority: i64,
-    ) -> PyResult<Bound<'py, Stream>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let wishes = wishes(slf.get().core(slf.py())?.get(), retries, timeout, priority)?;
         Self::stream(slf, func, iterable, chunksize, ordered, read_ahead, wishes)
     }

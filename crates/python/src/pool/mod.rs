@@ -31,7 +31,7 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<executor::ExecutorBase>()?;
     module.add_class::<futures::FutureBase>()?;
     module.add_class::<result::AsyncResult>()?;
-    module.add_class::<stream::Stream>()?;
+    module.add_class::<stream::Reader>()?;
     module.add_class::<worker::Worker>()?;
     native.setattr("_pool", module)
 }

@@ -6,7 +6,7 @@
 //!
 //! A source that has its items at hand, as a list's iterator, is read by whoever reads the results, and by the service if nobody
 //! does. Any other may take its time, or wait for something that the program does only when it has the results: a
-//! *feeder*, a thread of the stream's, reads it. It has no hold on the stream while it waits, and ends when that is dropped.
+//! *feeder*, a thread of the stream's, reads it. It has no hold on the stream while it waits, and ends when nobody will read.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +24,25 @@ use super::value::{Value, helper};
 use crate::queue::parker::{GilParker, deadline};
 
 /// An iterator over results; see `multiprocessing.pool.IMapIterator`.
+///
+/// Tasks that are under way have a hold on the stream, so it cannot be the stream that tells when nobody will read it.
 #[pyclass(frozen, weakref, name = "IMapIterator", module = "weft._native._pool")]
+pub(crate) struct Reader {
+    stream: Py<Stream>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let stream = self.stream.get();
+        // An eager one is done to its end whoever reads.
+        if !stream.eager.load(Ordering::SeqCst) && !stream.is_fed() {
+            stream.give_up();
+        }
+    }
+}
+
+/// Results on their way to a reader, and where the tasks come from.
+#[pyclass(frozen, weakref, name = "Stream", module = "weft._native._pool")]
 pub(crate) struct Stream {
     core: Py<Core>,
     function: Py<PyAny>,
@@ -85,12 +103,12 @@ pub(super) struct Manner {
 }
 
 impl Stream {
-    pub(super) fn new<'py>(
+    pub(super) fn begin<'py>(
         core: &Bound<'py, Core>,
         function: &Bound<'py, PyAny>,
         source: &Bound<'py, PyIterator>,
         manner: Manner,
-    ) -> PyResult<Bound<'py, Self>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let Manner { call, chunk, ordered, eager, window, wishes } = manner;
         let state = State {
             source: Some(source.clone().unbind()),
@@ -121,7 +139,7 @@ impl Stream {
         if this.trough.is_none() {
             Self::feed(&stream)?;
             if this.is_fed() {
-                return Ok(stream);
+                return Bound::new(py, Reader { stream: stream.unbind() });
             }
         }
         if eager {
@@ -134,7 +152,7 @@ impl Stream {
             let started = Feeder::start(&stream, Arc::clone(trough));
             started.inspect_err(|_| this.give_up())?;
         }
-        Ok(stream)
+        Bound::new(py, Reader { stream: stream.unbind() })
     }
 
     /// Has all of it done, whether somebody reads or not.
@@ -165,6 +183,9 @@ impl Stream {
 
     fn finish(&self) {
         self.fed.store(true, Ordering::Release);
+        if let Some(trough) = &self.trough {
+            trough.ask(); // its feeder can go
+        }
         self.uncount();
         let core = self.core.get();
         core.let_go_of_fed();
@@ -443,13 +464,13 @@ impl Drop for Stream {
 }
 
 #[pymethods]
-impl Stream {
+impl Reader {
     fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
 
-    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        Self::next_value(slf, None)
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Stream::next_value(self.stream.bind(py), None)
     }
 
     /// The next result, or StopIteration.
@@ -457,7 +478,7 @@ impl Stream {
     /// Waits `timeout` seconds (None: for ever), and raises `multiprocessing.TimeoutError` then. An exception of the call, or of
     /// the iterable, is raised in its place; iteration can go on.
     #[pyo3(signature = (timeout = None))]
-    fn next<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        Self::next_value(slf, timeout)
+    fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        Stream::next_value(self.stream.bind(py), timeout)
     }
 }

@@ -76,11 +76,8 @@ impl Worker {
                 let (positional, named): (Bound<'py, PyAny>, Bound<'py, PyAny>) = arguments.extract()?;
                 let keywords = match named.cast_into::<PyDict>() {
                     Ok(keywords) => keywords,
-                    Err(error) => {
-                        let keywords = PyDict::new(py);
-                        keywords.update(error.into_inner().cast()?)?;
-                        keywords
-                    }
+                    // Whatever `**` takes.
+                    Err(error) => py.get_type::<PyDict>().call1((error.into_inner(),))?.cast_into()?,
                 };
                 function.call(tuple_of(&positional)?, Some(&keywords))
             }
