@@ -13,6 +13,7 @@ from loop import Loop
 ITEMS = 100_000
 CLIENTS = 4
 CALLS = 200  # of each client in a round
+PATIENCE = 60  # seconds until a client that failed is missed
 
 # They live as long as this process.
 _managers: list[Any] = []
@@ -93,10 +94,10 @@ def manager_iterate(api: Api) -> Loop:
 
 def _calls(d: Any, begin: Any, end: Any) -> None:
     while True:
-        begin.wait()
+        begin.wait(PATIENCE)
         for _ in repeat(None, CALLS):
             d["key"]
-        end.wait()
+        end.wait(PATIENCE)
 
 
 def manager_clients(api: Api) -> Loop:
@@ -112,8 +113,8 @@ def crowd(d: Any) -> Loop:
 
     def run(count: int) -> None:
         for _ in repeat(None, count):
-            begin.wait()
-            end.wait()
+            begin.wait(PATIENCE)
+            end.wait(PATIENCE)
 
     return Loop(run, CLIENTS * CALLS)
 
@@ -150,10 +151,10 @@ def shared_dict_set(api: Api) -> Loop:
 
 def _writes(d: Any, place: int, begin: Any, end: Any) -> None:
     while True:
-        begin.wait()
+        begin.wait(PATIENCE)
         for number in range(CALLS):
             d[place, number] = number
-        end.wait()
+        end.wait(PATIENCE)
 
 
 def shared_dict_writers(api: Api) -> Loop:
@@ -166,8 +167,8 @@ def shared_dict_writers(api: Api) -> Loop:
 
     def run(count: int) -> None:
         for _ in repeat(None, count):
-            begin.wait()
-            end.wait()
+            begin.wait(PATIENCE)
+            end.wait(PATIENCE)
 
     return Loop(run, CLIENTS * CALLS)
 

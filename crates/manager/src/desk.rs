@@ -285,6 +285,15 @@ impl Desk {
         }
     }
 
+    /// As [`sweep`](Self::sweep) for all processes that have ended, also those that never called.
+    pub fn sweep_dead(&self) {
+        for owner in self.owners() {
+            if !owner.is_alive() {
+                self.sweep(owner);
+            }
+        }
+    }
+
     /// Frees buffers that were on their way through a lane that nobody uses.
     fn discard(&self, lane: usize) {
         // Damage is met, and reported, where it stands in somebody's way.

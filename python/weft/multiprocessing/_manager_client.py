@@ -201,10 +201,13 @@ def request(address: Any, authkey: bytes, client: Any, tls: Any, name: str, *arg
     if server is not None and server.address == address:
         return server.call_function(None, name, args, kwds)
     route = getattr(tls, "connection", None)
+    if isinstance(route, Lane) and not route.alive:
+        del tls.connection
+        route = None
     if route is None and _find_desk(address, authkey, client) is not None:
         route = open_route(address, authkey, client, thread_name())
         tls.connection = route
-    if isinstance(route, _native.ManagerLane) and route.alive:
+    if isinstance(route, Lane):
         try:
             return route.call(SERVER, name, args, kwds, _failed)
         except LaneUnusable:

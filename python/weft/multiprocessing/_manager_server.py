@@ -153,6 +153,12 @@ class Server(_StockServer):  # type: ignore[misc]
                 continue
             threading.Thread(target=self.handle_request, args=(connection,), daemon=True).start()
 
+    def accept_connection(self, c: Any, name: str) -> None:
+        """Serve a thread of a client over this connection."""
+        # If it would rather have had a lane, one may be left by a process that ended before it called.
+        self.desk.sweep_dead()
+        super().accept_connection(c, name)
+
     def serve_client(self, conn: Any) -> None:
         """Answer the calls of one thread of a client over a connection, until it closes it."""
         util.debug("starting server thread to service %r", threading.current_thread().name)

@@ -9,7 +9,7 @@ import threading
 import pytest
 import weft
 from things import Custom, call_of_dead, hold, hold_and_leave, keep, take, wait_for
-from weft.multiprocessing import get_context
+from weft.multiprocessing import _manager_client, get_context
 from weft.multiprocessing.managers import SyncManager
 
 
@@ -57,7 +57,7 @@ def test_the_death_of_the_server_reaches_all_who_wait(method: str) -> None:
     for _ in range(2):
         with pytest.raises(weft.ManagerDied):
             q.qsize()
-    with pytest.raises((weft.ManagerDied, OSError)):
+    with pytest.raises(weft.ManagerDied, match="SIGKILL"):
         manager.dict()
     manager.shutdown()
 
@@ -165,6 +165,36 @@ def test_a_signal_handler_may_call_as_well() -> None:
         finally:
             signal.signal(signal.SIGALRM, before)
         assert seen == [1]
+
+
+def _claim_and_die(proxy: object) -> None:
+    desk = _manager_client._desks[proxy._token.address]
+    lanes = [desk.claim() for _ in range(250)]
+    assert None not in lanes
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_lanes_of_a_process_that_never_called(manager: SyncManager) -> None:
+    d = manager.dict(x=1)
+    assert d["x"] == 1
+    process = get_context("fork").Process(target=_claim_and_die, args=(d,))
+    process.start()
+    process.join()
+    kinds: list[str] = []
+
+    def work() -> None:
+        d["x"]
+        kinds.append(type(d._tls.connection).__name__)
+
+    for _ in range(2):
+        threads = [threading.Thread(target=work) for _ in range(20)]
+        held = [_manager_client._desks[manager.address].claim() for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        del held
+    assert kinds[-1] == "ManagerLane"
 
 
 def test_more_threads_than_lanes(manager: SyncManager) -> None:

@@ -173,6 +173,19 @@ def test_objects_in_objects_are_the_same_objects(shared: SyncManager) -> None:
     assert [*outer["inner"]] == [1, 2]
 
 
+def test_objects_of_the_server_may_use_each_other(shared: SyncManager) -> None:
+    caller, items, item, q, d = shared.Caller(), shared.list(), ["yours"], shared.Queue(), shared.dict()
+    # What is given is copied there, as between processes.
+    assert caller.append(items, item) == [["yours"]]
+    assert [*items] == [["yours"]]
+    thread = threading.Thread(target=lambda: d.update(got=caller.wait(q)))
+    thread.start()
+    q.put("put")
+    thread.join()
+    assert d["got"] == "put"
+    assert (caller.count(d), caller.count(d), d["count"]) == (1, 2, 2)
+
+
 def test_iterators(shared: SyncManager) -> None:
     assert [*shared.numbers(10)] == [*range(10)]
     big = shared.dict(dict.fromkeys(range(10_000)))

@@ -37,6 +37,21 @@ class Counter:
         raise AssertionError("it is not exposed")
 
 
+class Caller:
+    """Uses other objects of the same server."""
+
+    def append(self, items: Any, item: Any) -> list[Any]:
+        items.append(item)
+        item.append("mine")
+        return list(items[:])
+
+    def wait(self, queue: Any) -> Any:
+        return queue.get()
+
+    def count(self, shared: Any) -> int:
+        return shared.add("count")
+
+
 class Gate:
     """Something that blocks until it is opened."""
 
@@ -61,6 +76,7 @@ class Custom(SyncManager):
 
 Custom.register("Counter", Counter)
 Custom.register("Gate", Gate)
+Custom.register("Caller", Caller)
 Custom.register("numbers", numbers, proxytype=SyncManager._registry["Iterator"][-1])
 
 

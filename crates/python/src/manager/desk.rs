@@ -294,6 +294,12 @@ impl ManagerDesk {
         Ok(())
     }
 
+    /// Free the lanes of all processes that have ended, also of those that never called.
+    fn sweep_dead(&self) -> PyResult<()> {
+        self.desk()?.sweep_dead();
+        Ok(())
+    }
+
     /// A lane for the calling thread to the server with the process id `server`. None if there is none left, or
     /// nobody serves.
     fn claim(&self, server: u32) -> PyResult<Option<ManagerLane>> {
