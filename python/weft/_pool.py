@@ -434,7 +434,7 @@ class _ByValue:
     """A function that travels as its code."""
 
     def __init__(self, function: Callable[..., Any], pickled: bytes) -> None:
-        self._function = function
+        self.func = function  # as a partial's: what gives the task its name
         self._pickled = pickled
         self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
         self.__module__ = getattr(function, "__module__", "")
