@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections import OrderedDict
 from multiprocessing.reduction import ForkingPickler
@@ -14,9 +15,10 @@ T = TypeVar("T")
 
 _ALIGNMENT = 64  # of buffers, in bytes
 _MOST = 32  # objects that a process keeps of those it got
+_GONE = 0  # where it is noted that the handle is gone; the pickle begins behind this, aligned
 
-# What this process got, by where it lies.
-_received: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+# What this process got, with its memory, by where it lies.
+_received: OrderedDict[tuple[int, int, int], tuple[Any, SharedArray]] = OrderedDict()
 
 
 class Shared(Generic[T]):
@@ -28,6 +30,12 @@ class Shared(Generic[T]):
     def __init__(self, memory: SharedArray, layout: tuple[int, list[tuple[int, int]]]) -> None:
         self._memory = memory
         self._layout = layout
+        self._maker = os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() == self._maker:
+            memoryview(self._memory)[_GONE] = 1
+            _received.pop(self._memory._handle(), None)
 
     @property
     def nbytes(self) -> int:
@@ -48,20 +56,21 @@ def share(obj: T) -> Shared[T]:
 
     The object is pickled once, and unpickled once in each process that gets it; all tasks of a worker see the same one. Its large
     buffers, as those of numpy arrays, are not copied: all processes see the same memory, read-only. The memory is
-    gone with the last user of it, of the handle and of the object's buffers. Raises what the pickler raises, and
-    MemoryError.
+    gone with the last user of it, of the handle and of the object's buffers; a worker lets go of an object whose handle is
+    gone when it gets the next one. Raises what the pickler raises, and MemoryError.
     """
     buffers: list[pickle.PickleBuffer] = []
     data = memoryview(_dump(obj, buffers))
     raw = [buffer.raw() for buffer in buffers]
-    places, end = [], len(data)
+    begin = _ALIGNMENT
+    places, end = [], begin + len(data)
     for view in raw:
         start = -(-end // _ALIGNMENT) * _ALIGNMENT
         places.append((start, view.nbytes))
         end = start + view.nbytes
-    memory = SharedArray(max(end, 1), "u1")
+    memory = SharedArray(end, "u1")
     target = memoryview(memory)
-    target[: len(data)] = data
+    target[begin : begin + len(data)] = data
     for (start, length), view in zip(places, raw, strict=True):
         target[start : start + length] = view
     return Shared(memory, (len(data), places))
@@ -88,12 +97,15 @@ def _open(memory: SharedArray, layout: tuple[int, list[tuple[int, int]]]) -> Any
     key = memory._handle()
     if key in _received:
         _received.move_to_end(key)
-        return _received[key]
+        return _received[key][0]
+    # A program that shares one large object after the other is not to keep them all.
+    for other in [other for other, (_, of) in _received.items() if memoryview(of)[_GONE]]:
+        del _received[other]
     view = memoryview(memory).toreadonly()
     length, places = layout
     buffers = [view[start : start + size] for start, size in places]
-    obj = ForkingPickler.loads(view[:length], buffers=buffers)
-    _received[key] = obj
+    obj = ForkingPickler.loads(view[_ALIGNMENT : _ALIGNMENT + length], buffers=buffers)
+    _received[key] = obj, memory
     while len(_received) > _MOST:
         _received.popitem(last=False)
     return obj

@@ -255,3 +255,10 @@ def randoms_and_rest(_item: object = None) -> tuple[float, float, int]:
     """Random numbers, slowly."""
     time.sleep(0.03)
     return randoms()
+
+
+def objects_kept() -> int:
+    """How many shared objects this process keeps."""
+    from weft import _shared_object
+
+    return len(_shared_object._received)

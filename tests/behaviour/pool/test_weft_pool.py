@@ -359,6 +359,18 @@ def test_a_shared_object() -> None:
         weft.share(threading.Lock())
 
 
+def test_a_worker_lets_go_of_what_is_no_longer_shared() -> None:
+    with weft.Pool(1) as pool:
+        kept = weft.share([0])
+        assert pool.apply(work.both, (kept,)) == (([0],), {})
+        for number in range(1, 6):
+            shared = weft.share([number])
+            assert pool.apply(work.both, (shared,)) == (([number],), {})
+            del shared
+        assert pool.apply(work.objects_kept) == 2
+        assert kept.get() == [0]
+
+
 def test_progress_told() -> None:
     told: list[tuple[int, int]] = []
     note: Any = lambda done, total: told.append((done, total))  # noqa: E731
