@@ -24,6 +24,7 @@ from weft._install import InstallError, install
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weft import greenlet, multiprocessing
+    from weft._executor import Executor
     from weft._failures import PoolTerminated, RemoteError, TaskTimeout, WorkerDied
     from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
     from weft._logging import LogForwarding, forward_logging
@@ -46,6 +47,7 @@ __all__ = [
     "Condition",
     "Connection",
     "Event",
+    "Executor",
     "InstallError",
     "Lock",
     "LogForwarding",
@@ -77,6 +79,7 @@ __all__ = [
     "greenlet",
     "install",
     "multiprocessing",
+    "register_joblib",
     "share",
     "worker_state",
 ]
@@ -89,6 +92,7 @@ _LAZY = {
     "greenlet": ("weft.greenlet", ""),
     "multiprocessing": ("weft.multiprocessing", ""),
     "Queue": ("weft._queue", "Queue"),
+    "Executor": ("weft._executor", "Executor"),
     "Pool": ("weft._pool", "Pool"),
     "PoolOptions": ("weft._pool", "PoolOptions"),
     "PoolStats": ("weft._pool", "PoolStats"),
@@ -122,6 +126,16 @@ _LAZY = {
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),
 }
+
+
+def register_joblib(default: bool = False) -> None:
+    """Make "weft" a backend of joblib: `joblib.parallel_config(backend="weft")`; with `default`, the one without a name.
+
+    Needs the package joblib (the extra `weft[joblib]`); ModuleNotFoundError without.
+    """
+    from weft._joblib import register
+
+    register(default)
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ fails with `WorkerDied`, or is done again; no other task is touched.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -29,8 +30,12 @@ RUN = "RUN"
 CLOSE = "CLOSE"
 TERMINATE = "TERMINATE"
 
-# So many workers in a row may end before they did anything, beyond one for each place, before the pool gives up.
+# So many workers in a row may end before they were ready for tasks, beyond one for each place, before the pool gives up.
 _FUTILE = 8
+# So often in a row workers may fail to be started while there is none, with a pause after each attempt of so many seconds.
+_PATIENT = 20
+_PAUSE = 0.1
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 # How long a worker has to react to each of SIGINT and SIGTERM when its task is to be stopped, in seconds.
 GRACE = 1.0
 
@@ -43,6 +48,7 @@ class Member:
         self.slot = slot
         self.dismissed = False
         self.stopping: Stopping | None = None
+        self.ending: float | None = None  # when SIGKILL is due
 
 
 class Stopping:
@@ -70,7 +76,7 @@ class Crew:
         processes: list[AnyProcess] | None = None,
         grace: float = GRACE,
     ) -> None:
-        self.core = _pool.Core(self._start_service, self.poke)
+        self.core = _pool.Core(self._start_service, self._call_workers)
         self.core.size = size
         self._grace = grace
         self.processes: list[AnyProcess] = [] if processes is None else processes
@@ -85,6 +91,8 @@ class Crew:
         self._watcher: threading.Thread | None = None
         self._service: threading.Thread | None = None
         self._futile = 0
+        self._failed_starts = 0
+        self._pid = os.getpid()
         self._kills = _killer.kills()
         self.replaced = 0
         self.died = 0
@@ -102,7 +110,8 @@ class Crew:
                     process.terminate()
             for process in started:
                 process.join()
-            os.close(self._wake)
+            self._members.clear()
+            self._close()
             raise
         self._watcher = threading.Thread(target=self._watch, name="weft-pool-watcher", daemon=True)
         self._watcher.start()
@@ -116,7 +125,21 @@ class Crew:
 
     def poke(self) -> None:
         """Have the watcher look around."""
-        os.eventfd_write(self._wake, 1)
+        with self._lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    def _call_workers(self) -> None:
+        """A task was put, and workers are missing."""
+        self.poke()
+
+    def _close(self) -> None:
+        """Nothing will be started any more."""
+        with self._lock:
+            wake, self._wake = self._wake, -1
+            if wake >= 0:
+                os.close(wake)
+        self.core.forget_callers()
 
     # --- workers ----------------------------------------------------------------------------------------------
 
@@ -148,9 +171,9 @@ class Crew:
         if self.state == RUN:
             if self._duty.patience is None:
                 return self.size
-            # Those that waited in vain are gone until there is something to do.
-            return min(self.size, max(self._staying(), self.core.queued()))
-        if self.state == CLOSE and self.core.is_busy():
+            # Those that waited in vain are gone until there is something to do: for them, not for those that are at work.
+            return min(self.size, max(self._staying(), self.core.outstanding()))
+        if self.state == CLOSE and self.core.has_work():
             return min(self.size, max(1, self.core.outstanding()))
         return 0
 
@@ -168,65 +191,119 @@ class Crew:
             self.core.close_slot(slot)
             raise
         self._members[slot] = Member(process, slot)
+        self._enlist(process)
+
+    def _enlist(self, process: AnyProcess) -> None:
         self.processes.append(process)
 
+    def _strike(self, process: AnyProcess) -> None:
+        if process in self.processes:
+            self.processes.remove(process)
+
     def _watch(self) -> None:
-        while True:
+        try:
+            while self._look_around():
+                pass
+        except BaseException as error:
+            # Nobody would notice any more how workers end: nothing may be left to wait for.
             with self._lock:
-                waited = {member.process.sentinel: member for member in self._members.values()}
-            patience = self._tend_limits()
-            for ready in wait([*waited, self._wake], patience):
-                if ready == self._wake:
-                    os.eventfd_read(self._wake)
-                else:
-                    self._ended(waited[ready])
-            with self._lock:
-                if self.state != RUN and not self._members and not self._wanted():
-                    break
-                if self.state == RUN or not self._members:
-                    self._refill()
-        self.core.forget_callers()
-        self.core.wake()
+                self._break(error)
+            raise
+        finally:
+            if self.state == TERMINATE:
+                self._fail_all()  # whoever terminated it may have been interrupted
+            self._close()
+            self.core.wake()
+
+    def _look_around(self) -> bool:
+        """Wait until something happens, and see to it. False if nothing will."""
+        patience = self._tend_limits()
+        for member in self._wait(patience):
+            self._ended(member)
+        with self._lock:
+            if self.state != RUN and not self._members and not self._wanted():
+                # A task may be on its way: either it is seen here, or it is refused.
+                if self.state == TERMINATE or self.core.seal():
+                    return False
+            if self.state == RUN or not self._members:
+                self._refill()
+        return True
+
+    def _wait(self, patience: float | None) -> list[Member]:
+        """The workers that ended, after so many seconds at most."""
+        with self._lock:
+            members = list(self._members.values())
+        try:
+            waited = {member.process.sentinel: member for member in members}
+            ready = wait([*waited, self._wake], patience)
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTORS:
+                raise
+            # None is left for as many as there are workers: look now and then.
+            wait([self._wake], _PAUSE if patience is None else min(patience, _PAUSE))
+            self._hush()
+            return [member for member in members if member.process.exitcode is not None]
+        if self._wake in ready:
+            self._hush()
+        return [waited[sentinel] for sentinel in ready if sentinel in waited]
+
+    def _hush(self) -> None:
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            pass  # nobody poked
 
     def _refill(self) -> None:
         try:
             self.repopulate()
         except Exception as error:
-            # No processes, no descriptors, no memory. As long as some work, the work goes on.
-            if not self._members:
+            # No processes, no descriptors, no memory. As long as some work, the work goes on; and it may be better soon.
+            self._failed_starts += 1
+            if not self._members and self._failed_starts > _PATIENT:
                 self._break(error)
+        else:
+            self._failed_starts = 0
 
     def _ended(self, member: Member) -> None:
         process = member.process
-        process.join()
+        if process.exitcode is None:
+            process.join()
         exitcode = process.exitcode
+        process.join()  # has multiprocessing forget it
         with self._lock:
             at_hand = self.core.worker_ended(member.slot)
-            did = self.core.done(member.slot)
             if exitcode:
                 self.died += 1
-            if at_hand is not None:
+            fatal = self._fatal(exitcode, at_hand is not None)
+            if self.state == TERMINATE:
+                pass  # its task fails with all others
+            elif fatal is not None:
+                self._break(fatal)
+            elif at_hand is not None:
                 self._settle(member, exitcode, *at_hand)
-            elif exitcode and not did:
-                self._futile += 1
-            if did:
+            if self.core.has_arrived(member.slot):
                 self._futile = 0
+            elif not member.dismissed:
+                self._futile += 1
             del self._members[member.slot]
             self.core.close_slot(member.slot)
-            if process in self.processes:
-                self.processes.remove(process)
-            if self._futile >= self.size + _FUTILE:
+            self._strike(process)
+            if self._futile >= self.size + _FUTILE and self.state != TERMINATE:
                 self._break(
                     WorkerDied(
                         "no task yet",
                         process.pid,
                         exitcode,
-                        f"{self._futile} workers in a row ended before they did a task, the last one so: "
+                        f"{self._futile} workers in a row ended before they were ready for a task, the last one so: "
                         f"{how_it_ended(exitcode)}; does the initializer fail?",
                     )
                 )
             elif self.state == RUN and not member.dismissed and self._duty.patience is None:
                 self.replaced += 1
+
+    def _fatal(self, exitcode: int | None, had_task: bool) -> BaseException | None:
+        """What all tasks fail with because a worker ended so; None if that is no reason."""
+        return None
 
     def _settle(self, member: Member, exitcode: int | None, task: int, function: Any, retries: int) -> None:
         """Deal with the task of a worker that ended."""
@@ -248,9 +325,11 @@ class Crew:
         """Give up: all tasks fail."""
         self.broken = error
         self.state = TERMINATE
+        self.core.broken = error
+        self.core.state = TERMINATE
         self.core.fail_all(lambda _function: error)
         for member in self._members.values():
-            member.process.terminate()
+            self._end(member)
 
     # --- limits on the time of tasks ------------------------------------------------------------------------------
 
@@ -260,7 +339,7 @@ class Crew:
             return self._tend(time.monotonic())
 
     def _tend(self, now: float) -> float | None:
-        soonest: float | None = None
+        soonest: float | None = _PAUSE if self._failed_starts else None
         for task, slot, left in self.core.time_left(list(self._members)):
             if left > 0 or slot is None:
                 soonest = left if soonest is None else min(soonest, left)
@@ -273,13 +352,17 @@ class Crew:
                 self.core.fail(task, TaskTimeout(f"{words}, and was stopped"))
             self._stop(member, task)
         for member in self._members.values():
-            due = self._press(member, now)
+            if self.state == TERMINATE:
+                due: float | None = self._end(member)
+            else:
+                due = self._press(member, now)
             if due is not None:
                 soonest = due if soonest is None else min(soonest, due)
         return soonest
 
     def cancel(self, task: int) -> bool:
         """Keep the task from being done, or stop it. False if it is done."""
+        self.core.check()
         with self._lock:
             where = self.core.cancel(task)
             if where == -1:
@@ -288,7 +371,8 @@ class Crew:
                 member = self._members.get(where)
                 if member is not None:
                     self._stop(member, task)
-        done = self.core.fail(task, CancelledError())
+            # With the lock: the watcher could have it done again.
+            done = self.core.fail(task, CancelledError())
         self.poke()
         return done
 
@@ -323,6 +407,8 @@ class Crew:
 
     def close(self) -> None:
         """Take no more tasks; workers end when all are done."""
+        if os.getpid() != self._pid:
+            return  # a forked process's copy, of which nothing is its own
         with self._lock:
             if self.state == RUN:
                 self.state = CLOSE
@@ -331,26 +417,39 @@ class Crew:
 
     def terminate(self) -> None:
         """End the workers at once. What is not done fails with `PoolTerminated`."""
-        with self._lock:
-            self.state = TERMINATE
-            members = list(self._members.values())
-            for member in members:
-                member.process.terminate()
-        self.core.fail_all(
-            lambda function: PoolTerminated(f"the pool was terminated before {named(function)} was done")
-        )
+        # From here on the watcher sees to it, whatever happens to this thread.
+        self.state = TERMINATE
         self.poke()
+        with self._lock:
+            for member in self._members.values():
+                self._end(member)
+        self._fail_all()
         self.core.wake()
-        deadline = time.monotonic() + GRACE
-        for member in members:
-            member.process.join(max(0.0, deadline - time.monotonic()))
-            if member.process.exitcode is None:
-                member.process.kill()
         self.join()
+
+    def _fail_all(self) -> None:
+        def terminated(function: Callable[..., object]) -> BaseException:
+            return PoolTerminated(f"the pool was terminated before {named(function)} was done")
+
+        self.core.fail_all(terminated)
+
+    def _end(self, member: Member) -> float | None:
+        """End a worker: SIGTERM, and SIGKILL if it takes its time. Returns for how many seconds it may, None: nothing is left."""
+        now = time.monotonic()
+        if member.ending is None:
+            member.process.terminate()
+            member.ending = now + GRACE
+        elif now >= member.ending:
+            member.process.kill()
+            return None
+        return member.ending - now
 
     def join(self) -> None:
         """Wait until all workers have ended, and all callbacks were called."""
+        self.core.check()
         if self.state == CLOSE:
+            if threading.current_thread() in (self._watcher, self._service):
+                raise RuntimeError("a callback cannot join its pool, which waits for it to return")
             self.core.wait_idle()
         watcher, service = self._watcher, self._service
         if watcher is not None and watcher is not threading.current_thread():

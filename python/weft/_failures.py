@@ -6,6 +6,7 @@ by an exception that says what it was.
 
 from __future__ import annotations
 
+import concurrent.futures.process
 import signal
 import traceback
 from concurrent.futures.process import BrokenProcessPool
@@ -136,8 +137,32 @@ def _said(error: BaseException) -> str:
 
 
 def revive(described: tuple[bytes, str, str, str]) -> BaseException:
-    """The exception that was described."""
-    pickled, kind, said, text = described
+    """The exception that was described, with its traceback as the cause."""
+    error = _revived(described)
+    if described[3]:
+        from weft.multiprocessing.pool import RemoteTraceback
+
+        error.__cause__ = RemoteTraceback(f'\n"""\n{described[3]}"""')
+    return error
+
+
+def revive_for_future(described: tuple[bytes, str, str, str]) -> BaseException:
+    """As `revive`, as executors have it."""
+    error = _revived(described)
+    if described[3]:
+        error.__cause__ = remote_cause(described[3])
+    return error
+
+
+def remote_cause(text: str) -> BaseException:
+    """What executors show the traceback of another process with."""
+    stock: Any = concurrent.futures.process
+    cause: BaseException = stock._RemoteTraceback(f'\n"""\n{text}"""')
+    return cause
+
+
+def _revived(described: tuple[bytes, str, str, str]) -> BaseException:
+    pickled, kind, said, _ = described
     error: BaseException
     try:
         error = reduction.ForkingPickler.loads(pickled)
@@ -147,10 +172,6 @@ def revive(described: tuple[bytes, str, str, str]) -> BaseException:
         error = RemoteError(
             f"{kind}: {said} (the exception cannot be unpickled here: {failure!r})", kind, said
         )
-    if text:
-        from weft.multiprocessing.pool import RemoteTraceback
-
-        error.__cause__ = RemoteTraceback(f'\n"""\n{text}"""')
     return error
 
 

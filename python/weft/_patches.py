@@ -96,6 +96,10 @@ IN_PLACE: dict[str, dict[str, _Rows]] = {
                 )
             ),
         ),
+        "concurrent.futures.process": (
+            ("()", f"{_OURS}.futures.take_over"),
+            ("ProcessPoolExecutor", f"{_OURS}.futures.ProcessPoolExecutor"),
+        ),
         "multiprocessing.sharedctypes": tuple(
             (name, f"{_OURS}.sharedctypes.{name}")
             for name in (

@@ -7,7 +7,6 @@ come and go. Its workers start from the template process unless told otherwise, 
 from __future__ import annotations
 
 import sys
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -115,7 +114,7 @@ class Result(Generic[T]):
         """Keep the task from being done, or stop it if a worker is at it; `get` raises CancelledError then.
 
         A running task gets SIGINT, that is a KeyboardInterrupt, after the pool's `grace` SIGTERM, and then SIGKILL. Returns
-        False, and does nothing, if the result has come. ValueError for the result of a map of many tasks.
+        False, and does nothing, if the result has come.
         """
         task = self._result._id
         if task is None:
@@ -245,7 +244,13 @@ class Pool(_face.Pool):
             items = list(iterable)
             size = chunksize or max(1, -(-len(items) // (self._crew.size * 4)))
             results = self.imap(
-                func, items, size, read_ahead=len(items), timeout=timeout, retries=retries, priority=priority
+                func,
+                items,
+                size,
+                read_ahead=max(1, len(items)),
+                timeout=timeout,
+                retries=retries,
+                priority=priority,
             )
             return list(_watched(results, len(items), progress))
         limit = self._limit if timeout is None else timeout
@@ -429,7 +434,7 @@ class _ByValue:
     """A function that travels as its code."""
 
     def __init__(self, function: Callable[..., Any], pickled: bytes) -> None:
-        self._function = function
+        self.func = function  # as a partial's: what gives the task its name
         self._pickled = pickled
         self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
         self.__module__ = getattr(function, "__module__", "")
@@ -440,7 +445,6 @@ class _ByValue:
 
 _made: dict[bytes, Any] = {}
 _MOST_MADE = 64
-_by_value: weakref.WeakKeyDictionary[Any, _ByValue] = weakref.WeakKeyDictionary()
 
 
 def _from_value(pickled: bytes) -> Any:
@@ -460,15 +464,14 @@ def _portable(function: Callable[..., T]) -> Callable[..., T]:
     name = getattr(function, "__qualname__", None)
     if type(function) is not _FUNCTION or ("<" not in str(name) and not _is_in_hidden_main(function)):
         return function
-    found: Any = _by_value.get(function)
-    if found is None:
-        try:
-            import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        except ImportError:
-            return function  # the pickler says what is wrong
-        found = _by_value[function] = _ByValue(function, cloudpickle.dumps(function))
-    portable: Callable[..., T] = found
-    return portable
+    try:
+        import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        return function  # the pickler says what is wrong
+    # Each time: what it refers to may have changed.
+    portable: Any = _ByValue(function, cloudpickle.dumps(function))
+    made: Callable[..., T] = portable
+    return made
 
 
 _FUNCTION: type = type(_portable)

@@ -43,7 +43,7 @@ class Post:
     def take_up(self) -> _pool.Worker:
         """In the worker: be it."""
         self._core = None  # a forked worker inherited the owner's
-        return _pool.Worker(self.handles, self.slot, self.duty.sends_all)
+        return _pool.Worker(self.handles, self.slot, self.duty.sends_all, self.duty.strict)
 
 
 class Duty:
@@ -61,11 +61,13 @@ class Duty:
         state: Callable[[], object] | None = None,
         farewell: Callable[..., object] | None = None,
         reseed: bool = False,
+        strict: bool = False,
     ) -> None:
         self.initializer = initializer
         self.initargs = initargs
         self.most = most  # tasks that a worker does before another one takes its place
-        self.sends_all = sends_all  # also what is no Exception
+        self.sends_all = sends_all  # also what is no Exception; as an executor
+        self.strict = strict  # a task that cannot be unpickled ends its worker
         self.patience = patience  # seconds without a task before it ends
         self.memory = memory  # bytes it may take after a task
         self.affinity = affinity  # processors of the workers, by their slots in turn

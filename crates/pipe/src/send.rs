@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use weft_wait::{Deadline, DescriptorParker, Interest, WaitError, wait_until};
+use weft_wait::{Deadline, DescriptorParker, Interest, WaitError, try_until};
 
 use crate::descriptor::{self, advance, iovec};
 use crate::end::{End, Use};
@@ -115,7 +115,7 @@ impl End {
             return Err(PipeError::Unusable);
         }
         let whole = || lane.stage.load(Ordering::Acquire) == WHOLE;
-        let outcome = wait_until(&lane.room, parker, Deadline::NEVER, whole, |_| {
+        let outcome = try_until(&lane.room, parker, Deadline::NEVER, whole, |_| {
             if weft_sys::readiness::is_hung_up(place.fd()) {
                 return Some(Err(PipeError::System(Errno::PIPE)));
             }

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use weft_shm::{Carrier, ShmError, Span};
-use weft_wait::{Deadline, DescriptorParker, WaitError, wait_until};
+use weft_wait::{Deadline, DescriptorParker, WaitError, try_until};
 
 use crate::descriptor::{self, iovec};
 use crate::end::{End, Use};
@@ -75,7 +75,7 @@ impl End {
         if has_room() {
             return Ok(());
         }
-        let outcome = wait_until(&self.outward().room, parker, Deadline::NEVER, &has_room, |_| {
+        let outcome = try_until(&self.outward().room, parker, Deadline::NEVER, &has_room, |_| {
             if has_room() {
                 return Some(Ok(()));
             }
@@ -111,6 +111,7 @@ impl End {
         let Some(carrier) = self.carrier() else { return Err(PipeError::Closed) };
         let Reserved(span) = reserved;
         let length = span.len() as u64;
+        self.patience.note(length);
         let place = self.enter()?;
         let lane = self.outward();
         loop {
@@ -170,6 +171,7 @@ impl End {
         let (Some(carrier), Ok(length)) = (self.carrier(), usize::try_from(token.length)) else {
             return Err(damaged);
         };
+        self.patience.note(token.length);
         let lane = self.inward();
         let span = carrier.take_over(token.unit, length, token.ordinal);
         lane.fetched.fetch_add(token.length, Ordering::AcqRel);

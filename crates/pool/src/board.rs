@@ -16,7 +16,7 @@
 //! | `interrupt` | owner | the task to be interrupted by the signal that follows |
 //! | `task` | worker; owner by exchange | number and state of the task at hand |
 //! | `position` | worker, whoever repairs | where it was taken from; 0: it was not |
-//! | `began` | worker | when, in nanoseconds of the monotonic clock |
+//! | `began` | worker | when, in nanoseconds of the monotonic clock; before the first timed task, when it was ready for tasks |
 //! | `done` | worker | how many tasks it has done |
 //!
 //! `task` keeps the last task's number when that is done: whether it is done, the results tell. Its states are

@@ -7,7 +7,7 @@ use weft_shm::robust::RobustMutex;
 use weft_shm::{Arena, Queue, Received, ShmError, Span};
 use weft_wait::{Bell, Parker};
 
-use crate::board::{CANCELLED, Line, MOST_WORKERS, Notes, Order, RUNNING, Shared, TAKEN};
+use crate::board::{CANCELLED, DONE, Line, MOST_WORKERS, Notes, Order, RUNNING, Shared, TAKEN};
 use crate::trailer::TaskTrailer;
 use crate::{Handles, PoolError, TaskId};
 
@@ -20,7 +20,7 @@ pub type Collected = Received<RobustMutex>;
 pub enum Cancelling {
     /// No worker will do it. One may report that it skipped it.
     Done,
-    /// A worker is doing it, the one at this slot.
+    /// A worker is doing it, the one at this slot, or has done it and is about to say so.
     Running(usize),
     /// There is no room to note it: [take the tasks back](Owner::take_back), and put those again that shall be done.
     NoRoom,
@@ -146,7 +146,7 @@ impl Owner {
             }
             let (taken, cancelled) = (id << 2 | TAKEN, id << 2 | CANCELLED);
             let exchanged = slot.task.compare_exchange(taken, cancelled, Ordering::SeqCst, Ordering::SeqCst);
-            if exchanged.is_err_and(|now| now == (id << 2 | RUNNING)) {
+            if exchanged.is_err_and(|now| now == (id << 2 | RUNNING) || now == (id << 2 | DONE)) {
                 board.cancelled.remove(id);
                 return Cancelling::Running(index);
             }
@@ -157,6 +157,13 @@ impl Owner {
     /// Says that the task `id` is resolved: nobody need know any more that it was cancelled.
     pub fn resolved(&self, id: TaskId) {
         self.shared.board().cancelled.remove(id);
+    }
+
+    /// Whether a worker has begun the task `id`, and not reported it as far as is known.
+    pub fn is_running(&self, id: TaskId) -> bool {
+        let in_use = |slot: &&crate::board::Slot| slot.in_use.load(Ordering::Relaxed) != 0;
+        let mut slots = self.shared.board().slots.iter().filter(in_use);
+        slots.any(|slot| slot.at_hand().is_some_and(|(task, state)| task == id && state != TAKEN))
     }
 
     /// Whether a result can be collected.
@@ -228,6 +235,11 @@ impl Owner {
         self.wake_all();
     }
 
+    /// Whether the worker of a slot has ever been ready for tasks.
+    pub fn has_arrived(&self, slot: usize) -> bool {
+        self.shared.board().slots.get(slot).is_some_and(|slot| slot.began.load(Ordering::Acquire) != 0)
+    }
+
     /// How many tasks the worker of a slot has done.
     pub fn done(&self, slot: usize) -> u64 {
         self.shared.board().slots.get(slot).map_or(0, |slot| slot.done.load(Ordering::Relaxed))
@@ -236,8 +248,10 @@ impl Owner {
     /// When the worker of a slot began the timed task `id`, in nanoseconds of the monotonic clock; `None` if it is not at it.
     pub fn began(&self, slot: usize, id: TaskId) -> Option<u64> {
         let slot = self.shared.board().slots.get(slot)?;
-        let began = slot.began.load(Ordering::Acquire);
-        (slot.at_hand()? == (id, RUNNING)).then_some(began)
+        let runs = || slot.at_hand() == Some((id, RUNNING));
+        // Before: that of an earlier task it would be otherwise. And after, because it may be that of a later one.
+        let began = runs().then(|| slot.began.load(Ordering::Acquire));
+        began.filter(|_| runs())
     }
 
     /// Lets the worker of a slot do no other task after `id`, which it is doing. False if it has done it.

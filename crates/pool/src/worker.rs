@@ -67,6 +67,11 @@ impl Worker {
         &self.shared.board().slots[self.slot]
     }
 
+    /// Says that this worker is ready for tasks.
+    pub fn arrive(&self) {
+        self.slot().began.store(clock::monotonic().max(1), Ordering::Release);
+    }
+
     /// Takes a task, waiting for it until `deadline`.
     ///
     /// # Errors

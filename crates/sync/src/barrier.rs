@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use weft_shm::robust::{Held, Robust, RobustMutex};
 use weft_shm::{Arena, Handle, ShmError};
-use weft_wait::{Deadline, Parker, Signal, wait_until};
+use weft_wait::{Deadline, Parker, Signal, try_until};
 
 use crate::memory::{Layout, Memory};
 use crate::owner::{self, LOOK, identity_of};
@@ -226,7 +226,7 @@ impl Barrier {
         deadline: Deadline,
     ) -> Result<Step, BarrierError<P::Interrupt>> {
         let mut looked = Instant::now();
-        let outcome = wait_until(
+        let outcome = try_until(
             &self.state.changed,
             parker,
             deadline,
@@ -285,7 +285,7 @@ impl Barrier {
         let place = &self.places()[number as usize];
         let mut looked = Instant::now();
         let arrived = || place.doing.load(Ordering::Acquire) != WAITING;
-        let outcome = wait_until(&self.state.changed, parker, deadline, arrived, |parker| {
+        let outcome = try_until(&self.state.changed, parker, deadline, arrived, |parker| {
             if arrived() {
                 return Some(Ok(()));
             }

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use weft_shm::identity::Identity;
 use weft_shm::{Arena, Handle, ShmError};
-use weft_wait::{Deadline, Parker, Signal, wait_until};
+use weft_wait::{Baton, Deadline, Parker, try_until};
 
 use crate::error::{AcquireError, OverRelease};
 use crate::memory::{Layout, Memory};
@@ -35,7 +35,7 @@ pub enum Tenure {
 #[repr(C)]
 struct State {
     word: AtomicU64,
-    released: Signal,
+    released: Baton,
     /// 0: [`Tenure::Always`].
     tenure: AtomicU32,
 }
@@ -171,7 +171,7 @@ impl Mutex {
     ) -> Result<Grant, AcquireError<P::Interrupt>> {
         self.state.shared().check()?;
         // A holder that died long ago is not waited for as long as one that may have died just now.
-        let outcome = wait_until(
+        let outcome = try_until(
             &self.state.released,
             parker,
             deadline,

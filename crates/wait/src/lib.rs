@@ -8,6 +8,7 @@
 //! Signals live in memory that other processes share, so nothing here may rely on a waiter or a waker
 //! staying alive: see [`signal`].
 
+mod baton;
 mod bell;
 pub mod signal;
 #[cfg(not(loom))]
@@ -18,12 +19,13 @@ mod primitives;
 mod readiness;
 mod until;
 
+pub use baton::Baton;
 pub use bell::{Bell, Lookout};
 #[cfg(not(loom))]
 pub use readiness::{DescriptorParker, Interest, sleep_at};
 pub use signal::{Signal, Ticket};
 #[cfg(not(loom))]
 pub use thread::ThreadParker;
-pub use until::{Deadline, Parker, WaitError, wait_until};
+pub use until::{Deadline, Parker, WaitError, WaitPoint, try_until, wait_until};
 #[cfg(not(loom))]
 pub use weft_sys::futex::Woken;

@@ -104,7 +104,7 @@ impl Signal {
     /// processors giving a lock back is one, and a second one costs as much as everything else here.
     #[inline]
     pub fn raise_fenced(&self) {
-        if self.word.load(Ordering::Relaxed) & WAITING != 0 {
+        if self.is_waited_for() {
             self.wake_one();
         }
     }
@@ -118,16 +118,27 @@ impl Signal {
         }
     }
 
+    /// Whether anybody has announced itself, for all that is known. To a caller that passed a full fence.
+    #[inline]
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & WAITING != 0
+    }
+
     #[cold]
     fn wake_one(&self) {
-        self.word.fetch_add(STEP, Ordering::SeqCst);
-        if futex::wake(&self.word, 1) == 0 {
+        if !self.wake_first() {
             self.clear_and_wake_all();
         }
     }
 
+    /// Wakes the one that has slept longest. False if nobody sleeps: then the flag is stale, or somebody is about to.
+    pub(crate) fn wake_first(&self) -> bool {
+        self.word.fetch_add(STEP, Ordering::SeqCst);
+        futex::wake(&self.word, 1) != 0
+    }
+
     #[cold]
-    fn clear_and_wake_all(&self) {
+    pub(crate) fn clear_and_wake_all(&self) {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             let cleared = word.wrapping_add(STEP) & !WAITING;

@@ -1,5 +1,6 @@
 //! The loop that every blocking operation goes through.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use crate::{Signal, Ticket};
@@ -54,6 +55,29 @@ pub trait Parker {
     }
 }
 
+/// What one waits at: a [`Signal`], or something with rules of its own for who is woken.
+pub trait WaitPoint {
+    /// Where waiters announce themselves.
+    fn signal(&self) -> &Signal;
+
+    /// Called by one that has slept, before it looks for the last time and goes back to sleep or away, and when it has got
+    /// what it waited for.
+    fn settle(&self) {}
+
+    /// Called by one that has slept and goes away without having used the wake-up that it may have had.
+    fn pass_on(&self);
+}
+
+impl WaitPoint for Signal {
+    fn signal(&self) -> &Signal {
+        self
+    }
+
+    fn pass_on(&self) {
+        self.raise();
+    }
+}
+
 /// Why [`wait_until`] came back with nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitError<I> {
@@ -63,26 +87,47 @@ pub enum WaitError<I> {
     Interrupted(I),
 }
 
-/// Tries `attempt` until it gives something, parking at `signal` in between.
+/// Tries `attempt` until it gives something, parking at `point` in between.
 ///
 /// `ready` is a cheap look at the state, without locks, that says whether `attempt` is worth trying;
 /// it may be wrong either way, as long as it does not stay wrong when nothing changes.
 ///
 /// The wait ends at the deadline, at once if that has passed, but never without one attempt.
 pub fn wait_until<T, P: Parker>(
-    signal: &Signal,
+    point: &impl WaitPoint,
+    parker: &mut P,
+    deadline: Deadline,
+    ready: impl FnMut() -> bool,
+    mut attempt: impl FnMut(&mut P) -> Option<T>,
+) -> Result<T, WaitError<P::Interrupt>> {
+    let outcome =
+        try_until(point, parker, deadline, ready, |parker| attempt(parker).map(Ok::<_, Infallible>));
+    outcome.map(|Ok(value)| value)
+}
+
+/// As [`wait_until`], for an attempt that can fail, which ends the wait as well.
+///
+/// One that was woken for what is there, and fails to take it, wakes the next one.
+pub fn try_until<T, E, P: Parker>(
+    point: &impl WaitPoint,
     parker: &mut P,
     deadline: Deadline,
     mut ready: impl FnMut() -> bool,
-    mut attempt: impl FnMut(&mut P) -> Option<T>,
-) -> Result<T, WaitError<P::Interrupt>> {
-    let mut lingered = false;
-    loop {
-        if let Some(value) = attempt(parker) {
-            return Ok(value);
+    mut attempt: impl FnMut(&mut P) -> Option<Result<T, E>>,
+) -> Result<Result<T, E>, WaitError<P::Interrupt>> {
+    // Whether this thread has slept since it last settled.
+    let (mut lingered, mut woken) = (false, false);
+    let over = loop {
+        if let Some(outcome) = attempt(parker) {
+            break Ok(outcome);
+        }
+        let settled = std::mem::take(&mut woken);
+        if settled {
+            point.settle();
         }
         if deadline.is_over() {
-            return Err(WaitError::TimedOut);
+            let last = if settled { attempt(parker) } else { None };
+            break last.ok_or(WaitError::TimedOut);
         }
         if !lingered {
             lingered = true;
@@ -90,14 +135,21 @@ pub fn wait_until<T, P: Parker>(
                 continue;
             }
         }
-        let ticket = signal.announce();
-        if let Some(value) = attempt(parker) {
-            return Ok(value);
+        let ticket = point.signal().announce();
+        if let Some(outcome) = attempt(parker) {
+            break Ok(outcome);
         }
-        if let Err(interrupt) = parker.park(signal, ticket, deadline) {
-            // It may have been woken as well: the wake-up goes to the next one.
-            signal.raise();
-            return Err(WaitError::Interrupted(interrupt));
+        woken = true;
+        if let Err(interrupt) = parker.park(point.signal(), ticket, deadline) {
+            break Err(WaitError::Interrupted(interrupt));
+        }
+    };
+    if woken {
+        point.settle();
+        // It may have been woken as well: the wake-up goes to the next one.
+        if !matches!(over, Ok(Ok(_))) {
+            point.pass_on();
         }
     }
+    over
 }

@@ -3,7 +3,8 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p weft-wait --release --test loom`. A waiter that is never woken is a deadlock of
 //! the model, which loom reports. Sleeps have no slices here: the signal has to do without its backstop.
 //!
-//! The bound: one waiter and one waker without any; three or four threads with at most two preemptions each run.
+//! The bound: one waiter and one waker without any; three or four threads with at most two preemptions each run, or three
+//! where two show nothing.
 
 #![cfg(loom)]
 
@@ -11,7 +12,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 use std::convert::Infallible;
-use weft_wait::{Bell, Deadline, Parker, Signal, Ticket};
+use weft_wait::{Baton, Bell, Deadline, Parker, Signal, Ticket, WaitError, wait_until};
 
 /// Items to take, and a signal for when there is one: a queue as waiters see it.
 struct Box {
@@ -276,5 +277,107 @@ fn two_ringers_and_two_of_a_crowd() {
         crowd.put();
         ringer.join().unwrap();
         waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+    });
+}
+
+/// A lock with a baton for those who wait for it.
+struct Lock {
+    taken: AtomicU32,
+    released: Baton,
+}
+
+/// Sleeps until it is woken, and is interrupted if it is to be.
+struct Sleeper {
+    is_interrupted: bool,
+}
+
+impl Parker for Sleeper {
+    type Interrupt = ();
+
+    fn park(&mut self, signal: &Signal, ticket: Ticket, _: Deadline) -> Result<(), ()> {
+        signal.sleep(ticket);
+        if self.is_interrupted { Err(()) } else { Ok(()) }
+    }
+}
+
+impl Lock {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { taken: AtomicU32::new(0), released: Baton::new() })
+    }
+
+    fn try_take(&self) -> bool {
+        self.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn take(&self, mut parker: Sleeper) -> Result<(), WaitError<()>> {
+        wait_until(&self.released, &mut parker, Deadline::NEVER, || true, |_| self.try_take().then_some(()))
+    }
+
+    fn give_back(&self) {
+        assert_eq!(self.taken.swap(0, Ordering::SeqCst), 1);
+        self.released.raise();
+    }
+
+    fn turn(&self) {
+        assert!(self.take(Sleeper { is_interrupted: false }).is_ok());
+        self.give_back();
+    }
+}
+
+fn turns(lock: &Arc<Lock>, count: usize) -> thread::JoinHandle<()> {
+    let lock = Arc::clone(lock);
+    thread::spawn(move || (0..count).for_each(|_| lock.turn()))
+}
+
+#[test]
+fn one_that_takes_it_again_and_again_leaves_nobody_asleep() {
+    model(Some(3), || {
+        let lock = Lock::new();
+        let other = turns(&lock, 1);
+        (0..3).for_each(|_| lock.turn());
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn a_lock_goes_round() {
+    model(Some(2), || {
+        let lock = Lock::new();
+        let others = [turns(&lock, 1), turns(&lock, 1)];
+        lock.turn();
+        lock.turn();
+        others.into_iter().for_each(|other| other.join().unwrap());
+    });
+}
+
+#[test]
+fn a_note_without_a_waiter_holds_nobody_up() {
+    model(Some(3), || {
+        let lock = Lock::new();
+        // Somebody was killed in its sleep: the flag of those that wait is stale.
+        assert!(lock.try_take());
+        let _ = weft_wait::WaitPoint::signal(&lock.released).announce();
+        let others = [turns(&lock, 1), turns(&lock, 1)];
+        lock.give_back();
+        others.into_iter().for_each(|other| other.join().unwrap());
+    });
+}
+
+#[test]
+fn one_that_is_interrupted_passes_the_baton_on() {
+    model(Some(2), || {
+        let lock = Lock::new();
+        assert!(lock.try_take());
+        let fickle = thread::spawn({
+            let lock = Arc::clone(&lock);
+            move || match lock.take(Sleeper { is_interrupted: true }) {
+                Ok(()) => lock.give_back(),
+                Err(error) => assert_eq!(error, WaitError::Interrupted(())),
+            }
+        });
+        let other = turns(&lock, 1);
+        lock.give_back();
+        fickle.join().unwrap();
+        other.join().unwrap();
     });
 }

@@ -3,10 +3,11 @@
 #![cfg(not(loom))]
 
 use std::cell::UnsafeCell;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use weft_wait::{Deadline, Parker, Signal, ThreadParker, Ticket, WaitError, wait_until};
+use weft_wait::{Deadline, Parker, Signal, ThreadParker, Ticket, WaitError, try_until, wait_until};
 
 const COUNT: usize = if cfg!(miri) { 12 } else { 20_000 };
 
@@ -29,11 +30,15 @@ impl Shelf {
 
     /// For one thread at a time.
     fn put(&self, item: usize) {
+        self.put_silently(item);
+        self.signal.raise();
+    }
+
+    fn put_silently(&self, item: usize) {
         let place = self.put.load(Ordering::Relaxed);
         // SAFETY: nobody looks at the place yet.
         unsafe { *self.items[place].get() = item };
         self.put.store(place + 1, Ordering::Release);
-        self.signal.raise();
     }
 
     fn has_item(&self) -> bool {
@@ -113,4 +118,28 @@ fn an_interrupted_waiter_takes_no_item_along() {
         assert_eq!(outcome, Err(WaitError::Interrupted("interrupted")));
         assert_eq!(waiter.join().unwrap(), Ok(9));
     });
+}
+
+/// Comes back from its sleep with an item put, as if it had been woken for that.
+struct Called<'a>(&'a Shelf);
+
+impl Parker for Called<'_> {
+    type Interrupt = Infallible;
+
+    fn park(&mut self, signal: &Signal, ticket: Ticket, _: Deadline) -> Result<(), Infallible> {
+        self.0.put_silently(3);
+        assert!(signal.is_current(ticket));
+        Ok(())
+    }
+}
+
+#[test]
+fn one_that_fails_to_take_an_item_wakes_the_next() {
+    let shelf = Shelf::new();
+    let fail = |_: &mut Called<'_>| shelf.has_item().then_some(Err::<usize, _>("out of memory"));
+    let before = shelf.signal.announce();
+    let outcome = try_until(&shelf.signal, &mut Called(&shelf), Deadline::NEVER, || shelf.has_item(), fail);
+    assert_eq!(outcome, Ok(Err("out of memory")));
+    assert!(!shelf.signal.is_current(before), "the signal was raised for the others");
+    assert_eq!(shelf.get(&mut ThreadParker::default(), Deadline::NEVER), Ok(3));
 }

@@ -499,6 +499,9 @@ class Barrier(BarrierBase, threading.Barrier, _Passed):
         *,
         ctx: BaseContext,
     ) -> None:
+        if parties < 0:
+            # In the standard library such a barrier never lets anybody pass.
+            raise ValueError("parties must be >= 1")
         self._is_fork_ctx = ctx.get_start_method() == "fork"
         self._create(parties)
         self._parties, self._action, self._timeout = parties, action, timeout

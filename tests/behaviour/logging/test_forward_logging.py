@@ -51,8 +51,8 @@ def main():
     process = mp.get_context(METHOD).Process(target=child, args=(1,), name="child-1")
     process.start()
     process.join()
+    forwarding.stop()  # what was on its way is here
     logging.info("here")
-    forwarding.stop()
     for record in root.records:
         traceback = (record.exc_text or "").splitlines()[-1:]
         print(record.processName, record.name, record.levelname, record.getMessage(), traceback)

@@ -106,6 +106,37 @@ def test_a_message_arrives_as_it_was(message: Any) -> None:
     assert type(received) is type(message)
 
 
+NUMBERS = [
+    *(list(range(length)) for length in (63, 64, 65, 129, 5_000, 100_000)),
+    tuple(range(-300, 0)),
+    [2**31 - 1, -(2**31)] * 100,
+    [2**31, *range(200)],
+    [-(2**31) - 1] * 200,
+    [2**63 - 1, -(2**63)] * 5_000,
+    [2**63, *range(200)],
+    [*range(200), True],
+    [*range(200), Number(7)],
+    [*range(200), 1.0],
+    [number / 7 for number in range(300)],
+    tuple(float(number) for number in range(20_000)),
+    [0.0, -0.0, float("inf"), 5e-324] * 50,
+    [1.5] * 200 + [1],
+    [*range(200), "x"],
+    [[*range(200)], [*range(200)]],
+]
+
+
+@pytest.mark.parametrize("message", NUMBERS, ids=identity)
+def test_a_long_list_of_numbers_arrives_as_it_was(message: Any) -> None:
+    queue = Queue[Any](ctx=CONTEXT)
+    queue.put(message)
+    received = queue.get()
+    assert type(received) is type(message)
+    # With the types of the items, and the sign of a zero.
+    assert [repr(item) for item in received] == [repr(item) for item in message]
+    assert [type(item) for item in received] == [type(item) for item in message]
+
+
 def test_messages_arrive_in_order(queue: Any) -> None:
     for message in MESSAGES * 3:
         queue.put(message)

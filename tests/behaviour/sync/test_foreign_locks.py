@@ -73,7 +73,15 @@ def test_another_lock_in_its_place() -> None:
     lock._make_methods()
     with lock:
         assert other.acquire(False) is False
-    assert other.acquire(False)
+    # What `with` found before is not what it finds now.
+    ours = FORK.Lock()
+    with ours:
+        assert ours.acquire(False) is False
+    for placed in (other._semlock, FORK.Lock()._semlock, STOCK.Lock()._semlock):
+        ours._semlock = placed
+        with ours:
+            assert placed.acquire(False) is False
+        assert placed.acquire(False)
     with pytest.raises(AttributeError, match="_semlock"):
         synchronize.Lock.__new__(synchronize.Lock).__enter__()
     with pytest.raises(RuntimeError, match="was not initialised"):
@@ -92,6 +100,9 @@ def test_nothing_keeps_a_lock() -> None:
             lambda: weft.Barrier(2),
         ):
             made: Any = make()
+            if hasattr(made, "__enter__"):
+                with made:
+                    pass
             gone = weakref.ref(made)
             del made
             assert gone() is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import multiprocessing
 import os
 import pickle
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import crew
@@ -78,6 +80,46 @@ def test_an_rlock(fork: Any) -> None:
     assert repr(lock) == "<RLock(None, 0)>"
 
 
+def is_taken(lock: Any) -> bool:
+    """Whether another thread cannot acquire it now."""
+
+    def attempt() -> bool:
+        if lock.acquire(False):
+            lock.release()
+            return False
+        return True
+
+    return bool(in_thread(attempt))
+
+
+def test_every_way_to_enter(fork: Any) -> None:
+    class Derived(type(fork.RLock())):  # type: ignore[misc]
+        entered = 0
+
+        def __enter__(self) -> Any:
+            self.entered += 1
+            return super().__enter__()
+
+    for lock in (fork.Lock(), fork.RLock(), fork.Semaphore(1), Derived(ctx=fork)):
+        for _ in range(2):  # the second time, it may be known from the first
+            with lock as entered:
+                assert entered is True and is_taken(lock)
+            assert not is_taken(lock)
+            with ExitStack() as stack:
+                assert stack.enter_context(lock) is True and is_taken(lock)
+            assert not is_taken(lock)
+            assert lock.__enter__() is True and is_taken(lock)
+            assert lock.__exit__(None, None, None) is None and not is_taken(lock)
+            assert type(lock).__enter__(lock) is True and is_taken(lock)
+            assert type(lock).__exit__(lock, None, None, None) is None and not is_taken(lock)
+            with pytest.raises(ZeroDivisionError), lock:
+                raise ZeroDivisionError
+            assert not is_taken(lock)
+        with pytest.raises((AttributeError, TypeError)):
+            type(lock).__enter__(object())
+    assert lock.entered == 10
+
+
 def test_semaphores(fork: Any) -> None:
     semaphore, bounded = fork.Semaphore(2), fork.BoundedSemaphore(1)
     assert repr(semaphore) == "<Semaphore(value=2)>"
@@ -91,8 +133,10 @@ def test_semaphores(fork: Any) -> None:
         bounded.release()
     with bounded:
         assert bounded.get_value() == 0
-    with pytest.raises(OSError, match="Invalid argument"):
-        fork.Semaphore(-1)
+    for make in (fork.Semaphore, fork.BoundedSemaphore):
+        with pytest.raises(OSError) as caught:
+            make(-1)
+        assert caught.value.args == (errno.EINVAL, "Invalid argument")
     with pytest.raises(OverflowError):
         fork.Semaphore(1 << 40)
 

@@ -17,17 +17,19 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyCFunction, PyFunction, PyModule, PyTuple, PyType, PyWeakrefMethods, PyWeakrefReference};
 use weft_pool::{Call, Cancelling, Outcome, Owner, PoolError, ResultTrailer};
 use weft_wait::{Deadline, Signal, WaitError, wait_until};
 
 use super::calls::{self, Task};
 use super::functions::References;
+use super::futures::FutureBase;
 use super::result::AsyncResult;
 use super::stream::Stream;
-use super::value::{Value, helper};
+use super::value::{self, Value, helper};
 use crate::queue::arenas::{own_arena, shm_error};
 use crate::queue::codec::{Failure, Spans};
 use crate::queue::parker::GilParker;
@@ -56,12 +58,29 @@ pub(super) const RUN: u8 = 0;
 pub(super) const CLOSE: u8 = 1;
 pub(super) const TERMINATE: u8 = 2;
 
+fn state_named(name: &str) -> PyResult<u8> {
+    match name {
+        "RUN" => Ok(RUN),
+        "CLOSE" => Ok(CLOSE),
+        "TERMINATE" => Ok(TERMINATE),
+        other => Err(PyValueError::new_err(format!("a pool cannot be {other}"))),
+    }
+}
+
 /// To whom an outcome is due.
 pub(super) enum Target {
     /// A result, or a part of it.
     Result(Py<AsyncResult>, u32),
     /// The item or chunk of this number.
     Stream(Py<Stream>, u64),
+    /// A future.
+    Future(Py<FutureBase>),
+}
+
+/// What came and is to be told, by the service.
+enum Deferred {
+    Result(Py<AsyncResult>),
+    Future(Py<FutureBase>),
 }
 
 /// A task that is not resolved.
@@ -141,13 +160,19 @@ struct Table {
     entries: Vec<Entry>,
     free: Vec<u32>,
     count: usize,
+    /// Nobody would do, or fail, what is entered now.
+    sealed: bool,
 }
 
 /// So many generations an entry has before numbers come again.
 const GENERATIONS: u32 = 1 << 30;
 
 impl Table {
-    fn insert(&mut self, pending: Pending) -> u64 {
+    /// Enters a task; hands it back if the table is sealed.
+    fn insert(&mut self, pending: Pending) -> Result<u64, Pending> {
+        if self.sealed {
+            return Err(pending);
+        }
         let index = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry::default());
             self.entries.len() as u32 - 1
@@ -155,7 +180,7 @@ impl Table {
         let entry = &mut self.entries[index as usize];
         entry.pending = Some(pending);
         self.count += 1;
-        u64::from(entry.generation) << 32 | u64::from(index)
+        Ok(u64::from(entry.generation) << 32 | u64::from(index))
     }
 
     fn entry(&mut self, id: u64) -> Option<&mut Entry> {
@@ -200,14 +225,17 @@ pub(crate) struct Core {
     /// Tasks with a priority, of which as many are put as there are workers: the others can be overtaken.
     held: Mutex<BinaryHeap<Held>>,
     turns: AtomicU64,
-    /// Results that came, and whose callbacks have to be called before anybody sees them.
-    deferred: Mutex<VecDeque<Py<AsyncResult>>>,
+    /// Results that came, and whose callbacks have to be called before anybody sees them; and watched futures.
+    deferred: Mutex<VecDeque<Deferred>>,
     /// Unresolved results that somebody observes.
     observed: AtomicUsize,
     /// Threads that wait for results.
     waiting: AtomicUsize,
     /// Streams that are fed by the service when nobody reads them.
     streams: Mutex<Vec<Py<Stream>>>,
+    /// Streams that are fed as they are read, and how many of them are not fed, nor dropped.
+    lazy: Mutex<Vec<Py<PyWeakrefReference>>>,
+    unfed_lazy: AtomicUsize,
     /// How often anybody read a stream.
     pub(super) reads: AtomicU64,
     /// Where the service waits when there is nothing for it at the bell.
@@ -223,10 +251,17 @@ pub(crate) struct Core {
     retried: AtomicU64,
     failed: AtomicU64,
     resolved: AtomicU64,
+    /// How many tasks were to be put, and how many outcomes workers reported.
+    put: AtomicU64,
+    reported: AtomicU64,
     /// Called when there is something for the service and it may not run.
     start_service: Mutex<Option<Py<PyAny>>>,
+    /// What the pool broke by.
+    broken: Mutex<Option<Py<PyAny>>>,
     /// Called when there is a task, and workers are missing.
     call_workers: Mutex<Option<Py<PyAny>>>,
+    /// Called with the reason when the result of a future cannot be unpickled; makes its failure.
+    on_unreadable: Mutex<Option<Py<PyAny>>>,
 }
 
 /// Values of `service_state`.
@@ -256,7 +291,21 @@ impl Core {
         Ok(())
     }
 
-    /// Puts a task. A task that cannot be pickled fails as if it had been done.
+    /// Why no task is taken.
+    pub(super) fn refusal(&self, py: Python<'_>) -> PyErr {
+        let broken = self.broken.lock().as_ref().map(|broken| broken.clone_ref(py));
+        match broken {
+            Some(error) => PyErr::from_value(error.into_bound(py)),
+            None => PyValueError::new_err("Pool not running"),
+        }
+    }
+
+    /// Whether the function travels by its name.
+    pub(super) fn knows(&self, function: &Bound<'_, PyAny>) -> bool {
+        self.references.lock().has(function)
+    }
+
+    /// Puts a task. A task that cannot be pickled fails as if it had been done. After an error it was not put.
     pub(super) fn submit<'py>(
         slf: &Bound<'py, Self>,
         function: &Bound<'py, PyAny>,
@@ -265,15 +314,29 @@ impl Core {
         target: Target,
         wishes: Wishes,
     ) -> PyResult<u64> {
-        let this = slf.get();
+        let (this, py) = (slf.get(), slf.py());
+        this.check_process()?;
         let again = (!wishes.is_plain())
             .then(|| Box::new(Again { call, arguments: arguments.clone().unbind(), wishes, retried: 0 }));
-        let function_too = function.clone().unbind();
-        let id = this.table.lock().insert(Pending { target, function: function_too, wishes: again });
-        this.post(slf.py(), id, function, call, arguments, wishes)?;
+        let function_too = if wishes.is_plain() { name_giver(function) } else { function.clone() }.unbind();
+        let entered = this.table.lock().insert(Pending { target, function: function_too, wishes: again });
+        let id = match entered {
+            Ok(id) => id,
+            Err(refused) => {
+                drop(refused);
+                return Err(this.refusal(py));
+            }
+        };
+        let called = this.call_if_missing(py);
+        if let Err(error) = called.and_then(|()| this.post(py, id, function, call, arguments, wishes)) {
+            let forgotten = this.table.lock().remove(id);
+            drop(forgotten);
+            return Err(error);
+        }
         Ok(id)
     }
 
+    /// Puts a task that is in the table; after an error it was not put, and is still there.
     fn post<'py>(
         &self,
         py: Python<'py>,
@@ -295,40 +358,33 @@ impl Core {
                     .post(false, kind, message, &mut spans, &mut parker)
                     .map_err(|error| Failure::Memory(pool_error(error)))?;
             } else {
+                // Until it is put somebody has to look whether it can be.
+                self.observe(py).map_err(Failure::Memory)?;
                 let turn = self.turns.fetch_add(1, Ordering::Relaxed);
                 let message = std::mem::take(message);
                 self.held.lock().push(Held { priority: wishes.priority, turn, kind, message, spans, id });
-                // Until it is put somebody has to look whether it can be.
-                self.observe(py).map_err(Failure::Memory)?;
             }
             sending.done();
             Ok(())
         });
+        self.put.fetch_add(1, Ordering::Relaxed);
         match posted {
             Ok(()) => {
                 if wishes.priority != 0 {
                     self.put_held(py)?;
                 }
-                if self.missing.load(Ordering::Relaxed) > 0 {
-                    self.call_for_workers(py)?;
-                }
-                Ok(())
+                // Once more: whoever was called before may have found nothing to do yet.
+                self.call_if_missing(py)
             }
-            Err(Failure::Memory(error)) => {
-                let forgotten = self.table.lock().remove(id);
-                drop(forgotten);
-                Err(error)
-            }
+            Err(Failure::Memory(error)) => Err(error),
             Err(Failure::Pickle(error)) => {
                 if !error.is_instance_of::<pyo3::exceptions::PyException>(py) {
-                    let forgotten = self.table.lock().remove(id);
-                    drop(forgotten);
                     return Err(error);
                 }
                 let explained =
                     helper(py, "unpicklable")?.call1((error.into_value(py), function, arguments))?;
                 self.resolve(py, id, Value::Failed(explained.unbind()));
-                Ok(())
+                self.call_if_missing(py)
             }
         }
     }
@@ -340,16 +396,20 @@ impl Core {
         loop {
             let mut next = {
                 let mut held = self.held.lock();
-                let Some(first) = held.peek() else { return Ok(()) };
+                let Some(first) = held.peek() else { break };
                 let (express, common) = self.owner.waiting();
                 let fits = if first.priority > 0 { express < workers } else { express + common < workers };
                 if !fits {
                     return Ok(());
                 }
-                let Some(next) = held.pop() else { return Ok(()) };
+                let Some(next) = held.pop() else { break };
                 next
             };
             self.observed.fetch_sub(1, Ordering::SeqCst);
+            if self.table.lock().get(next.id).is_none() {
+                self.owner.resolved(next.id); // cancelled before it was put
+                continue;
+            }
             let mut parker = GilParker::deaf(py);
             let express = next.priority > 0;
             let posted = self.owner.post(express, next.kind, &next.message, &mut next.spans, &mut parker);
@@ -358,6 +418,12 @@ impl Core {
                 self.resolve(py, next.id, Value::Failed(error.into_value(py).into_any()));
             }
         }
+        self.close_if_fed();
+        Ok(())
+    }
+
+    fn call_if_missing(&self, py: Python<'_>) -> PyResult<()> {
+        if self.missing.load(Ordering::Relaxed) > 0 { self.call_for_workers(py) } else { Ok(()) }
     }
 
     /// There is a task, and fewer workers than there may be.
@@ -369,7 +435,6 @@ impl Core {
 
     /// The outcome of the task `id`. False if it is resolved already.
     pub(super) fn resolve(&self, py: Python<'_>, id: u64, value: Value) -> bool {
-        self.owner.resolved(id);
         let pending = self.table.lock().remove(id);
         let Some(pending) = pending else { return false };
         self.resolved.fetch_add(1, Ordering::Relaxed);
@@ -379,32 +444,40 @@ impl Core {
         match &pending.target {
             Target::Result(result, part) => AsyncResult::accept(result.bind(py), *part, value),
             Target::Stream(stream, number) => stream.bind(py).get().accept(*number, value),
+            Target::Future(future) => FutureBase::accept(future.bind(py), value),
         }
         true
     }
 
     /// Takes all results that came, and delivers them.
     pub(super) fn collect(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.owner.has_result() {
+        self.collect_beside(py, 0)
+    }
+
+    /// As [`Core::collect`], for a caller that is `own` of those that wait.
+    fn collect_beside(&self, py: Python<'_>, own: usize) -> PyResult<()> {
+        // A process that was forked off has no claim to them.
+        if !self.owner.has_result() || self.owner.is_inherited() {
             return Ok(());
         }
         with_message(|message| {
             let mut parker = GilParker::new(py);
             while let Some(received) = self.owner.collect(message, &mut parker).map_err(pool_error)? {
                 let Some((trailer, body)) = ResultTrailer::split(message) else { continue };
-                let value = match trailer.outcome {
-                    Outcome::Cancelled => Value::None,
-                    outcome => {
-                        let raised = outcome == Outcome::Raised;
-                        Value::of(py, raised, received.kind, body, received.spans)
-                    }
-                };
+                // No worker has it any more: that it was cancelled is of no interest.
+                self.owner.resolved(trailer.id);
+                self.reported.fetch_add(1, Ordering::Relaxed);
+                if trailer.outcome == Outcome::Cancelled {
+                    continue; // who cancelled it resolves it
+                }
+                let raised = trailer.outcome == Outcome::Raised;
+                let value = Value::of(py, raised, received.kind, body, received.spans);
                 self.resolve(py, trailer.id, value);
             }
             if !self.held.lock().is_empty() {
                 self.put_held(py)?;
             }
-            if self.waiting.load(Ordering::Relaxed) > 1 {
+            if self.waiting.load(Ordering::Relaxed) > own {
                 // Among what came may be what another thread waits for.
                 self.owner.results_bell().ring_all();
             }
@@ -423,7 +496,7 @@ impl Core {
         let ready = || done() || self.owner.has_result();
         let has_more = || self.owner.has_result();
         let outcome = self.owner.results_bell().wait_until(&mut parker, deadline, ready, has_more, |_| {
-            if let Err(error) = self.collect(py) {
+            if let Err(error) = self.collect_beside(py, 1) {
                 return Some(Err(error));
             }
             done().then_some(Ok(()))
@@ -442,9 +515,7 @@ impl Core {
             self.collect(py)?;
         }
         if self.owner.waiting().1 >= MOST {
-            self.wait(py, Deadline::NEVER, || {
-                self.owner.waiting().1 < MOST / 2 || self.state.load(Ordering::Relaxed) == TERMINATE
-            })?;
+            self.wait(py, Deadline::NEVER, || self.owner.waiting().1 < MOST / 2 || self.table.lock().sealed)?;
         }
         Ok(())
     }
@@ -452,12 +523,27 @@ impl Core {
     /// Says that a result is observed, before it is resolved: the service will be needed.
     pub(super) fn observe(&self, py: Python<'_>) -> PyResult<()> {
         self.observed.fetch_add(1, Ordering::SeqCst);
-        self.call_service(py)
+        self.call_service(py).inspect_err(|_| self.unobserve())
+    }
+
+    /// Takes [`Core::observe`] back.
+    pub(super) fn unobserve(&self) {
+        self.observed.fetch_sub(1, Ordering::SeqCst);
+        self.owner.results_bell().ring_all();
     }
 
     /// A result that is observed has come.
     pub(super) fn defer(&self, py: Python<'_>, result: Py<AsyncResult>) {
-        self.deferred.lock().push_back(result);
+        self.defer_any(py, Deferred::Result(result));
+    }
+
+    /// A watched future is over.
+    pub(super) fn defer_future(&self, py: Python<'_>, future: Py<FutureBase>) {
+        self.defer_any(py, Deferred::Future(future));
+    }
+
+    fn defer_any(&self, py: Python<'_>, deferred: Deferred) {
+        self.deferred.lock().push_back(deferred);
         // A thread that cannot be started has been told of when the result was asked for.
         let _ = self.call_service(py);
     }
@@ -484,13 +570,48 @@ impl Core {
         self.call_service(py)
     }
 
-    fn feed_streams(&self, py: Python<'_>) {
-        let streams: Vec<_> = self.streams.lock().iter().map(|stream| stream.clone_ref(py)).collect();
-        for stream in &streams {
-            if let Err(error) = Stream::feed(stream.bind(py)) {
-                error.write_unraisable(py, Some(stream.bind(py)));
+    /// Enters a stream that is fed as it is read.
+    pub(super) fn add_lazy_stream(&self, stream: &Bound<'_, Stream>) -> PyResult<()> {
+        self.unfed_lazy.fetch_add(1, Ordering::SeqCst);
+        let py = stream.py();
+        let weak = PyWeakrefReference::new(stream.as_any())?.unbind();
+        let over: Vec<_> = {
+            let mut lazy = self.lazy.lock();
+            let over = lazy.extract_if(.., |weak| weak.bind(py).upgrade().is_none()).collect();
+            lazy.push(weak);
+            over
+        };
+        drop(over);
+        Ok(())
+    }
+
+    /// A stream that is fed as it is read is fed, or nobody will read it.
+    pub(super) fn lazy_stream_over(&self) {
+        self.unfed_lazy.fetch_sub(1, Ordering::SeqCst);
+        self.close_if_fed();
+        self.owner.results_bell().ring_all();
+    }
+
+    /// The streams that are fed as they are read, from now on no longer known as such.
+    fn take_lazy_streams<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, Stream>>> {
+        let lazy = std::mem::take(&mut *self.lazy.lock());
+        let streams = lazy.iter().map(|weak| weak.bind(py).upgrade_as::<Stream>());
+        Ok(streams.collect::<PyResult<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// Has all streams fed, whether somebody reads them or not.
+    fn hurry_streams(&self, py: Python<'_>) -> PyResult<()> {
+        for stream in self.take_lazy_streams(py)? {
+            if !stream.get().is_fed() {
+                self.streams.lock().push(stream.clone().unbind());
+                stream.get().hurry();
             }
         }
+        if self.has_unfed_eager() { self.call_service(py) } else { Ok(()) }
+    }
+
+    /// Forgets the streams that are fed.
+    pub(super) fn let_go_of_fed(&self) {
         let over: Vec<_> = {
             let mut kept = self.streams.lock();
             kept.extract_if(.., |stream| stream.get().is_fed()).collect()
@@ -498,15 +619,33 @@ impl Core {
         drop(over);
     }
 
+    fn feed_streams(&self, py: Python<'_>) {
+        let streams: Vec<_> = {
+            let streams = self.streams.lock();
+            let mine = streams.iter().filter(|stream| !stream.get().has_feeder());
+            mine.map(|stream| stream.clone_ref(py)).collect()
+        };
+        for stream in &streams {
+            if let Err(error) = Stream::feed(stream.bind(py)) {
+                error.write_unraisable(py, Some(stream.bind(py)));
+            }
+        }
+        self.let_go_of_fed();
+    }
+
     /// A stream is fed.
     pub(super) fn close_if_fed(&self) {
-        if self.closing.load(Ordering::SeqCst) && !self.has_unfed() {
+        if self.closing.load(Ordering::SeqCst) && !self.has_unfed() && self.held.lock().is_empty() {
             self.owner.close();
         }
     }
 
     /// Whether a stream has more to put: until then the pool cannot close its queue.
     fn has_unfed(&self) -> bool {
+        self.unfed_lazy.load(Ordering::SeqCst) > 0 || self.has_unfed_eager()
+    }
+
+    fn has_unfed_eager(&self) -> bool {
         self.streams.lock().iter().any(|stream| !stream.get().is_fed())
     }
 
@@ -514,11 +653,32 @@ impl Core {
     fn run_deferred(&self, py: Python<'_>) {
         loop {
             let next = self.deferred.lock().pop_front();
-            let Some(result) = next else { break };
-            AsyncResult::complete(result.bind(py));
-            self.observed.fetch_sub(1, Ordering::SeqCst);
-            self.owner.results_bell().ring_all();
+            match next {
+                None => break,
+                Some(Deferred::Result(result)) => AsyncResult::complete(result.bind(py)),
+                Some(Deferred::Future(future)) => FutureBase::complete(future.bind(py)),
+            }
+            self.unobserve();
         }
+    }
+}
+
+/// What gives a task its name in messages. Of a method, that is not the object: tasks keep none alive that the program
+/// has let go of.
+fn name_giver<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+    if function.is_exact_instance_of::<PyFunction>() || function.is_exact_instance_of::<PyType>() {
+        return function.clone();
+    }
+    let py = function.py();
+    let part = |name| function.getattr_opt(name).ok().flatten();
+    if function.is_exact_instance_of::<PyCFunction>() {
+        let bound = part(intern!(py, "__self__")).is_some_and(|of| !of.is_exact_instance_of::<PyModule>());
+        return if bound { function.get_type().into_any() } else { function.clone() };
+    }
+    // Of a method, and of a partial.
+    match part(intern!(py, "__func__")).or_else(|| part(intern!(py, "func"))) {
+        Some(inner) => inner,
+        None => function.get_type().into_any(),
     }
 }
 
@@ -556,6 +716,8 @@ impl Core {
             observed: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             streams: Mutex::default(),
+            lazy: Mutex::default(),
+            unfed_lazy: AtomicUsize::new(0),
             reads: AtomicU64::new(0),
             service: Signal::new(),
             service_state: AtomicU32::new(NEVER_ASKED),
@@ -568,8 +730,12 @@ impl Core {
             retried: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             resolved: AtomicU64::new(0),
+            put: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
             start_service: Mutex::new(Some(start_service)),
+            broken: Mutex::default(),
             call_workers: Mutex::new(Some(call_workers)),
+            on_unreadable: Mutex::default(),
         })
     }
 
@@ -587,7 +753,7 @@ impl Core {
             self.collect(py)?;
             self.run_deferred(py);
             let reads = self.reads.load(Ordering::Relaxed);
-            let has_streams = self.has_unfed();
+            let has_streams = self.has_unfed_eager();
             if has_streams {
                 self.feed_streams(py);
             }
@@ -598,7 +764,7 @@ impl Core {
                 let outcome = wait_until(&self.service, &mut parker, deadline, has_deferred, |_| {
                     (has_deferred()
                         || (!has_streams && self.observed.load(Ordering::SeqCst) > 0)
-                        || (!has_streams && self.has_unfed()))
+                        || (!has_streams && self.has_unfed_eager()))
                     .then_some(())
                 });
                 match outcome {
@@ -617,6 +783,8 @@ impl Core {
                 absent(Deadline::NEVER)?;
             }
         }
+        // What came last of all.
+        self.run_deferred(py);
         Ok(())
     }
 
@@ -638,6 +806,11 @@ impl Core {
         express + common + self.held.lock().len() as u64
     }
 
+    /// How many tasks were put that no worker has reported anything of, those counted that could not be sent.
+    fn unanswered(&self) -> u64 {
+        self.put.load(Ordering::Relaxed).saturating_sub(self.reported.load(Ordering::Relaxed))
+    }
+
     /// How many tasks were resolved, how many of these failed, and how often one was put again.
     fn counts(&self) -> (u64, u64, u64) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -655,24 +828,54 @@ impl Core {
         self.missing.load(Ordering::Relaxed)
     }
 
+    /// Have `hook` called with the reason when the result of a future cannot be unpickled; it makes the failure.
+    #[setter(on_unreadable)]
+    fn set_on_unreadable(&self, hook: Py<PyAny>) {
+        let before = self.on_unreadable.lock().replace(hook);
+        drop(before);
+    }
+
+    /// Say whether tasks are taken: "RUN", "CLOSE" or "TERMINATE".
+    #[setter(state)]
+    pub(super) fn set_state_name(&self, name: &str) -> PyResult<()> {
+        self.state.store(state_named(name)?, Ordering::SeqCst);
+        Ok(())
+    }
+
+    #[getter(state)]
+    pub(super) fn get_state_name(&self) -> &'static str {
+        match self.state.load(Ordering::Relaxed) {
+            RUN => "RUN",
+            CLOSE => "CLOSE",
+            _ => "TERMINATE",
+        }
+    }
+
     /// Let go of the callables: nothing will be started any more.
     fn forget_callers(&self) {
-        let before = (self.start_service.lock().take(), self.call_workers.lock().take());
+        let before = (
+            self.start_service.lock().take(),
+            self.call_workers.lock().take(),
+            self.on_unreadable.lock().take(),
+        );
         drop(before);
     }
 
     /// Whether something remains to be done: a task is not resolved, a stream not fed, or a callback not called.
     fn is_busy(&self) -> bool {
-        self.table.lock().count > 0 || self.has_unfed() || self.observed.load(Ordering::SeqCst) > 0
+        self.has_work() || self.observed.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether there is, or will be, something for workers: a task is not resolved, or a stream not fed.
+    fn has_work(&self) -> bool {
+        self.table.lock().count > 0 || self.has_unfed()
     }
 
     /// Wait until `is_busy` is false; False if `timeout` seconds passed before.
     #[pyo3(signature = (timeout = None))]
     fn wait_idle(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let deadline = crate::queue::parker::deadline(true, timeout);
-        if self.has_unfed() {
-            self.call_service(py)?;
-        }
+        self.hurry_streams(py)?;
         self.wait(py, deadline, || !self.is_busy())
     }
 
@@ -721,7 +924,10 @@ impl Core {
     fn worker_ended(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, Py<PyAny>, u32)>> {
         self.owner.settle(&mut GilParker::new(py)).map_err(pool_error)?;
         self.collect(py)?;
+        // No result may follow that would have the next ones put.
+        self.put_held(py)?;
         let Some(at_hand) = self.owner.in_hand(slot) else { return Ok(None) };
+        self.owner.resolved(at_hand.id);
         let mut table = self.table.lock();
         Ok(table.get(at_hand.id).map(|pending| {
             let left = pending.wishes.as_ref().map_or(0, |again| again.wishes.retries - again.retried);
@@ -745,7 +951,9 @@ impl Core {
             (pending.function.clone_ref(py), again.call, again.arguments.clone_ref(py), again.wishes)
         };
         let (function, call, arguments, wishes) = again;
-        self.post(py, id, function.bind(py), call, arguments.bind(py), wishes)?;
+        if let Err(error) = self.post(py, id, function.bind(py), call, arguments.bind(py), wishes) {
+            self.resolve(py, id, Value::Failed(error.into_value(py).into_any()));
+        }
         Ok(true)
     }
 
@@ -757,10 +965,16 @@ impl Core {
     }
 
     /// All tasks that are not resolved fail; `make` makes the exception of each from its function.
+    ///
+    /// No task is taken any more.
     fn fail_all(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.table.lock().sealed = true;
         let fed: Vec<_> = std::mem::take(&mut *self.streams.lock());
         for stream in &fed {
-            stream.get().end(py, make)?;
+            stream.get().end(make)?;
+        }
+        for stream in self.take_lazy_streams(py)? {
+            stream.get().end(make)?;
         }
         let held = std::mem::take(&mut *self.held.lock());
         self.observed.fetch_sub(held.len(), Ordering::SeqCst);
@@ -774,6 +988,20 @@ impl Core {
         }
         self.owner.results_bell().ring_all();
         Ok(())
+    }
+
+    /// Take no more tasks, if all are resolved. False if they are not.
+    fn seal(&self) -> bool {
+        let mut table = self.table.lock();
+        table.sealed |= table.count == 0;
+        table.sealed
+    }
+
+    /// Whether no task is taken any more, and why: what `broken` was set to.
+    #[setter(broken)]
+    fn set_broken(&self, error: Py<PyAny>) {
+        let before = self.broken.lock().replace(error);
+        drop(before);
     }
 
     /// Take back all tasks that no worker has taken, and have them fail; `make` makes the exceptions. Returns how many.
@@ -796,6 +1024,7 @@ impl Core {
         }
         let mut count = 0;
         for id in taken {
+            self.owner.resolved(id);
             let function = self.table.lock().get(id).map(|pending| pending.function.clone_ref(py));
             let Some(function) = function else { continue };
             let error = make.call1((function,))?;
@@ -805,9 +1034,62 @@ impl Core {
         Ok(count)
     }
 
+    /// RuntimeError in a process that was forked off the owner.
+    fn check(&self) -> PyResult<()> {
+        self.check_process()
+    }
+
+    /// Take back the tasks that no worker has taken, as cancelled, but for the first `kept`.
+    fn cancel_queued(&self, py: Python<'_>, kept: usize) -> PyResult<()> {
+        let mut withdrawn = Vec::new();
+        let mut again = Vec::new();
+        for express in [true, false] {
+            with_message(|message| {
+                let mut parker = GilParker::new(py);
+                while let Some((id, received)) =
+                    self.owner.take_back(express, message, &mut parker).map_err(pool_error)?
+                {
+                    if again.len() < kept && self.table.lock().get(id).is_some() {
+                        again.push((express, message.clone(), received));
+                    } else {
+                        self.owner.resolved(id);
+                        withdrawn.extend(self.table.lock().remove(id));
+                    }
+                }
+                Ok::<_, PyErr>(())
+            })?;
+        }
+        for (express, message, mut received) in again {
+            let mut parker = GilParker::deaf(py);
+            self.owner
+                .post(express, received.kind, &message, &mut received.spans, &mut parker)
+                .map_err(pool_error)?;
+        }
+        for pending in withdrawn {
+            if let Target::Future(future) = &pending.target {
+                FutureBase::withdrawn(future.bind(py))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The futures that are not resolved, by the number of the task.
+    fn futures(&self, py: Python<'_>) -> Vec<(u64, Py<FutureBase>)> {
+        let table = self.table.lock();
+        let numbered = table.entries.iter().enumerate();
+        let futures = numbered.filter_map(|(index, entry)| match &entry.pending.as_ref()?.target {
+            Target::Future(future) => {
+                Some((u64::from(entry.generation) << 32 | index as u64, future.clone_ref(py)))
+            }
+            _ => None,
+        });
+        futures.collect()
+    }
+
     /// Keep the task from being begun. Returns None if no worker will do it, the slot of the worker that does it, or -1
-    /// if it is resolved.
-    fn cancel(&self, py: Python<'_>, id: u64) -> PyResult<Option<i64>> {
+    /// if it is resolved. Who cancels a task has to resolve it.
+    pub(super) fn cancel(&self, py: Python<'_>, id: u64) -> PyResult<Option<i64>> {
+        self.check_process()?;
         loop {
             self.collect(py)?;
             if self.table.lock().get(id).is_none() {
@@ -842,6 +1124,11 @@ impl Core {
     /// The number of the task that a worker took last, as far as is known; it may be done.
     fn at_hand(&self, slot: usize) -> Option<u64> {
         self.owner.in_hand(slot).map(|at_hand| at_hand.id)
+    }
+
+    /// Whether the worker of a slot has ever been ready for tasks.
+    fn has_arrived(&self, slot: usize) -> bool {
+        self.owner.has_arrived(slot)
     }
 
     /// How many tasks the worker of a slot has done.
@@ -894,9 +1181,10 @@ impl Core {
 
     /// Let workers end that find no task, as soon as all streams are fed.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_process()?;
         self.closing.store(true, Ordering::SeqCst);
         self.close_if_fed();
-        if self.has_unfed() { self.call_service(py) } else { Ok(()) }
+        if self.has_unfed_eager() { self.call_service(py) } else { Ok(()) }
     }
 
     /// Wake all that wait for anything.
@@ -912,25 +1200,50 @@ impl Core {
         for express in [false, true] {
             let mut kept = Vec::new();
             with_message(|message| {
-                let mut parker = GilParker::new(py);
+                // Not to be interrupted: nobody else knows of what was taken back.
+                let mut parker = GilParker::deaf(py);
                 while let Some((id, received)) =
                     self.owner.take_back(express, message, &mut parker).map_err(pool_error)?
                 {
                     if self.table.lock().get(id).is_some() {
-                        kept.push((message.clone(), received));
+                        kept.push((id, message.clone(), received));
                     } else {
                         self.owner.resolved(id);
                     }
                 }
-                for (message, received) in &mut kept {
-                    self.owner
-                        .post(express, received.kind, message, &mut received.spans, &mut parker)
-                        .map_err(pool_error)?;
+                for (id, message, received) in &mut kept {
+                    let posted =
+                        self.owner.post(express, received.kind, message, &mut received.spans, &mut parker);
+                    if let Err(error) = posted {
+                        let error = pool_error(error).into_value(py).into_any();
+                        self.resolve(py, *id, Value::Failed(error));
+                    }
                 }
                 Ok::<_, PyErr>(())
             })?;
         }
         Ok(())
+    }
+
+    /// Keeps the task from being begun, and forgets it. False if it was begun, or is resolved.
+    pub(super) fn withdraw(&self, py: Python<'_>, id: u64) -> PyResult<bool> {
+        if self.cancel(py, id)?.is_some() {
+            return Ok(false);
+        }
+        let withdrawn = self.table.lock().remove(id);
+        Ok(withdrawn.is_some())
+    }
+
+    /// The failure of a future whose result cannot be unpickled.
+    pub(super) fn unreadable(&self, py: Python<'_>, error: PyErr) -> Py<PyAny> {
+        let hook = self.on_unreadable.lock().as_ref().map(|hook| hook.clone_ref(py));
+        match hook {
+            None => value::unreadable(py, error),
+            Some(hook) => match hook.call1(py, (error.into_value(py),)) {
+                Ok(failure) => failure,
+                Err(error) => error.into_value(py).into_any(),
+            },
+        }
     }
 
     /// Waits at the bell until there is a result, or `called`, and takes nothing.

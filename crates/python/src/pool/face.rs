@@ -8,9 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyTuple};
 use weft_pool::Call;
 
-use super::core::{CLOSE, Core, RUN, TERMINATE, Target, Wishes, no_arguments};
+use super::core::{Core, RUN, Target, Wishes, no_arguments};
 use super::result::{AsyncResult, Observers};
-use super::stream::{Manner, Stream};
+use super::stream::{Manner, Reader, Stream};
 
 /// Tasks that are put before results are looked at.
 const STRIDE: usize = 256;
@@ -46,7 +46,7 @@ impl PoolBase {
     fn running<'a, 'py>(&'a self, py: Python<'py>) -> PyResult<&'a Bound<'py, Core>> {
         let core = self.core(py)?;
         if core.get().state.load(Ordering::Relaxed) != RUN {
-            return Err(PyValueError::new_err("Pool not running"));
+            return Err(core.get().refusal(py));
         }
         core.get().check_process()?;
         Ok(core)
@@ -62,9 +62,6 @@ impl PoolBase {
     ) -> PyResult<Bound<'py, AsyncResult>> {
         let py = core.py();
         let is_observed = observers.is_some();
-        if is_observed {
-            core.get().observe(py)?;
-        }
         let result = Bound::new(py, AsyncResult::single(core, observers))?;
         let none = || no_arguments(py);
         let args = args.cloned().unwrap_or_else(none);
@@ -74,13 +71,19 @@ impl PoolBase {
             Some(kwds) => kwds.is_truthy()?.then_some(kwds),
             None => None,
         };
+        if is_observed {
+            core.get().observe(py)?;
+        }
         let id = match named {
-            None => Core::submit(core, function, Call::Arguments, &args, target, wishes)?,
-            Some(kwds) => {
-                let both = PyTuple::new(py, [&args, kwds])?.into_any();
-                Core::submit(core, function, Call::Named, &both, target, wishes)?
-            }
+            None => Core::submit(core, function, Call::Arguments, &args, target, wishes),
+            Some(kwds) => PyTuple::new(py, [&args, kwds])
+                .and_then(|both| Core::submit(core, function, Call::Named, &both.into_any(), target, wishes)),
         };
+        let id = id.inspect_err(|_| {
+            if is_observed {
+                core.get().unobserve();
+            }
+        })?;
         result.get().set_id(id);
         Ok(result)
     }
@@ -98,18 +101,18 @@ impl PoolBase {
         patient: bool,
     ) -> PyResult<Bound<'py, AsyncResult>> {
         let py = core.py();
-        let mut items: Vec<_> = iterable.try_iter()?.collect::<PyResult<_>>()?;
+        let items: Vec<_> = iterable.try_iter()?.collect::<PyResult<_>>()?;
         let chunk = match chunksize {
             Some(size) => size.max(1) as usize,
             None => items.len().div_ceil((core.get().get_size() * 4).max(1)).max(1),
         };
-        let is_observed = observers.is_some();
         let parts = items.len().div_ceil(chunk);
-        if is_observed && parts > 0 {
-            core.get().observe(py)?;
-        }
+        let is_observed = observers.is_some() && parts > 0;
         let single = chunk == 1;
         let result = Bound::new(py, AsyncResult::many(core, parts, !single, observers))?;
+        if is_observed {
+            core.get().observe(py)?;
+        }
         let call = match (single, star) {
             (true, false) => Call::Item,
             (true, true) => Call::Arguments,
@@ -126,16 +129,22 @@ impl PoolBase {
             part += 1;
             if patient && (part as usize).is_multiple_of(STRIDE) { core.get().hold_back(py) } else { Ok(()) }
         };
-        if single {
-            for item in items {
-                put(&item)?;
+        let put_all = || {
+            if single {
+                return items.into_iter().try_for_each(|item| put(&item));
             }
-        } else {
-            while !items.is_empty() {
-                let rest = items.split_off(chunk.min(items.len()));
-                put(&PyTuple::new(py, std::mem::replace(&mut items, rest))?.into_any())?;
+            let mut items = items.into_iter();
+            while items.len() > 0 {
+                put(&PyTuple::new(py, items.by_ref().take(chunk).collect::<Vec<_>>())?.into_any())?;
             }
-        }
+            Ok(())
+        };
+        put_all().inspect_err(|_| {
+            // The parts that were put are done; but nobody is told of it, because the others never will be.
+            if is_observed {
+                core.get().unobserve();
+            }
+        })?;
         Ok(result)
     }
 
@@ -147,7 +156,7 @@ impl PoolBase {
         ordered: bool,
         read_ahead: Option<u64>,
         wishes: Wishes,
-    ) -> PyResult<Bound<'py, Stream>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let py = slf.py();
         let core = slf.get().running(py)?;
         if chunksize < 1 {
@@ -163,7 +172,7 @@ impl PoolBase {
             window: read_ahead.map_or(EAGER, |items| (items / chunksize as u64).max(1)),
             wishes,
         };
-        Stream::new(core, function, &source, manner)
+        Stream::begin(core, function, &source, manner)
     }
 }
 
@@ -186,25 +195,13 @@ impl PoolBase {
 
     /// "RUN", "CLOSE" or "TERMINATE".
     #[getter(_state)]
-    fn get_state(&self, py: Python<'_>) -> PyResult<&'static str> {
-        let Some(core) = self.core.get() else { return Ok("INIT") };
-        Ok(match core.bind(py).get().state.load(Ordering::Relaxed) {
-            RUN => "RUN",
-            CLOSE => "CLOSE",
-            _ => "TERMINATE",
-        })
+    fn get_state(&self, py: Python<'_>) -> &'static str {
+        self.core.get().map_or("INIT", |core| core.bind(py).get().get_state_name())
     }
 
     #[setter(_state)]
     fn set_state(&self, py: Python<'_>, state: &str) -> PyResult<()> {
-        let state = match state {
-            "RUN" => RUN,
-            "CLOSE" => CLOSE,
-            "TERMINATE" => TERMINATE,
-            other => return Err(PyValueError::new_err(format!("a pool cannot be {other}"))),
-        };
-        self.core(py)?.get().state.store(state, Ordering::Relaxed);
-        Ok(())
+        self.core(py)?.get().set_state_name(state)
     }
 
     /// Raise ValueError unless the pool is running.
@@ -353,7 +350,7 @@ impl PoolBase {
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: isize,
-    ) -> PyResult<Bound<'py, Stream>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let wishes = wishes(slf.get().core(slf.py())?.get(), None, None, 0)?;
         Self::stream(slf, func, iterable, chunksize, true, None, wishes)
     }
@@ -365,7 +362,7 @@ impl PoolBase {
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: isize,
-    ) -> PyResult<Bound<'py, Stream>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let wishes = wishes(slf.get().core(slf.py())?.get(), None, None, 0)?;
         Self::stream(slf, func, iterable, chunksize, false, None, wishes)
     }
@@ -383,7 +380,7 @@ impl PoolBase {
         retries: Option<u32>,
         timeout: Option<f64>,
         priority: i64,
-    ) -> PyResult<Bound<'py, Stream>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let wishes = wishes(slf.get().core(slf.py())?.get(), retries, timeout, priority)?;
         Self::stream(slf, func, iterable, chunksize, ordered, read_ahead, wishes)
     }

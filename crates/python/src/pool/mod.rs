@@ -3,6 +3,7 @@
 //! * [`core`]: the pool in the process that owns it: who is owed which result;
 //! * [`face`]: the class that the faces' pools are made of;
 //! * [`calls`]: calls as messages;
+//! * [`executor`], [`futures`]: the same for `concurrent.futures`;
 //! * [`functions`]: functions by reference, so that each need not be pickled and looked up for every task;
 //! * [`result`]: results that somebody waits for;
 //! * [`stream`]: results as an iterator, fed as they come;
@@ -11,8 +12,10 @@
 
 mod calls;
 mod core;
+mod executor;
 mod face;
 mod functions;
+mod futures;
 mod result;
 mod stream;
 mod value;
@@ -25,8 +28,10 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
     let module = PyModule::new(native.py(), "weft._native._pool")?;
     module.add_class::<core::Core>()?;
     module.add_class::<face::PoolBase>()?;
+    module.add_class::<executor::ExecutorBase>()?;
+    module.add_class::<futures::FutureBase>()?;
     module.add_class::<result::AsyncResult>()?;
-    module.add_class::<stream::Stream>()?;
+    module.add_class::<stream::Reader>()?;
     module.add_class::<worker::Worker>()?;
     native.setattr("_pool", module)
 }

@@ -166,10 +166,10 @@ impl AsyncResult {
 
     /// The value, unpickled.
     fn open(&self, py: Python<'_>) -> PyResult<Opened> {
-        if self.opening.swap(true, Ordering::Acquire) {
+        while self.opening.swap(true, Ordering::Acquire) {
             // Another thread is at it; it holds no lock meanwhile, and gives the interpreter up now and then.
             let core = self.core.bind(py).get();
-            core.wait(py, weft_wait::Deadline::NEVER, || !self.opening.swap(true, Ordering::Acquire))?;
+            core.wait(py, weft_wait::Deadline::NEVER, || !self.opening.load(Ordering::Acquire))?;
         }
         let _opening = Opening(self, py);
         let (value, many) = {

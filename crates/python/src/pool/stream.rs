@@ -2,32 +2,60 @@
 //!
 //! The source is read as results are: at most `window` chunks are out at a time, so neither an endless source nor a million
 //! results fill memory. An *eager* stream counts only what no worker has done, as the standard library's users
-//! expect: all of it is done, whether somebody reads or not, and the service feeds it when nobody does.
+//! expect: all of it is done, whether somebody reads or not. The others become so when somebody joins the pool.
+//!
+//! A source that has its items at hand, as a list's iterator, is read by whoever reads the results, and by the service if nobody
+//! does. Any other may take its time, or wait for something that the program does only when it has the results: a
+//! *feeder*, a thread of the stream's, reads it. It has no hold on the stream while it waits, and ends when nobody will read.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyException, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 use weft_pool::Call;
+use weft_wait::{Deadline, Signal, wait_until};
 
 use super::core::{Core, Target, Wishes};
 use super::value::{Value, helper};
-use crate::queue::parker::deadline;
+use crate::queue::parker::{GilParker, deadline};
 
 /// An iterator over results; see `multiprocessing.pool.IMapIterator`.
+///
+/// Tasks that are under way have a hold on the stream, so it cannot be the stream that tells when nobody will read it.
 #[pyclass(frozen, weakref, name = "IMapIterator", module = "weft._native._pool")]
+pub(crate) struct Reader {
+    stream: Py<Stream>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let stream = self.stream.get();
+        // An eager one is done to its end whoever reads.
+        if !stream.eager.load(Ordering::SeqCst) && !stream.is_fed() {
+            stream.give_up();
+        }
+    }
+}
+
+/// Results on their way to a reader, and where the tasks come from.
+#[pyclass(frozen, weakref, name = "Stream", module = "weft._native._pool")]
 pub(crate) struct Stream {
     core: Py<Core>,
     function: Py<PyAny>,
     call: Call,
     chunk: usize,
     ordered: bool,
-    eager: bool,
+    eager: AtomicBool,
     window: u64,
     wishes: Wishes,
+    /// Where its feeder waits, if it has one.
+    trough: Option<Arc<Trough>>,
+    /// It is one of those that keep the pool from closing, though nothing feeds it but its reader.
+    counted: AtomicBool,
     state: Mutex<State>,
     /// How many outcomes came.
     came: AtomicU64,
@@ -48,6 +76,22 @@ struct State {
     current: Option<Py<PyIterator>>,
 }
 
+/// Where a feeder waits until more can be put.
+#[derive(Default)]
+struct Trough {
+    signal: Signal,
+    wanted: AtomicBool,
+    /// The stream was dropped.
+    gone: AtomicBool,
+}
+
+impl Trough {
+    fn ask(&self) {
+        self.wanted.store(true, Ordering::SeqCst);
+        self.signal.raise_all();
+    }
+}
+
 /// How a stream is to be made.
 pub(super) struct Manner {
     pub(super) call: Call,
@@ -59,12 +103,12 @@ pub(super) struct Manner {
 }
 
 impl Stream {
-    pub(super) fn new<'py>(
+    pub(super) fn begin<'py>(
         core: &Bound<'py, Core>,
         function: &Bound<'py, PyAny>,
         source: &Bound<'py, PyIterator>,
         manner: Manner,
-    ) -> PyResult<Bound<'py, Self>> {
+    ) -> PyResult<Bound<'py, Reader>> {
         let Manner { call, chunk, ordered, eager, window, wishes } = manner;
         let state = State {
             source: Some(source.clone().unbind()),
@@ -79,20 +123,83 @@ impl Stream {
             call,
             chunk,
             ordered,
-            eager,
+            eager: AtomicBool::new(eager),
             window,
             wishes,
+            trough: (!is_at_hand(source)).then(Arc::default),
+            counted: AtomicBool::new(false),
             state: Mutex::new(state),
             came: AtomicU64::new(0),
             feeding: AtomicBool::new(false),
             fed: AtomicBool::new(false),
         };
-        let stream = Bound::new(core.py(), stream)?;
-        Self::feed(&stream)?;
-        if eager && !stream.get().is_fed() {
-            core.get().add_stream(core.py(), stream.clone().unbind())?;
+        let py = core.py();
+        let stream = Bound::new(py, stream)?;
+        let this = stream.get();
+        if this.trough.is_none() {
+            Self::feed(&stream)?;
+            if this.is_fed() {
+                return Bound::new(py, Reader { stream: stream.unbind() });
+            }
         }
-        Ok(stream)
+        if eager {
+            core.get().add_stream(py, stream.clone().unbind())?;
+        } else {
+            this.counted.store(true, Ordering::Relaxed);
+            core.get().add_lazy_stream(&stream)?;
+        }
+        if let Some(trough) = &this.trough {
+            let started = Feeder::start(&stream, Arc::clone(trough));
+            started.inspect_err(|_| this.give_up())?;
+        }
+        Bound::new(py, Reader { stream: stream.unbind() })
+    }
+
+    /// Has all of it done, whether somebody reads or not.
+    pub(super) fn hurry(&self) {
+        self.eager.store(true, Ordering::SeqCst);
+        self.uncount();
+        self.trough.iter().for_each(|trough| trough.ask());
+    }
+
+    /// It no longer keeps the pool from closing.
+    fn uncount(&self) {
+        if self.counted.swap(false, Ordering::SeqCst) {
+            self.core.get().lazy_stream_over();
+        }
+    }
+
+    /// Whether somebody else has to feed it when nobody reads.
+    pub(super) fn has_feeder(&self) -> bool {
+        self.trough.is_some()
+    }
+
+    /// Nothing will be read from the source any more.
+    fn give_up(&self) {
+        let over = self.state.lock().source.take();
+        drop(over);
+        self.finish();
+    }
+
+    fn finish(&self) {
+        self.fed.store(true, Ordering::Release);
+        if let Some(trough) = &self.trough {
+            trough.ask(); // its feeder can go
+        }
+        self.uncount();
+        let core = self.core.get();
+        core.let_go_of_fed();
+        core.close_if_fed();
+        core.owner.results_bell().ring_all();
+    }
+
+    /// How many chunks are out.
+    fn out(&self, state: &State) -> u64 {
+        if self.eager.load(Ordering::Relaxed) {
+            state.put - self.came.load(Ordering::Acquire)
+        } else {
+            state.put - state.taken
+        }
     }
 
     pub(super) fn is_fed(&self) -> bool {
@@ -111,8 +218,12 @@ impl Stream {
         } else {
             state.ready.push_back(value);
         }
-        drop(state);
         self.came.fetch_add(1, Ordering::Release);
+        let runs_low = self.eager.load(Ordering::Relaxed) && self.out(&state) <= self.window / 2;
+        drop(state);
+        if runs_low && let Some(trough) = &self.trough {
+            trough.ask();
+        }
     }
 
     /// Whether there is an outcome to be taken, or there will be none.
@@ -126,7 +237,7 @@ impl Stream {
     }
 
     /// Reads the source as long as the window allows. What the source raises is the outcome of the chunk it was read for.
-    /// What is no `Exception`, as Ctrl-C, is raised, and is the end of the source.
+    /// What is no `Exception`, as Ctrl-C, is raised where the reader feeds, and is the end of the source.
     pub(super) fn feed(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         if this.is_fed() || this.feeding.swap(true, Ordering::Acquire) {
@@ -137,47 +248,50 @@ impl Stream {
         let core = this.core.bind(py);
         let mut interrupted = Ok(());
         loop {
-            let (source, number) = {
+            let source = {
                 let state = this.state.lock();
-                let out = if this.eager {
-                    state.put - this.came.load(Ordering::Acquire)
-                } else {
-                    state.put - state.taken
-                };
-                if out >= this.window {
+                if this.out(&state) >= this.window {
                     return Ok(());
                 }
                 let Some(source) = &state.source else { return Ok(()) };
-                (source.bind(py).clone(), state.put)
+                source.bind(py).clone()
             };
+            let is_outcome = |error: &PyErr| this.trough.is_some() || error.is_instance_of::<PyException>(py);
             let arguments = match this.read(py, source) {
                 Ok(Some(arguments)) => Ok(arguments),
                 Ok(None) => break,
-                Err(error) if error.is_instance_of::<PyException>(py) => Err(error),
+                Err(error) if is_outcome(&error) => Err(error),
                 Err(error) => {
                     interrupted = Err(error);
                     break;
                 }
             };
-            {
+            let number = {
                 let mut state = this.state.lock();
+                if state.source.is_none() {
+                    return Ok(()); // the pool ended meanwhile
+                }
                 state.put += 1;
-            }
+                state.put - 1
+            };
             let put = arguments.and_then(|arguments| {
                 let target = Target::Stream(slf.clone().unbind(), number);
                 let function = this.function.bind(py);
                 Core::submit(core, function, this.call, &arguments, target, this.wishes)
             });
-            if let Err(error) = put {
-                this.accept(number, Value::Failed(error.into_value(py).into_any()));
-                break;
+            let Err(error) = put else { continue };
+            if !is_outcome(&error) {
+                let mut state = this.state.lock();
+                if state.source.is_some() {
+                    state.put -= 1;
+                    interrupted = Err(error);
+                    break;
+                }
             }
+            this.accept(number, Value::Failed(error.into_value(py).into_any()));
+            break;
         }
-        let over = this.state.lock().source.take();
-        drop(over);
-        this.fed.store(true, Ordering::Release);
-        core.get().close_if_fed();
-        core.get().owner.results_bell().ring_all();
+        this.give_up();
         interrupted
     }
 
@@ -195,7 +309,7 @@ impl Stream {
     }
 
     /// Nothing will be read from the source any more: instead, there is one failure, made by `make`.
-    pub(super) fn end(&self, py: Python<'_>, make: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub(super) fn end(&self, make: &Bound<'_, PyAny>) -> PyResult<()> {
         let source = self.state.lock().source.take();
         if source.is_some() {
             let error = make.call1((&self.function,))?;
@@ -207,8 +321,7 @@ impl Stream {
             self.accept(number, Value::Failed(error.unbind()));
         }
         drop(source);
-        self.fed.store(true, Ordering::Release);
-        self.core.bind(py).get().owner.results_bell().ring_all();
+        self.finish();
         Ok(())
     }
 
@@ -216,6 +329,7 @@ impl Stream {
         let (this, py) = (slf.get(), slf.py());
         let core = this.core.bind(py).get();
         core.reads.fetch_add(1, Ordering::Relaxed);
+        let until = deadline(true, timeout);
         loop {
             let current = this.state.lock().current.as_ref().map(|current| current.bind(py).clone());
             if let Some(mut current) = current {
@@ -225,15 +339,15 @@ impl Stream {
                 }
             }
             if !this.is_fed() {
-                let out = {
-                    let state = this.state.lock();
-                    state.put - if this.eager { this.came.load(Ordering::Acquire) } else { state.taken }
-                };
+                let out = this.out(&this.state.lock());
                 if out <= this.window / 2 {
-                    Self::feed(slf)?;
+                    match &this.trough {
+                        Some(trough) => trough.ask(),
+                        None => Self::feed(slf)?,
+                    }
                 }
             }
-            if !this.has_next() && !core.wait(py, deadline(true, timeout), || this.has_next())? {
+            if !this.has_next() && !core.wait(py, until, || this.has_next())? {
                 return Err(PyErr::from_value(helper(py, "timed_out")?.call0()?));
             }
             let next = {
@@ -276,14 +390,87 @@ impl Drop for Feeding<'_> {
     }
 }
 
+/// Whether an iterator has its items at hand, and runs no code of the program's to give them.
+fn is_at_hand(source: &Bound<'_, PyIterator>) -> bool {
+    const AT_HAND: &[&str] = &[
+        "list_iterator",
+        "list_reverseiterator",
+        "tuple_iterator",
+        "range_iterator",
+        "longrange_iterator",
+        "set_iterator",
+        "dict_keyiterator",
+        "dict_valueiterator",
+        "dict_itemiterator",
+        "str_iterator",
+        "str_ascii_iterator",
+        "bytes_iterator",
+    ];
+    // Without a module: it is one of the interpreter's own.
+    let name = source.get_type().fully_qualified_name();
+    name.is_ok_and(|name| AT_HAND.iter().any(|known| name == *known))
+}
+
+/// What the thread of a stream runs that has a source of its own pace.
+#[pyclass(frozen, name = "Feeder", module = "weft._native._pool")]
+pub(crate) struct Feeder {
+    stream: Py<PyWeakrefReference>,
+    trough: Arc<Trough>,
+}
+
+impl Feeder {
+    fn start(stream: &Bound<'_, Stream>, trough: Arc<Trough>) -> PyResult<()> {
+        let py = stream.py();
+        let weak = PyWeakrefReference::new(stream.as_any())?.unbind();
+        let thread = PyDict::new(py);
+        thread.set_item("target", Bound::new(py, Self { stream: weak, trough })?)?;
+        thread.set_item("name", "weft-pool-feeder")?;
+        thread.set_item("daemon", true)?;
+        py.import("threading")?.getattr("Thread")?.call((), Some(&thread))?.call_method0("start")?;
+        Ok(())
+    }
+}
+
 #[pymethods]
-impl Stream {
+impl Feeder {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        loop {
+            {
+                let Some(stream) = self.stream.bind(py).upgrade_as::<Stream>()? else { return Ok(()) };
+                Stream::feed(&stream)?;
+                if stream.get().is_fed() {
+                    return Ok(());
+                }
+            }
+            let trough = &self.trough;
+            let called = || trough.wanted.load(Ordering::SeqCst) || trough.gone.load(Ordering::SeqCst);
+            let mut parker = GilParker::for_event(py);
+            // No other thread than the main one is interrupted; and there is no deadline.
+            let _ =
+                wait_until(&trough.signal, &mut parker, Deadline::NEVER, called, |_| called().then_some(()));
+            trough.wanted.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(trough) = &self.trough {
+            trough.gone.store(true, Ordering::SeqCst);
+            trough.ask();
+        }
+        self.uncount();
+    }
+}
+
+#[pymethods]
+impl Reader {
     fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
 
-    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        Self::next_value(slf, None)
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        Stream::next_value(self.stream.bind(py), None)
     }
 
     /// The next result, or StopIteration.
@@ -291,7 +478,7 @@ impl Stream {
     /// Waits `timeout` seconds (None: for ever), and raises `multiprocessing.TimeoutError` then. An exception of the call, or of
     /// the iterable, is raised in its place; iteration can go on.
     #[pyo3(signature = (timeout = None))]
-    fn next<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        Self::next_value(slf, timeout)
+    fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        Stream::next_value(self.stream.bind(py), timeout)
     }
 }

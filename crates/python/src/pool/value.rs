@@ -44,6 +44,17 @@ impl Value {
     /// The value, or the exception, as an object. What cannot be unpickled becomes a failure that says so; only a want
     /// of memory, and what is no `Exception`, as Ctrl-C, is raised as it is, and the value stays what it was.
     pub(super) fn open(self, py: Python<'_>) -> Result<Opened, (PyErr, Self)> {
+        self.open_with(py, "revive", |error| unreadable(py, error))
+    }
+
+    /// As [`Value::open`]; the helper `revive` makes the exception that was described, `unreadable` the failure of what cannot be
+    /// unpickled.
+    pub(super) fn open_with(
+        self,
+        py: Python<'_>,
+        revive: &str,
+        unreadable: impl Fn(PyErr) -> Py<PyAny>,
+    ) -> Result<Opened, (PyErr, Self)> {
         match self {
             Self::None => Ok(Opened::Returned(py.None())),
             Self::Returned(object) => Ok(Opened::Returned(object)),
@@ -51,15 +62,15 @@ impl Value {
             Self::Sealed(message) => match codec::decode_again(py, *message) {
                 Ok(object) => Ok(Opened::Returned(object.unbind())),
                 Err((error, Some(message))) => Err((error, Self::Sealed(message))),
-                Err((error, None)) => Ok(Opened::Failed(unreadable(py, error))),
+                Err((error, None)) => Ok(Opened::Failed(unreadable(error))),
             },
             Self::SealedError(message) => {
                 let described = match codec::decode_again(py, *message) {
                     Ok(described) => described,
                     Err((error, Some(message))) => return Err((error, Self::SealedError(message))),
-                    Err((error, None)) => return Ok(Opened::Failed(unreadable(py, error))),
+                    Err((error, None)) => return Ok(Opened::Failed(unreadable(error))),
                 };
-                match helper(py, "revive").and_then(|revive| revive.call1((described,))) {
+                match helper(py, revive).and_then(|revive| revive.call1((described,))) {
                     Ok(error) => Ok(Opened::Failed(error.unbind())),
                     Err(error) => Ok(Opened::Failed(error.into_value(py).into_any())),
                 }
@@ -85,6 +96,13 @@ impl Opened {
         }
     }
 
+    pub(super) fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Returned(object) => Self::Returned(object.clone_ref(py)),
+            Self::Failed(error) => Self::Failed(error.clone_ref(py)),
+        }
+    }
+
     /// To be kept.
     pub(super) fn into_value(self) -> Value {
         match self {
@@ -94,7 +112,8 @@ impl Opened {
     }
 }
 
-fn unreadable(py: Python<'_>, error: PyErr) -> Py<PyAny> {
+/// The failure of a task whose result cannot be unpickled.
+pub(super) fn unreadable(py: Python<'_>, error: PyErr) -> Py<PyAny> {
     let made = helper(py, "unreadable").and_then(|make| make.call1((error.into_value(py),)));
     made.map_or_else(|error| error.into_value(py).into_any(), Bound::unbind)
 }

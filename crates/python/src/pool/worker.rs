@@ -30,28 +30,45 @@ pub(crate) struct Worker {
     at_hand: AtomicU64,
     /// How many tasks it has done.
     done: AtomicU64,
-    /// Whether everything that a task raises is sent back.
+    /// Whether everything that a task raises is sent back, and what cannot be pickled fails with what the pickler raised.
     sends_all: bool,
+    /// Whether a task that cannot be unpickled ends the worker.
+    strict: bool,
 }
 
 impl Worker {
-    /// What the task in `message` returned, or raised.
+    /// The function and the arguments of a task.
+    fn unpickle<'py>(
+        &self,
+        py: Python<'py>,
+        kind: u8,
+        reference: &[u8],
+        body: &[u8],
+        spans: Spans,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let decoded = if codec::is_plain(kind, &spans) {
+            codec::decode(py, kind, body, spans)
+        } else {
+            codec::decode_again(py, Message::new(kind, body.to_vec(), spans))
+        };
+        let arguments = decoded.map_err(|(error, _)| error)?;
+        if reference.is_empty() {
+            return arguments.extract();
+        }
+        let mut functions = std::mem::take(&mut *self.functions.lock());
+        let found = functions.find(py, reference);
+        *self.functions.lock() = functions;
+        Ok((found?, arguments))
+    }
+
+    /// What the call returned, or raised.
     fn perform<'py>(
         &self,
         py: Python<'py>,
         call: Call,
-        reference: &[u8],
+        function: &Bound<'py, PyAny>,
         arguments: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (function, arguments) = if reference.is_empty() {
-            let (function, arguments): (Bound<'py, PyAny>, Bound<'py, PyAny>) = arguments.extract()?;
-            (function, arguments)
-        } else {
-            let mut functions = std::mem::take(&mut *self.functions.lock());
-            let found = functions.find(py, reference);
-            *self.functions.lock() = functions;
-            (found?, arguments)
-        };
         match call {
             Call::Item => function.call1((arguments,)),
             Call::Arguments => function.call1(tuple_of(&arguments)?),
@@ -59,11 +76,8 @@ impl Worker {
                 let (positional, named): (Bound<'py, PyAny>, Bound<'py, PyAny>) = arguments.extract()?;
                 let keywords = match named.cast_into::<PyDict>() {
                     Ok(keywords) => keywords,
-                    Err(error) => {
-                        let keywords = PyDict::new(py);
-                        keywords.update(error.into_inner().cast()?)?;
-                        keywords
-                    }
+                    // Whatever `**` takes.
+                    Err(error) => py.get_type::<PyDict>().call1((error.into_inner(),))?.cast_into()?,
                 };
                 function.call(tuple_of(&positional)?, Some(&keywords))
             }
@@ -90,7 +104,12 @@ impl Worker {
             Ok(()) => return Ok(()),
             Err(Failure::Memory(error) | Failure::Pickle(error)) => error,
         };
-        let described = helper(py, "undeliverable")?.call1((failure.into_value(py), value))?;
+        let failure = failure.into_value(py);
+        let described = if self.sends_all {
+            helper(py, "describe")?.call1((failure,))?
+        } else {
+            helper(py, "undeliverable")?.call1((failure, value))?
+        };
         self.send(py, id, Outcome::Raised, &described).map_err(|failure| match failure {
             Failure::Memory(error) | Failure::Pickle(error) => error,
         })
@@ -137,14 +156,11 @@ impl Worker {
             return self.skip(py, id).map(|()| true);
         }
         self.at_hand.store(id + 1, Ordering::SeqCst);
-        let arguments = if codec::is_plain(kind, &spans) {
-            codec::decode(py, kind, body, spans)
-        } else {
-            codec::decode_again(py, Message::new(kind, body.to_vec(), spans))
+        let outcome = match self.unpickle(py, kind, reference, body, spans) {
+            Ok((function, arguments)) => self.perform(py, trailer.call, &function, arguments),
+            Err(error) if self.strict => return Err(error),
+            Err(error) => Err(error),
         };
-        let outcome = arguments
-            .map_err(|(error, _)| error)
-            .and_then(|arguments| self.perform(py, trailer.call, reference, arguments));
         self.at_hand.store(0, Ordering::SeqCst);
         if !self.pool.finish(id) {
             return Ok(false);
@@ -179,7 +195,13 @@ fn tuple_of<'py>(arguments: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyTuple>>
 impl Worker {
     /// Attach to the pool with these handles, at the slot that was opened for this worker.
     #[new]
-    fn new(py: Python<'_>, handles: (u64, [(u32, u64); 4]), slot: usize, sends_all: bool) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        handles: (u64, [(u32, u64); 4]),
+        slot: usize,
+        sends_all: bool,
+        strict: bool,
+    ) -> PyResult<Self> {
         let (arena, [express, common, results, board]) = handles;
         let arena = find_arena(py, arena)?;
         let of = |(unit, generation)| Handle { unit, generation };
@@ -192,6 +214,7 @@ impl Worker {
             at_hand: AtomicU64::new(0),
             done: AtomicU64::new(0),
             sends_all,
+            strict,
         })
     }
 
@@ -208,6 +231,7 @@ impl Worker {
         patience: Option<f64>,
         memory: Option<u64>,
     ) -> PyResult<&'static str> {
+        self.pool.arrive();
         while most.is_none_or(|most| self.done.load(Ordering::Relaxed) < most) {
             let until = patience.map_or(Deadline::NEVER, |seconds| deadline(true, Some(seconds)));
             let outcome = with_message(|message| {

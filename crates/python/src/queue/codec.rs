@@ -1,7 +1,7 @@
 //! How Python objects become messages.
 //!
 //! None, booleans, integers of 64 bits, floats, strings, bytes, bytearrays, memoryviews, and small tuples, lists and
-//! dictionaries of the first six (see [`tree`]) are encoded here; everything else is pickled. Only exact types
+//! dictionaries of the first six (see [`tree`]), and long lists of numbers (see [`packed`]) are encoded here; everything else is pickled. Only exact types
 //! are: an instance of a subclass is pickled. A message's kind says what its body is; large bodies travel in the first
 //! span instead, without being copied twice.
 //!
@@ -19,6 +19,7 @@ use weft_shm::{Arena, Span};
 
 use super::arenas::shm_error;
 use super::buffer::SharedBuffer;
+use super::packed;
 use super::parker::without_gil;
 use super::pickling;
 use super::tree;
@@ -41,6 +42,7 @@ pub(crate) mod kind {
     pub(in crate::queue) const MEMORYVIEW: u8 = 10;
     pub(in crate::queue) const LIST: u8 = 11;
     pub(in crate::queue) const DICT: u8 = 12;
+    pub(in crate::queue) const NUMBERS: u8 = 13;
     /// Set in the kind if the body is the first span.
     pub(in crate::queue) const IN_SPAN: u8 = 0x40;
 }
@@ -80,6 +82,13 @@ pub(crate) fn encode(
             return Ok(kind);
         }
         body.clear();
+        if packed::encode(object, body) {
+            return if body.len() <= LONGEST_BODY {
+                Ok(kind::NUMBERS)
+            } else {
+                in_span(object.py(), arena, kind::NUMBERS, body, spans).map_err(Failure::Memory)
+            };
+        }
     } else if type_of == &raw mut ffi::PyByteArray_Type {
         // SAFETY: a bytearray; the copy into body or span is over before anybody can resize it, unless the GIL
         // is given up, for which `bytes_of` holds an export of the buffer.
@@ -92,12 +101,23 @@ pub(crate) fn encode(
     }
     pickling::dump(object, arena, body, spans)?;
     if body.len() > LONGEST_BODY {
-        let span = filled(object.py(), arena, body, Arrives::Copied)?;
-        spans.insert(0, span);
-        body.clear();
-        return Ok(kind::PICKLE | kind::IN_SPAN);
+        return Ok(in_span(object.py(), arena, kind::PICKLE, body, spans)?);
     }
     Ok(kind::PICKLE)
+}
+
+/// Puts a body that is too long for a record into a span, in front of the others.
+fn in_span(
+    py: Python<'_>,
+    arena: &Arc<Arena>,
+    kind: u8,
+    body: &mut Vec<u8>,
+    spans: &mut Spans,
+) -> PyResult<u8> {
+    let span = filled(py, arena, body, Arrives::Copied)?;
+    spans.insert(0, span);
+    body.clear();
+    Ok(kind | kind::IN_SPAN)
 }
 
 /// Encodes `object` into `body` alone, however large it is, and says what kind of message that is. `arena` is any.
@@ -126,6 +146,9 @@ pub(crate) fn encode_whole(
             return Ok(kind);
         }
         body.clear();
+        if packed::encode(object, body) {
+            return Ok(kind::NUMBERS);
+        }
     }
     pickling::dump_whole(object, body).map_err(|failure| match failure {
         Failure::Memory(error) | Failure::Pickle(error) => error,
@@ -363,6 +386,7 @@ fn open<'py>(
     };
     match kind {
         kind::TUPLE | kind::LIST | kind::DICT => tree::decode(py, kind, bytes),
+        kind::NUMBERS => packed::decode(py, bytes),
         kind::BYTEARRAY => bytearray(py, bytes),
         kind::BYTES if in_span => long_copy(py, bytes),
         kind::MEMORYVIEW => view_of(py, body, spans),

@@ -1,7 +1,7 @@
 //! Everything that is not encoded natively: the interpreter's pickler, protocol 5, large buffers out of band.
 //!
-//! Making a `ForkingPickler` costs more than pickling a small dictionary, so each thread keeps one. Its reducers
-//! are looked up in live tables, so those that are registered later count. A pickler in use, by
+//! Making a `ForkingPickler` costs more than pickling a small dictionary, so each thread keeps one, as long as the reducers
+//! are those that it was made with: it has a copy of the tables. A pickler in use, by
 //! an object whose reduction puts something into another queue, is left alone: a second one is made.
 
 use std::cell::RefCell;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
@@ -90,6 +91,58 @@ struct Kept {
     sink: Py<Sink>,
     dump: Py<PyAny>,
     clear_memo: Py<PyAny>,
+    /// `None` if the class keeps them in another way; then it is not known whether they changed.
+    reducers: Option<Reducers>,
+}
+
+/// The tables of reducers, and what was in them.
+struct Reducers {
+    tables: [Py<PyDict>; 2],
+    /// Addresses of types and reducers. The pickler's copy keeps them alive, so nothing else can have them.
+    entries: Vec<(usize, usize)>,
+}
+
+impl Reducers {
+    fn of(class: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = class.py();
+        let own = class.getattr("_extra_reducers")?.cast_into::<PyDict>()?;
+        let common = py.import("copyreg")?.getattr("dispatch_table")?.cast_into::<PyDict>()?;
+        let mut reducers = Self { tables: [own.unbind(), common.unbind()], entries: Vec::new() };
+        let mut entries = Vec::new();
+        reducers.each(py, |entry| {
+            entries.push(entry);
+            true
+        });
+        reducers.entries = entries;
+        Ok(reducers)
+    }
+
+    /// Shows `look` all entries, until it has seen enough.
+    fn each(&self, _py: Python<'_>, mut look: impl FnMut((usize, usize)) -> bool) {
+        for table in &self.tables {
+            let (mut place, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+            // SAFETY: a dictionary, and the GIL is held; `look` runs no Python code that could change it.
+            while unsafe { ffi::PyDict_Next(table.as_ptr(), &mut place, &mut key, &mut value) } != 0 {
+                if !look((key as usize, value as usize)) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether the same is in them still.
+    fn are_current(&self, py: Python<'_>) -> bool {
+        let length = |table: &Py<PyDict>| table.bind(py).len();
+        if self.tables.iter().map(length).sum::<usize>() != self.entries.len() {
+            return false;
+        }
+        let (mut known, mut same) = (self.entries.iter(), true);
+        self.each(py, |entry| {
+            same = known.next() == Some(&entry);
+            same
+        });
+        same
+    }
 }
 
 thread_local! {
@@ -110,11 +163,16 @@ impl Kept {
         // By position: the class's constructor takes nothing else.
         let pickler = class.call1((&sink, protocol, true, callback))?;
         Ok(Self {
+            reducers: Reducers::of(&class).ok(),
             dump: pickler.getattr("dump")?.unbind(),
             clear_memo: pickler.getattr("clear_memo")?.unbind(),
             sink: sink.unbind(),
             class: class.unbind(),
         })
+    }
+
+    fn is_current(&self, py: Python<'_>) -> bool {
+        self.reducers.as_ref().is_some_and(|reducers| reducers.are_current(py))
     }
 
     fn dump(&self, object: &Bound<'_, PyAny>, arena: Option<&Arc<Arena>>) -> Result<Written, Failure> {
@@ -139,7 +197,8 @@ pub(super) fn dump(
 ) -> Result<(), Failure> {
     let py = object.py();
     let class = reduction(py)?.getattr(pyo3::intern!(py, "ForkingPickler"))?;
-    let kept = KEPT_PICKLER.with(|kept| kept.borrow_mut().take()).filter(|kept| kept.class.is(&class));
+    let kept = KEPT_PICKLER.with(|kept| kept.borrow_mut().take());
+    let kept = kept.filter(|kept| kept.class.is(&class) && kept.is_current(py));
     let kept = match kept {
         Some(kept) => kept,
         None => Kept::new(py, class.clone(), PROTOCOL)?,

@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyTuple, PyType};
 
 use super::synchronized::{Parts, SynchronizedBase};
 use crate::gil::GilCell;
+use crate::sync::semlock::SemLock;
 
 /// What a number in memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,22 +274,105 @@ fn checked(py: Python<'_>, result: *mut PyObject) -> PyResult<*mut PyObject> {
     if result.is_null() { Err(PyErr::fetch(py)) } else { Ok(result) }
 }
 
+/// The lock of an object, taken without a wait, or held by this thread before. Whoever has it calls nothing that could run Python code.
+struct Quick<'a> {
+    lock: &'a SemLock,
+    was_held: bool,
+}
+
+impl<'a> Quick<'a> {
+    /// `None` says nothing: it is to be done in the slower way.
+    #[inline(always)]
+    fn enter(this: *mut PyObject) -> Option<(Self, Number)> {
+        // SAFETY: called by a descriptor, with the GIL and a living instance, which holds its parts as long as it lives.
+        let object = unsafe {
+            let py = Python::assume_attached();
+            &*ptr::from_ref(Borrowed::from_ptr(py, this).cast_unchecked::<SynchronizedBase>().get())
+        };
+        let parts = object.known_parts()?;
+        let (number, lock) = (parts.number?, parts.native.as_ref()?.get());
+        let was_held = lock.is_held_again();
+        (was_held || lock.take_quickly()).then_some((Self { lock, was_held }, number))
+    }
+
+    /// False with an error set, which takes the place of the one that there was.
+    #[inline(always)]
+    fn leave(self) -> bool {
+        self.was_held || self.lock.give_back_quickly() || self.refused()
+    }
+
+    #[cold]
+    fn refused(&self) -> bool {
+        Python::attach(|py| {
+            let error = self.lock.refusal();
+            if let Some(earlier) = PyErr::take(py) {
+                error.set_context(py, Some(earlier));
+            }
+            error.restore(py);
+        });
+        false
+    }
+}
+
+// What is moved about in the ordinary case is no `PyResult`: a compiler made hundreds of instructions of that.
 unsafe extern "C" fn get_value(this: *mut PyObject, _: *mut c_void) -> *mut PyObject {
-    // SAFETY: the descriptor has checked the type.
+    // SAFETY: the descriptor has checked the type, and the GIL is held; what `to_object` makes is a new reference, or null.
+    unsafe {
+        let Some((quick, number)) = Quick::enter(this) else { return get_value_slowly(this) };
+        let value = to_object(number.kind, read(number));
+        if quick.leave() {
+            return value;
+        }
+        ffi::Py_XDECREF(value);
+        ptr::null_mut()
+    }
+}
+
+/// # Safety
+///
+/// As [`with_parts`].
+#[cold]
+unsafe fn get_value_slowly(this: *mut PyObject) -> *mut PyObject {
+    // SAFETY: by the contract.
     unsafe {
         with_parts(this, ptr::null_mut(), |py, parts| {
             let taken = Taken::enter(py, parts)?;
             let outcome = match parts.number {
-                Some(number) => checked(py, to_object(number.kind, read(number))),
-                None => parts.obj.bind(py).getattr(pyo3::intern!(py, "value")).map(Bound::into_ptr),
+                Some(number) => Bound::from_owned_ptr_or_err(py, to_object(number.kind, read(number))),
+                None => parts.obj.bind(py).getattr(pyo3::intern!(py, "value")),
             };
-            taken.leave(outcome)
+            taken.leave(outcome).map(Bound::into_ptr)
         })
     }
 }
 
 unsafe extern "C" fn set_value(this: *mut PyObject, value: *mut PyObject, _: *mut c_void) -> c_int {
-    // SAFETY: the descriptor has checked the type; the value is alive, or null for `del`.
+    // SAFETY: the descriptor has checked the type, and the GIL is held; the value is alive, or null for `del`.
+    unsafe {
+        if !value.is_null()
+            && let Some((quick, number)) = Quick::enter(this)
+        {
+            let bits = plain_bits(number.kind, value);
+            if let Some(bits) = bits {
+                write(number, bits);
+            }
+            if !quick.leave() {
+                return -1;
+            }
+            if bits.is_some() {
+                return 0;
+            }
+        }
+        set_value_slowly(this, value)
+    }
+}
+
+/// # Safety
+///
+/// As [`with_parts`]; the value is alive, or null for `del`.
+#[cold]
+unsafe fn set_value_slowly(this: *mut PyObject, value: *mut PyObject) -> c_int {
+    // SAFETY: by the contract.
     unsafe {
         with_parts(this, -1, |py, parts| {
             if value.is_null() {

@@ -29,6 +29,11 @@ pub(super) struct Parts {
 pub(crate) struct SynchronizedBase(OnceLock<Parts>);
 
 impl SynchronizedBase {
+    #[inline(always)]
+    pub(super) fn known_parts(&self) -> Option<&Parts> {
+        self.0.get()
+    }
+
     #[inline]
     pub(super) fn parts(&self) -> PyResult<&Parts> {
         self.0.get().ok_or_else(|| PyRuntimeError::new_err("the object was not initialised: call __init__"))

@@ -10,25 +10,75 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::ready;
 use super::semlock::{self, SemLock};
 use crate::gil::GilCell;
+
+/// What of a guard's lock is kept bound.
+#[derive(Debug, Clone, Copy)]
+#[repr(usize)]
+pub(super) enum Method {
+    Enter,
+    Exit,
+}
 
 /// Something with a lock in `_semlock`, for `with`.
 #[pyclass(frozen, subclass, weakref, name = "Guard", module = "weft.multiprocessing._sync")]
 pub(super) struct Guard {
     /// Guarded by the GIL.
     lock: GilCell<Option<Py<PyAny>>>,
+    /// Its [`Method`]s, from the first `with` on. Guarded by the GIL.
+    bound: GilCell<[Option<Py<PyAny>>; 2]>,
     /// The same, if it is a [`SemLock`].
     native: AtomicPtr<PyObject>,
 }
 
+/// What a guard had.
+type Former = (Option<Py<PyAny>>, [Option<Py<PyAny>>; 2]);
+
 impl Guard {
-    fn replace(&self, _py: Python<'_>, lock: Option<Bound<'_, PyAny>>) -> Option<Py<PyAny>> {
+    fn replace(&self, _py: Python<'_>, lock: Option<Bound<'_, PyAny>>) -> Former {
         let native = lock.as_ref().filter(|lock| lock.is_instance_of::<SemLock>());
         let native = native.map_or(ptr::null_mut(), Bound::as_ptr);
         self.native.store(native, Ordering::Relaxed);
         // SAFETY: the GIL is held, and nothing runs between.
-        unsafe { std::mem::replace(&mut *self.lock.get(), lock.map(Bound::unbind)) }
+        unsafe {
+            let bound = std::mem::take(&mut *self.bound.get());
+            (std::mem::replace(&mut *self.lock.get(), lock.map(Bound::unbind)), bound)
+        }
+    }
+
+    /// A method of its lock, borrowed; null if it was not bound yet.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held.
+    #[inline(always)]
+    pub(super) unsafe fn bound(&self, which: Method) -> *mut PyObject {
+        // SAFETY: by the contract, and nothing runs meanwhile.
+        let bound = unsafe { &(&*self.bound.get())[which as usize] };
+        bound.as_ref().map_or(ptr::null_mut(), Py::as_ptr)
+    }
+
+    /// Binds a method of its lock, if that is one of ours.
+    #[cold]
+    pub(super) fn bind<'py>(&self, py: Python<'py>, which: Method) -> Option<Bound<'py, PyAny>> {
+        if self.native.load(Ordering::Relaxed).is_null() {
+            return None;
+        }
+        let lock = self.lock(py).ok()?;
+        let name = match which {
+            Method::Enter => pyo3::intern!(py, "__enter__"),
+            Method::Exit => pyo3::intern!(py, "__exit__"),
+        };
+        let bound = lock.bind(py).getattr(name).ok()?;
+        // Whatever ran meanwhile may have given the guard another lock.
+        if self.native.load(Ordering::Relaxed) == lock.as_ptr() {
+            // SAFETY: the GIL is held, and nothing runs between; what was there is dropped afterwards.
+            let former = unsafe { (&mut *self.bound.get())[which as usize].replace(bound.clone().unbind()) };
+            drop(former);
+        }
+        Some(bound)
     }
 }
 
@@ -37,7 +87,11 @@ impl Guard {
     #[new]
     #[pyo3(signature = (*_arguments, **_keywords))]
     fn new(_arguments: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { lock: GilCell::new(None), native: AtomicPtr::new(ptr::null_mut()) }
+        Self {
+            lock: GilCell::new(None),
+            bound: GilCell::new([None, None]),
+            native: AtomicPtr::new(ptr::null_mut()),
+        }
     }
 
     /// The lock itself.
@@ -58,7 +112,10 @@ impl Guard {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // SAFETY: the collector runs with the GIL.
-        visit.call(unsafe { &*self.lock.get() })
+        unsafe {
+            visit.call(&*self.lock.get())?;
+            (&*self.bound.get()).iter().try_for_each(|bound| visit.call(bound))
+        }
     }
 
     fn __clear__(&self, py: Python<'_>) {
@@ -162,5 +219,9 @@ static METHODS: GilCell<[PyMethodDef; 2]> = GilCell::new([
 
 pub(super) fn add_methods(py: Python<'_>) -> PyResult<()> {
     // SAFETY: a static table; both take a Guard.
-    unsafe { semlock::add(&py.get_type::<Guard>(), METHODS.get().cast(), 2) }
+    unsafe {
+        let class = py.get_type::<Guard>();
+        semlock::add(&class, METHODS.get().cast(), 2)?;
+        ready::replace(&class, &[(c"__enter__", Method::Enter), (c"__exit__", Method::Exit)])
+    }
 }

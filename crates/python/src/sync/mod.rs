@@ -1,13 +1,14 @@
 //! The module `weft._native._sync`: what the faces' locks are made of.
 //!
 //! * [`semlock`]: a lock or semaphore; the methods that have to be quick, as the interpreter calls them;
-//! * [`guard`]: what the classes that have one in `_semlock` derive from, for `with`;
+//! * [`guard`]: what the classes that have one in `_semlock` derive from, for `with`, and [`ready`], its methods;
 //! * [`condition`], [`event`], [`barrier`]: the others.
 
 mod barrier;
 mod condition;
 mod event;
 mod guard;
+mod ready;
 pub(crate) mod semlock;
 
 use pyo3::prelude::*;

@@ -11,7 +11,9 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 
-use pyo3::exceptions::{PyAssertionError, PyNotImplementedError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{
+    PyAssertionError, PyNotImplementedError, PyOSError, PyRuntimeError, PyTypeError, PyValueError,
+};
 use pyo3::ffi::{self, PyMethodDef, PyMethodDefPointer, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
@@ -254,6 +256,24 @@ impl SemLock {
         if self.acquire_quickly() { Ok(()) } else { self.acquire_slowly(py, true, None).map(|_| ()) }
     }
 
+    /// Whether it is recursive and the calling thread holds it: taking it once more would always succeed.
+    #[inline(always)]
+    pub(crate) fn is_held_again(&self) -> bool {
+        matches!(self.shared.get(), Some(Shared::Recursive(_))) && self.is_mine()
+    }
+
+    /// Acquires it for other native code if that needs no wait. False says nothing.
+    #[inline(always)]
+    pub(crate) fn take_quickly(&self) -> bool {
+        self.acquire_quickly()
+    }
+
+    /// Releases it for other native code. False if that is not to be done, for which [`refusal`](Self::refusal) has the reason.
+    #[inline(always)]
+    pub(crate) fn give_back_quickly(&self) -> bool {
+        self.release_once()
+    }
+
     /// Releases it for other native code.
     #[inline(always)]
     pub(crate) fn give_back(&self) -> PyResult<()> {
@@ -261,7 +281,7 @@ impl SemLock {
     }
 
     #[cold]
-    fn refusal(&self) -> PyErr {
+    pub(crate) fn refusal(&self) -> PyErr {
         match self.shared() {
             Ok(Shared::Recursive(_)) if !self.is_mine() => {
                 PyAssertionError::new_err("attempt to release recursive lock not owned by thread")
@@ -297,8 +317,8 @@ impl SemLock {
             return Err(PyValueError::new_err("unrecognized kind"));
         }
         let (Ok(value), Ok(most)) = (u32::try_from(value), u32::try_from(maxvalue)) else {
-            // What sem_open says.
-            return Err(std::io::Error::from_raw_os_error(libc::EINVAL).into());
+            // As sem_open's is raised.
+            return Err(PyOSError::new_err((libc::EINVAL, "Invalid argument")));
         };
         let arena = own_arena(py)?;
         let shared = if kind == RECURSIVE_MUTEX {

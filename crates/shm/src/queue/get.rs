@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use weft_wait::{Deadline, Parker, wait_until};
+use weft_wait::{Deadline, Parker, try_until};
 
 use super::layout::{HEAD, JUMP, Place, RECORDS, REFERENCE, RecordHead};
 use super::put::crash_point;
@@ -57,7 +57,7 @@ impl<L: Robust> Queue<L> {
             return outcome;
         }
         let ready = || !self.is_empty() || self.is_shut_down();
-        wait_until(&self.header().items.0, parker, deadline, ready, |parker| {
+        try_until(&self.header().items.0, parker, deadline, ready, |parker| {
             self.attempt_get(body, &mut (), parker)
         })?
     }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use weft_wait::{Deadline, Parker, wait_until};
+use weft_wait::{Deadline, Parker, try_until};
 
 use super::layout::{
     HEAD, JUMP, LARGE_CHUNK, LONGEST_BODY, MOST_SPANS, Place, RECORDS, REFERENCE, RecordHead, SMALL_CHUNK,
@@ -40,7 +40,7 @@ impl<L: Robust> Queue<L> {
             return outcome;
         }
         let ready = || !self.is_full() || self.is_shut_down();
-        wait_until(&self.header().room.0, parker, deadline, ready, |parker| {
+        try_until(&self.header().room.0, parker, deadline, ready, |parker| {
             self.attempt_put(kind, body, spans, parker)
         })?
     }

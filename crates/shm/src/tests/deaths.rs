@@ -1,6 +1,6 @@
 //! Processes that die at every point where a death could hurt, in random company.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use crate::arena::Arena;
 use crate::crash;
 use crate::identity::{Identity, pretended};
 use crate::object::Handle;
-use crate::queue::{LONGEST_BODY, Poller, Queue, QueueError};
+use crate::queue::{LONGEST_BODY, Ledger, Poller, Queue, QueueError};
 use crate::robust::LocalLock;
 use crate::span::Span;
 
@@ -74,6 +74,30 @@ struct Process {
     more: Vec<Arc<Queue<LocalLock>>>,
     poller: Option<Poller<LocalLock>>,
     spans: Vec<Span<LocalLock>>,
+    note: Note,
+    /// The position of the message it got last.
+    taken: Option<u64>,
+}
+
+/// What a process has noted of the message in its hands: its position in the queue.
+type Note = Rc<Cell<Option<u64>>>;
+
+/// The notes of all processes that were ever there, in the hands of one, or of nobody who gets anything.
+struct Book {
+    mine: Option<Note>,
+    all: Rc<RefCell<Vec<Note>>>,
+}
+
+impl Ledger for Book {
+    fn note(&mut self, position: u64, _body: &[u8]) {
+        self.mine.as_ref().expect("whoever gets a message has a note").set(Some(position));
+    }
+
+    fn forget(&mut self, position: u64) {
+        for note in self.all.borrow().iter().filter(|note| note.get() == Some(position)) {
+            note.set(None);
+        }
+    }
 }
 
 impl Process {
@@ -81,7 +105,8 @@ impl Process {
     fn start(arena: &Twin) -> Self {
         let (arena, identity) = (again(arena), pretended::start());
         arena.pretend(identity);
-        Self { arena, identity, queue: None, more: Vec::new(), poller: None, spans: Vec::new() }
+        let (more, spans, note) = (Vec::new(), Vec::new(), Rc::default());
+        Self { arena, identity, queue: None, more, poller: None, spans, note, taken: None }
     }
 
     fn attach(&mut self, handle: Handle) {
@@ -162,9 +187,11 @@ fn put(process: &mut Process, message: &Message) -> bool {
     }
 }
 
-fn get(process: &mut Process, expected: Option<&Message>) -> bool {
+fn get(process: &mut Process, notes: &Rc<RefCell<Vec<Note>>>, expected: Option<&Message>) -> bool {
     let mut body = Vec::new();
-    let received = process.queue().try_get(&mut body, &mut ThreadParker::default()).unwrap();
+    let mut book = Book { mine: Some(Rc::clone(&process.note)), all: Rc::clone(notes) };
+    let parker = &mut ThreadParker::default();
+    let received = process.queue().try_get_noted(&mut body, &mut book, parker).unwrap();
     let (received, message) = match (received, expected) {
         (Some(received), Some(message)) => (received, message),
         (None, None) => return false,
@@ -206,6 +233,11 @@ struct World {
     model: VecDeque<Message>,
     numbers: u64,
     limit: u64,
+    notes: Rc<RefCell<Vec<Note>>>,
+    /// How many messages were got.
+    gets: u64,
+    /// The notes of the dead, and what they have to be when the queue is settled.
+    buried: Vec<(Note, Option<u64>)>,
     /// Who acts at present, and would be the one to die.
     acting: Rc<RefCell<Arc<Twin>>>,
     /// The point at which somebody is to die.
@@ -228,7 +260,19 @@ impl World {
         observer.queue = Some(Arc::new(Queue::create(&observer.arena, limit).unwrap()));
         let acting = Rc::new(RefCell::new(Arc::clone(&observer.arena)));
         let (processes, model) = (Vec::new(), VecDeque::new());
-        let mut world = Self { observer, processes, model, numbers: 0, limit, acting, planned: None };
+        let (notes, buried) = (Rc::default(), Vec::new());
+        let mut world = Self {
+            observer,
+            processes,
+            model,
+            numbers: 0,
+            limit,
+            notes,
+            gets: 0,
+            buried,
+            acting,
+            planned: None,
+        };
         (0..3).for_each(|_| world.recruit());
         world.plan(POINTS[seed as usize % POINTS.len()], 0);
         world
@@ -237,7 +281,22 @@ impl World {
     fn recruit(&mut self) {
         let mut process = Process::start(&self.observer.arena);
         unharmed(|| process.attach(self.observer.queue().handle()));
+        self.notes.borrow_mut().push(Rc::clone(&process.note));
         self.processes.push(process);
+    }
+
+    /// Settles the queue: afterwards all notes are true, of the living and of the dead.
+    fn settle(&mut self) {
+        let mut book = Book { mine: None, all: Rc::clone(&self.notes) };
+        let parker = &mut ThreadParker::default();
+        unharmed(|| self.observer.queue().settle(&mut book, parker)).unwrap();
+        for (note, expected) in self.buried.drain(..) {
+            assert_eq!(note.get(), expected, "the note of a dead process");
+            self.notes.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, &note));
+        }
+        for process in &self.processes {
+            assert_eq!(process.note.get(), process.taken, "the note of a living process");
+        }
     }
 
     /// Plans a death.
@@ -276,7 +335,7 @@ impl World {
         assert_eq!(before, self.model.len() as u64);
         let outcome = catch_unwind(AssertUnwindSafe(|| match act {
             Act::Put => put(process, &message),
-            Act::Get => get(process, front.as_ref()),
+            Act::Get => get(process, &self.notes, front.as_ref()),
             Act::DropSpan => process.spans.pop().is_some(),
             Act::Sweep => process.arena.sweep() > 0,
             Act::Trim => process.arena.trim().is_ok(),
@@ -308,6 +367,7 @@ impl World {
             Act::Unpoll => process.poller.take().is_some(),
         }));
         let after = self.observer.queue().len();
+        let mut is_got = false;
         match (act, &outcome) {
             (Act::Put, Ok(done)) => {
                 assert_eq!(*done, self.limit == 0 || before < self.limit);
@@ -315,11 +375,16 @@ impl World {
                     self.model.push_back(message);
                 }
             }
-            (Act::Get, Ok(true)) => drop(self.model.pop_front()),
             // Either it was committed or it was not.
             (Act::Put, Err(_)) if after == before + 1 => self.model.push_back(message),
-            (Act::Get, Err(_)) if after + 1 == before => drop(self.model.pop_front()),
+            (Act::Get, Ok(true)) => is_got = true,
+            (Act::Get, Err(_)) => is_got = after + 1 == before,
             _ => {}
+        }
+        if is_got {
+            drop(self.model.pop_front());
+            self.processes[index].taken = Some(self.gets);
+            self.gets += 1;
         }
         assert_eq!(after, self.model.len() as u64, "{act:?}: {outcome:?}");
         if matches!((act, &outcome), (Act::Put | Act::Get | Act::Poll, Ok(true))) {
@@ -330,8 +395,15 @@ impl World {
         if let Err(payload) = outcome {
             let Ok(point) = payload.downcast::<&str>() else { panic!("not a death by a crash point") };
             assert_eq!(self.planned.take(), Some(*point));
-            unharmed(|| self.processes.remove(index).bury());
+            let dead = self.processes.remove(index);
+            // It noted the message and does not have it: it has none.
+            let only_noted = act == Act::Get && !is_got && matches!(*point, "get: noted" | "commit: half");
+            self.buried.push((Rc::clone(&dead.note), if only_noted { None } else { dead.taken }));
+            unharmed(|| dead.bury());
             self.recruit();
+            if rng.percent(50) {
+                self.settle();
+            }
             if rng.percent(40) {
                 // Those who clear away are not safe either.
                 self.plan(["repair: done", "rebuild: cleared", "rebuild: linked"][rng.below(3)], 0);
@@ -347,10 +419,11 @@ impl World {
 
     /// Everybody gets everything and goes: nothing may be left.
     fn end(mut self) {
+        self.settle();
         while let Some(message) = self.model.pop_front() {
-            assert!(get(&mut self.processes[0], Some(&message)));
+            assert!(get(&mut self.processes[0], &self.notes, Some(&message)));
         }
-        assert!(!get(&mut self.processes[1], None));
+        assert!(!get(&mut self.processes[1], &self.notes, None));
         self.processes.into_iter().for_each(Process::exit);
         let arena = again(&self.observer.arena);
         self.observer.exit();

@@ -1,0 +1,322 @@
+"""How pools end, and fail to begin: nobody waits for what will not come."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+from multiprocessing import process as stock_process
+from pathlib import Path
+from typing import Any
+
+import pool_work as work
+import pytest
+import weft
+import weft.multiprocessing
+
+FORK = weft.multiprocessing.get_context("fork")
+METHODS = ("fork", "spawn", "forkserver")
+
+
+def started() -> int:
+    """How many processes this one has ever started, and one more."""
+    return next(stock_process._process_counter)  # type: ignore[attr-defined]
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("weft-pool")}
+
+
+@pytest.mark.parametrize("end", ["close", "terminate", "drop"])
+def test_nothing_is_left_of_a_pool(end: str) -> None:
+    before = None
+    for _ in range(8):
+        pool = FORK.Pool(2)
+        assert pool.apply_async(work.square, (2,), callback=lambda _value: None).get() == 4
+        if end == "drop":
+            with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
+                del pool
+                gc.collect()
+        else:
+            getattr(pool, end)()
+            pool.join()
+            del pool
+        assert not threads()
+        before = before or descriptors()
+    assert descriptors() == before
+
+
+def test_a_slow_callback_after_close_starts_nobody() -> None:
+    entered, let_go = threading.Event(), threading.Event()
+
+    def callback(_value: int) -> None:
+        entered.set()
+        let_go.wait()
+
+    pool = FORK.Pool(1)
+    before = started()
+    pool.apply_async(work.square, (1,), callback=callback)
+    pool.close()
+    entered.wait()
+    for process in list(pool._pool):
+        process.join()
+    joined = threading.Thread(target=pool.join)
+    joined.start()
+    joined.join(0.2)
+    assert joined.is_alive(), "join waits for callbacks"
+    let_go.set()
+    joined.join()
+    assert started() == before + 1
+
+
+def test_a_callback_cannot_join_its_pool_and_can_terminate_it() -> None:
+    errors: list[BaseException] = []
+    done = threading.Event()
+    pool = FORK.Pool(1)
+
+    def callback(_value: int) -> None:
+        pool.close()
+        try:
+            pool.join()
+        except RuntimeError as error:
+            errors.append(error)
+        pool.terminate()
+        done.set()
+
+    pool.apply_async(work.square, (1,), callback=callback)
+    done.wait()
+    pool.join()
+    assert "cannot join" in str(errors[0])
+
+
+def test_error_callbacks_of_what_a_pool_leaves_undone(tmp_path: Path) -> None:
+    ready, gate = fifos(tmp_path)
+    told: list[BaseException] = []
+    with FORK.Pool(1) as pool:
+        results = [pool.apply_async(work.hold, (ready, gate), error_callback=told.append)]
+        Path(ready).read_text()
+        results += [pool.apply_async(work.square, (i,), error_callback=told.append) for i in range(100)]
+    pool.join()
+    for result in results:
+        with pytest.raises(weft.PoolTerminated, match=r"before pool_work\.(hold|square)\(\) was done"):
+            result.get()
+    assert len(told) == 101
+
+
+def fifos(folder: Path, *names: str) -> list[str]:
+    made = [str(folder / name) for name in names or ("ready", "gate")]
+    [os.mkfifo(path) for path in made]
+    return made
+
+
+@pytest.mark.parametrize("end", ["terminate", "close"])
+def test_threads_that_submit_while_a_pool_ends(end: str) -> None:
+    """Each submission is refused, or has an outcome."""
+    for _ in range(20):
+        pool = FORK.Pool(2)
+        pool.apply(work.square, (1,))
+        begun = threading.Barrier(4)
+        complaints: list[BaseException] = []
+
+        def submit(pool: Any = pool, begun: Any = begun, complaints: Any = complaints) -> None:
+            begun.wait()
+            try:
+                while True:
+                    results = [pool.apply_async(work.square, (3,)), pool.map_async(work.square, [3] * 9)]
+                    results[0].get()
+                    results[1].get()
+            except weft.PoolTerminated:
+                return
+            except ValueError as error:
+                if "Pool not running" not in str(error):
+                    complaints.append(error)
+            except BaseException as error:
+                complaints.append(error)
+
+        others = [threading.Thread(target=submit) for _ in range(3)]
+        [other.start() for other in others]
+        begun.wait()
+        getattr(pool, end)()
+        [other.join() for other in others]
+        pool.join()
+        assert not complaints
+
+
+def test_who_waits_is_told_of_the_termination(tmp_path: Path) -> None:
+    ready, gate = fifos(tmp_path)
+    pool = FORK.Pool(1)
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            pool.apply(work.hold, (ready, gate))
+        except BaseException as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    Path(ready).read_text()
+    pool.terminate()
+    waiting.join()
+    assert isinstance(told[0], weft.PoolTerminated)
+
+
+def test_an_interrupted_submission_leaves_nothing() -> None:
+    with FORK.Pool(1) as pool:
+        for call in (pool.apply_async, pool.map_async):
+            with pytest.raises(KeyboardInterrupt):
+                call(work.both, [work.Evil()], callback=print)
+        with pytest.raises(KeyboardInterrupt):
+            pool.apply(work.both, (work.Evil(),))
+        with pytest.raises(KeyboardInterrupt):
+            list(pool.imap(work.both, [work.Evil()]))
+        assert pool.apply(work.square, (3,)) == 9
+        pool.close()
+        pool.join()  # which waits for callbacks, too
+
+
+@pytest.mark.parametrize("initializer", [work.fail_to_begin, work.leave_at_once])
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_that_never_begin(method: str, initializer: Any) -> None:
+    context: Any = weft.multiprocessing.get_context(method)
+    with context.Pool(2, initializer) as pool:
+        with pytest.raises(weft.WorkerDied, match="does the initializer fail"):
+            pool.apply(work.square, (1,))
+        # It has given up, and says so again.
+        for call in (pool.apply_async, pool.map, pool.imap):
+            with pytest.raises(weft.WorkerDied, match="does the initializer fail"):
+                list(call(work.square, [1]).get() if call == pool.apply_async else call(work.square, [1]))
+    pool.join()
+
+
+def test_deaths_without_a_task_are_no_reason_to_give_up() -> None:
+    with FORK.Pool(1) as pool:
+        for _ in range(15):
+            victim = pool.apply(work.pid)
+            os.kill(victim, signal.SIGKILL)
+        for _ in range(15):
+            with pytest.raises(weft.WorkerDied):
+                pool.apply(work.die)
+        assert pool.apply(work.square, (3,)) == 9
+
+
+FORKED = """
+import os, sys
+import pool_work as work
+import weft
+import weft.multiprocessing
+pool = {make}
+assert pool.apply(work.square, (2,)) == 4
+result = pool.apply_async(work.rests, (0.2,))
+stream = pool.imap(work.square, range(100000))
+if (child := os.fork()) == 0:
+    seen = []
+    for use in (lambda: pool.apply(work.square, (3,)), lambda: next(stream), result.get, result.ready):
+        try:
+            seen.append(use())
+        except RuntimeError as error:
+            assert "belongs to process" in str(error), error
+            seen.append("refused")
+    while len(seen) == 4:  # until the result is there for the one to take that may
+        seen += [result.ready()] * (pool._core.outstanding() > 0)
+    pool.close()
+    pool.terminate()
+    print(seen, flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert result.get() == 0.2
+assert sum(stream) == sum(n * n for n in range(100000))
+assert pool.map(work.square, range(50)) == [n * n for n in range(50)]
+pool.close()
+pool.join()
+"""
+
+
+@pytest.mark.parametrize(
+    "make", ["weft.multiprocessing.get_context('fork').Pool(2)", "weft.Pool(2, context='fork')"]
+)
+def test_a_forked_process_takes_nothing_of_its_parents(make: str) -> None:
+    program = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n{FORKED.format(make=make)}"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    seen = ran.stdout.strip()
+    assert seen.startswith("['refused', ") and "'refused', False, False]" in seen, seen
+
+
+def test_a_pool_can_make_do_with_few_descriptors() -> None:
+    program = """
+import os, resource, signal
+import pool_work as work
+import weft.multiprocessing
+if __name__ == "__main__":
+    pool = weft.multiprocessing.get_context("fork").Pool(3)
+    pids = {pool.apply(work.pid) for _ in range(50)}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+    kept = []
+    try:
+        while True:
+            kept.append(os.open("/", os.O_RDONLY))
+    except OSError:
+        pass
+    for _ in range(5):
+        try:
+            pool.apply(work.die)
+        except weft.WorkerDied:
+            pass
+        else:
+            raise AssertionError
+    for descriptor in kept:
+        os.close(descriptor)
+    assert pool.map(work.square, range(30)) == [n * n for n in range(30)]
+    while len(pool._pool) < 3:
+        pool.apply(work.square, (1,))
+    pool.terminate()
+    pool.join()
+    print("well")
+"""
+    place = os.path.dirname(__file__)
+    program = f"import sys; sys.path.insert(0, {place!r})\n{program}"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0 and ran.stdout == "well\n", ran.stderr
+
+
+def test_a_million_tiny_tasks_leave_no_trace() -> None:
+    with FORK.Pool(2) as pool:
+        pool.map(work.square, range(20000), 1)
+        before = resident()
+        for _ in range(10):
+            pool.map(work.square, range(20000), 1)
+            [result.get() for result in [pool.apply_async(work.square, (i,)) for i in range(5000)]]
+        assert resident() < before + (48 << 20)
+
+
+def resident() -> int:
+    gc.collect()
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("no RssAnon")
+
+
+def test_two_threads_wait_while_callbacks_run() -> None:
+    """What the service collects wakes whoever waits for it."""
+    with FORK.Pool(2) as pool:
+
+        def wait() -> None:
+            for number in range(300):
+                assert pool.apply(work.square, (number,)) == number * number
+
+        others = [threading.Thread(target=wait) for _ in range(2)]
+        [other.start() for other in others]
+        told: list[int] = []
+        results = [pool.apply_async(work.square, (1,), callback=told.append) for _ in range(600)]
+        [result.get() for result in results]
+        [other.join() for other in others]
+        assert len(told) == 600

@@ -1,0 +1,473 @@
+"""What `weft.Pool` has beyond `multiprocessing.Pool`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pool_work as work
+import pytest
+import weft
+
+METHODS = ("template", "spawn", "fork")
+QUICK = weft.PoolOptions(grace=0.05)
+
+
+@pytest.fixture
+def fifos(tmp_path: Path) -> tuple[str, str]:
+    made = str(tmp_path / "ready"), str(tmp_path / "gate")
+    [os.mkfifo(path) for path in made]
+    return made
+
+
+def until_ready(fifo: str) -> int:
+    """The process id of whoever holds."""
+    return int(Path(fifo).read_text())
+
+
+def open_gate(fifo: str) -> None:
+    with open(fifo, "wb"):
+        pass
+
+
+# -- Time limits
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("deaf", [(), (signal.SIGINT,), (signal.SIGINT, signal.SIGTERM)], ids=str)
+def test_a_task_that_takes_too_long_is_stopped(
+    fifos: tuple[str, str], method: str, deaf: tuple[int, ...]
+) -> None:
+    with weft.Pool(1, context=method, options=QUICK) as pool:
+        before = pool.apply(work.pid)
+        result = pool.apply_async(work.hold_stubbornly, (fifos[0], deaf), timeout=0.2)
+        assert until_ready(fifos[0]) == before
+        after = pool.apply_async(work.pid)
+        with pytest.raises(
+            weft.TaskTimeout, match=r"hold_stubbornly\(\) ran longer than 0.2 seconds in worker"
+        ):
+            result.get()
+        assert isinstance(result_error(result), TimeoutError)
+        assert (after.get() == before) is not bool(deaf)
+
+
+def result_error(result: Any) -> BaseException | None:
+    try:
+        result.get()
+    except BaseException as error:
+        return error
+    return None
+
+
+def test_an_interrupted_task_cleans_up(fifos: tuple[str, str], tmp_path: Path) -> None:
+    with weft.Pool(1, timeout=0.2) as pool:
+        reader = threading.Thread(target=until_ready, args=(fifos[0],))
+        reader.start()
+        with pytest.raises(weft.TaskTimeout):
+            pool.apply(work.hold_and_clean_up, (fifos[0], str(tmp_path / "result")), retries=3)
+        reader.join()
+        pool.apply(work.pid)  # which is done behind it
+        assert (tmp_path / "result").read_text() == "cleaned up"
+
+
+def test_tasks_that_are_quick_enough_and_that_wait_are_not_stopped() -> None:
+    with weft.Pool(1, timeout=0.5) as pool:
+        # Together they take longer than one of them may.
+        results = [pool.apply_async(work.rests, (0.1,)) for _ in range(8)]
+        assert [result.get() for result in results] == [0.1] * 8
+        assert pool.map(work.square, range(300), 1) == [n * n for n in range(300)]
+
+
+def test_many_tasks_that_are_stopped_are_no_reason_to_give_up() -> None:
+    with weft.Pool(1, options=weft.PoolOptions(grace=0.01)) as pool:
+        for _ in range(15):
+            with pytest.raises(weft.TaskTimeout):
+                pool.apply(work.rests, (100,), timeout=0.01)
+        assert pool.apply(work.square, (3,)) == 9
+
+
+def test_of_a_map_the_task_that_takes_too_long() -> None:
+    with weft.Pool(2) as pool:
+        with pytest.raises(weft.TaskTimeout):
+            pool.map(work.rests, [0, 0, 100, 0], 1, timeout=0.2)
+        results = pool.imap(work.rests, [0, 100, 0], timeout=0.2)
+        assert next(results) == 0
+        with pytest.raises(weft.TaskTimeout):
+            next(results)
+        assert next(results) == 0
+
+
+# -- Cancelling
+
+
+def test_a_task_that_waits_is_cancelled_and_not_done(fifos: tuple[str, str], tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    with weft.Pool(1) as pool:
+        holds = pool.apply_async(work.hold, fifos)
+        until_ready(fifos[0])
+        results = [pool.apply_async(work.append, (str(done), str(i))) for i in range(2000)]
+        urgent = pool.apply_async(work.append, (str(done), "urgent"), priority=1)
+        idle = pool.apply_async(work.append, (str(done), "idle"), priority=-1)
+        kept = [results.pop(7), results.pop(1000)]
+        assert all(result.cancel() for result in [*results, urgent, idle])
+        assert not any(result.cancel() for result in results), "they are resolved"
+        open_gate(fifos[1])
+        holds.get()
+        [result.get() for result in kept]
+        for result in [*results, urgent, idle]:
+            with pytest.raises(CancelledError):
+                result.get()
+        assert pool.apply(work.square, (3,), priority=-2) == 9
+        assert done.read_text() == "7\n1001\n"
+        assert pool.stats().outstanding == pool.stats().queued == 0
+
+
+def test_a_task_that_runs_is_cancelled(fifos: tuple[str, str], tmp_path: Path) -> None:
+    with weft.Pool(1) as pool:
+        before = pool.apply(work.pid)
+        result = pool.apply_async(work.hold_and_clean_up, (fifos[0], str(tmp_path / "result")))
+        until_ready(fifos[0])
+        assert result.cancel() and not result.cancel()
+        with pytest.raises(CancelledError):
+            result.get()
+        assert pool.apply(work.pid) == before, "KeyboardInterrupt was enough"
+        assert (tmp_path / "result").read_text() == "cleaned up"
+
+
+def test_a_task_that_does_not_want_to_be_cancelled(fifos: tuple[str, str]) -> None:
+    deaf = (signal.SIGINT, signal.SIGTERM)
+    with weft.Pool(1, retries=5, options=QUICK) as pool:
+        result = pool.apply_async(work.hold_stubbornly, (fifos[0], deaf))
+        before = until_ready(fifos[0])
+        assert result.cancel()
+        assert pool.apply(work.pid) != before
+        assert isinstance(result_error(result), CancelledError) and pool.stats().retried == 0
+
+
+def test_cancelling_what_is_done() -> None:
+    with weft.Pool(1) as pool:
+        result = pool.apply_async(work.square, (3,))
+        result.wait()
+        assert not result.cancel() and result.get() == 9
+
+
+# -- Deaths
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_death_is_its_own_tasks(method: str) -> None:
+    with weft.Pool(2, context=method) as pool:
+        others = [pool.apply_async(work.square, (i,)) for i in range(50)]
+        victim = pool.apply_async(work.die)
+        others += [pool.apply_async(work.square, (i,)) for i in range(50)]
+        with pytest.raises(weft.WorkerDied) as caught:
+            victim.get()
+        error = caught.value
+        assert isinstance(error, BrokenProcessPool)
+        assert (error.signal, error.exitcode) == (signal.SIGKILL, -signal.SIGKILL)
+        assert error.task == "pool_work.die()"
+        assert str(error).startswith(f"worker process {error.pid} died while it did pool_work.die(): ")
+        assert [other.get() for other in others] == [i * i for i in range(50)] * 2
+        with pytest.raises(weft.WorkerDied, match="exit code 7"):
+            pool.apply(work.leave, (7,))
+        pool.map(work.rests, [0.01] * 4, 1)
+        stats = pool.stats()
+        assert (stats.size, stats.workers, stats.died, stats.replaced) == (2, 2, 2, 2)
+        assert (stats.done, stats.failed, stats.outstanding) == (104, 2, 0)
+
+
+def test_retries(tmp_path: Path) -> None:
+    with weft.Pool(2, retries=1) as pool:
+        assert pool.apply(work.die_at_first, (str(tmp_path / "first"),)) > 0
+        for retries, deaths in [(None, 2), (0, 1), (3, 4)]:
+            counted = tmp_path / f"{retries}"
+            with pytest.raises(weft.WorkerDied):
+                pool.apply(work.die_and_count, (str(counted),), retries=retries)
+            assert len(counted.read_text().split()) == deaths
+        many = [str(tmp_path / f"many{i}") for i in range(6)]
+        assert all(pool.map(work.die_at_first, many, 1))
+        assert all(pool.imap_unordered(work.die_at_first, [f"{path}b" for path in many]))
+        assert pool.stats().retried == 1 + 1 + 3 + 6 + 6
+        # What a task raises is an answer.
+        with pytest.raises(ValueError, match="x"):
+            pool.apply(work.fail, ("x",), retries=9)
+
+
+# -- Priorities
+
+
+def test_priorities(fifos: tuple[str, str], tmp_path: Path) -> None:
+    order = str(tmp_path / "order")
+    with weft.Pool(1) as pool:
+        holds = pool.apply_async(work.hold, fifos)
+        until_ready(fifos[0])
+        results = [
+            pool.apply_async(work.append, (order, f"{priority}{turn}"), priority=priority)
+            for turn in "ab"
+            for priority in (0, -5, 1, 7, 3)
+        ]
+        open_gate(fifos[1])
+        [result.get() for result in [holds, *results]]
+    seen = Path(order).read_text().split()
+    assert sorted(seen) == sorted(f"{p}{t}" for t in "ab" for p in (0, -5, 1, 7, 3))
+    urgent = [word for word in seen if not word.startswith(("0", "-"))]
+    # The first that came is on its way already; and one that is not urgent may go in between, when the worker is quick.
+    assert seen[:2] == ["1a", "7a"] and urgent == ["1a", "7a", "7b", "3a", "3b", "1b"]
+    assert [word for word in seen if word.startswith("0")] == ["0a", "0b"]
+    assert seen.index("-5b") == len(seen) - 1
+
+
+def test_tasks_with_a_priority_outlive_workers() -> None:
+    """When all that wait before them die, they are put all the same."""
+    with weft.Pool(1) as pool:
+        victims = [pool.apply_async(work.die) for _ in range(3)]
+        others = [pool.apply_async(work.square, (i,), priority=p) for i, p in enumerate((-1, -1, 1, 1))]
+        assert [other.get() for other in others] == [0, 1, 4, 9]
+        assert all(isinstance(result_error(victim), weft.WorkerDied) for victim in victims)
+        late = [pool.apply_async(work.square, (i,), priority=-i) for i in range(20)]
+        pool.close()
+        pool.join()
+        assert [result.get() for result in late] == [i * i for i in range(20)]
+
+
+# -- Workers that come and go
+
+
+def test_resize(fifos: tuple[str, str]) -> None:
+    with weft.Pool(1) as pool:
+        pool.resize(3)
+        assert pool.stats().size == 3
+        assert len(set(pool.map(work.pid_and_rest, range(12), 1))) == 3
+        holds = pool.apply_async(work.hold, fifos)
+        busy = until_ready(fifos[0])
+        pool.resize(1)
+        while pool.stats().workers > 1:
+            pass
+        open_gate(fifos[1])
+        assert holds.get() == busy, "who is at work stays"
+        assert set(pool.map(work.pid, range(9), 1)) == {busy}
+        with pytest.raises(ValueError, match="at least one"):
+            pool.resize(0)
+        assert pool.stats().died == 0
+
+
+def test_idle_workers_end_and_come_back(fifos: tuple[str, str]) -> None:
+    with weft.Pool(3, options=weft.PoolOptions(idle_timeout=0.05)) as pool:
+        assert pool.map(work.square, range(9)) == [n * n for n in range(9)]
+        for _ in range(3):
+            while pool.stats().workers:
+                pass
+            holds = pool.apply_async(work.hold, fifos)
+            until_ready(fifos[0])
+            # A worker for each task that waits, though one is there.
+            assert pool.apply(work.square, (3,)) == 9
+            assert pool.apply(work.square, (3,), priority=1) == 9
+            open_gate(fifos[1])
+            holds.get()
+        assert pool.stats().died == 0
+
+
+def test_workers_that_grew_are_replaced() -> None:
+    limit = 400 << 20
+    with weft.Pool(1, options=weft.PoolOptions(memory_limit=limit)) as pool:
+        first = pool.apply(work.pid)
+        assert pool.apply(work.grow, (1 << 20,)) == first
+        assert pool.apply(work.grow, (limit,)) == first
+        assert pool.apply(work.pid) != first
+        assert pool.stats().died == 0
+
+
+def test_affinity() -> None:
+    mine = sorted(os.sched_getaffinity(0))
+    sets = [{mine[0]}, {mine[-1]}]
+    with weft.Pool(2, options=weft.PoolOptions(affinity=sets)) as pool:
+        seen = pool.map(work.processors_and_rest, range(8), 1)
+        assert {tuple(one) for one in seen} == {tuple(one) for one in sets}
+
+
+def test_state_and_farewell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = tmp_path / "told"
+    monkeypatch.setenv("WEFT_TEST_FAREWELL", str(told))
+    options = weft.PoolOptions(worker_state=work.make_state, worker_exit=work.farewell)
+    with weft.Pool(2, maxtasksperchild=5, options=options) as pool:
+        used = pool.map(work.use_state, range(20), 1)
+        pool.close()
+        pool.join()
+    last = {pid: max(calls for other, calls in used if other == pid) for pid, _ in used}
+    assert all(calls <= 5 for calls in last.values())
+    heard = dict(map(int, line.split()) for line in told.read_text().splitlines())
+    assert last.items() <= heard.items()
+    assert weft.worker_state() is None
+
+
+def test_random_generators_of_workers_differ() -> None:
+    pytest.importorskip("numpy").random.seed(1)
+    with weft.Pool(3, context="fork") as pool:
+        seen = pool.map(work.randoms_and_rest, range(9), 1)
+    first: dict[int, tuple[float, float]] = {}
+    for one, other, pid in seen:
+        first.setdefault(pid, (one, other))
+    assert (
+        len({one for one, _ in first.values()}) == len({other for _, other in first.values()}) == len(first)
+    )
+
+
+# -- Functions, arguments, progress
+
+
+def test_functions_without_a_name() -> None:
+    pytest.importorskip("cloudpickle")
+    factor = 3
+    with weft.Pool(2) as pool:
+        scaled = lambda number: number * factor  # noqa: E731
+        assert pool.map(scaled, range(5)) == [0, 3, 6, 9, 12]
+        factor = 4  # the function is sent as it is now
+        assert pool.map(scaled, range(5)) == [0, 4, 8, 12, 16]
+        assert pool.apply(scaled, (2,)) == 8 and list(pool.imap(scaled, [2], timeout=9)) == [8]
+        assert pool.apply(functools.partial(work.both, 1), (2,)) == ((1, 2), {})
+        with pytest.raises(weft.WorkerDied, match="<lambda>"):
+            pool.apply(lambda: os.kill(os.getpid(), 9))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pools_in_workers(method: str) -> None:
+    with weft.Pool(2, context=method) as pool:
+        assert pool.map(work.nested, [[1, 2], [3], []], 1) == [[1, 4], [9], []]
+
+
+def test_a_shared_object() -> None:
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(1 << 17)
+    shared = weft.share(array)
+    assert shared.nbytes >= array.nbytes and (shared.get() == array).all()
+    with weft.Pool(1) as pool:
+        seen = [pool.apply(work.total, (shared, i)) for i in range(5)]
+    assert [one for one, _, _ in seen] == [int(array.sum()) + i for i in range(5)]
+    assert len({address for _, address, _ in seen}) == 1, "each worker gets it once"
+    assert not any(writable for _, _, writable in seen)
+    with pytest.raises(TypeError):
+        weft.share(threading.Lock())
+
+
+def test_progress_told() -> None:
+    told: list[tuple[int, int]] = []
+    note: Any = lambda done, total: told.append((done, total))  # noqa: E731
+    with weft.Pool(2) as pool:
+        assert pool.map(work.square, range(10), progress=note) == [n * n for n in range(10)]
+        assert told == [(n + 1, 10) for n in range(10)]
+        told.clear()
+        assert pool.map(work.square, [], progress=note) == [] and told == []
+        unknown = (n for n in range(3))
+        assert list(pool.imap(work.square, unknown, progress=note)) == [0, 1, 4]
+        assert told == [(1, -1), (2, -1), (3, -1)]
+        told.clear()
+        assert sorted(pool.imap_unordered(work.square, range(3), progress=note)) == [0, 1, 4]
+        assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_progress_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    with weft.Pool(1) as pool:
+        assert pool.map(work.square, range(4), progress=True) == [0, 1, 4, 9]
+    assert "4/4" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"retries": -1}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"context": "threads"}, ValueError),
+        ({"processes": 0}, ValueError),
+        ({"initializer": 7}, TypeError),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        weft.Pool(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"idle_timeout": 0}, ValueError),
+        ({"memory_limit": -1}, ValueError),
+        ({"grace": 0}, ValueError),
+        ({"worker_state": 7}, TypeError),
+        ({"worker_exit": "x"}, TypeError),
+    ],
+)
+def test_bad_options(options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        weft.PoolOptions(**options)
+
+
+def test_bad_wishes() -> None:
+    with weft.Pool(1) as pool:
+        for wishes in ({"timeout": 0}, {"timeout": -1.0}, {"timeout": float("nan")}):
+            with pytest.raises(ValueError, match="more time than"):
+                pool.apply(work.square, (1,), **wishes)
+        with pytest.raises(ValueError, match="read_ahead"):
+            pool.imap(work.square, [1], read_ahead=0)
+        assert pool.stats().outstanding == 0
+
+
+# -- The kernel's reasons
+
+GROUP_LIMIT = 256 << 20
+PROGRAM = """
+import os, sys
+sys.path.insert(0, {place!r})
+import pool_work as work
+import weft
+if __name__ == "__main__":
+    open({group!r} + "/cgroup.procs", "w").write(str(os.getpid()))
+    with weft.Pool(2, context="fork") as pool:
+        try:
+            pool.apply(work.grow, ({more},))
+        except weft.WorkerDied as error:
+            print(error)
+        print(pool.map(work.square, range(4)))
+"""
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group with little memory."""
+    for top, limit in (
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        ("/sys/fs/cgroup", "memory.max"),
+    ):
+        group = Path(top, f"weft-{uuid.uuid4().hex}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / limit).write_text(str(GROUP_LIMIT))
+        except OSError:
+            group.rmdir()
+            continue
+        yield group
+        group.rmdir()
+        return
+    pytest.skip("no control groups with a limit on memory can be made here")
+
+
+def test_a_worker_that_the_kernel_killed_for_memory(small_group: Path) -> None:
+    program = PROGRAM.format(place=os.path.dirname(__file__), group=str(small_group), more=GROUP_LIMIT * 2)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    died, went_on = ran.stdout.splitlines()
+    assert "killed by SIGKILL" in died and "the control group's memory limit was reached" in died
+    assert went_on == "[0, 1, 4, 9]"
