@@ -13,8 +13,8 @@ __all__ = ["Manager"]
 def Manager() -> SyncManager:
     """Start a process for shared objects, and return its manager, with `dict()`, `list()`, `set()`, `Queue()`, `Lock()` and more.
 
-    What they return are proxies, which can be passed to other processes. A call takes about a microsecond where the server has
-    a processor of its own. `d[key] += 1` is two calls: `d.add(key)` and `d.update_with(key, function)` are one, and
+    What they return are proxies, which can be passed to other processes. A call takes about half a microsecond where the server
+    has a processor of its own. `d[key] += 1` is two calls: `d.add(key)` and `d.update_with(key, function)` are one, and
     `weft.multiprocessing.managers.batch(d)` makes one of several. If the server dies, every call raises
     `weft.ManagerDied`. It ends with `shutdown()`, at the end of a `with` block, or when the manager is gone.
     """

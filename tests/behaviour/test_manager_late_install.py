@@ -20,9 +20,11 @@ def work(old, new):
 
 
 if __name__ == "__main__":
-    before = mp.Manager()
+    # A server that is ended by force leaves its folder behind: let it take its time.
+    before = managers.SyncManager(shutdown_timeout=600)
+    before.start()
     old = before.dict(x=1)
-    mine = Mine()
+    mine = Mine(shutdown_timeout=600)
     import weft
 
     weft.install("multiprocessing")

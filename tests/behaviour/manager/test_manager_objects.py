@@ -208,7 +208,7 @@ def test_arguments_by_name_and_in_lists(shared: SyncManager) -> None:
 
 def test_what_cannot_be_pickled_is_said_at_once(shared: SyncManager) -> None:
     d = shared.dict()
-    with pytest.raises((AttributeError, TypeError, Exception), match="pickle"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         d["x"] = lambda: None
     d["x"] = 1
     assert d["x"] == 1
