@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import Any
 
 
@@ -74,3 +75,23 @@ def unpicklable() -> Unpicklable:
 class Thing:
     def method(self) -> int:
         return 5
+
+
+begun, go_on = threading.Event(), threading.Event()
+
+
+def pause() -> str:
+    begun.set()
+    go_on.wait()
+    return "unpickled"
+
+
+class Slow:
+    """Takes its time when it is unpickled, until `go_on` is set."""
+
+    def __reduce__(self) -> Any:
+        return pause, ()
+
+
+def slow() -> Slow:
+    return Slow()

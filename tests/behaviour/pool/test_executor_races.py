@@ -101,6 +101,22 @@ def test_many_threads_ask_for_one_result(executor: Executor) -> None:
         assert all(one is found[0] for one in found)
 
 
+def test_others_wait_while_one_unpickles(executor: Executor) -> None:
+    for _ in range(50):
+        tasks.begun.clear()
+        tasks.go_on.clear()
+        future = executor.submit(tasks.slow)
+        future.add_done_callback(tasks.same)
+        found: list[Any] = []
+
+        def first() -> None:
+            tasks.begun.wait()
+            tasks.go_on.set()
+
+        together(first, *[lambda: found.append(future.result())] * 3)  # noqa: B023
+        assert found == ["unpickled"] * 3
+
+
 def test_many_threads_submit(executor: Executor) -> None:
     results: list[list[Any]] = [[], [], [], []]
 

@@ -62,7 +62,7 @@ impl ExecutorBase {
     }
 
     fn put<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         parts: &Parts,
         core: &Bound<'py, Core>,
         function: &Bound<'py, PyAny>,
@@ -70,13 +70,15 @@ impl ExecutorBase {
         arguments: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = core.py();
-        if self.put.fetch_add(1, Ordering::Relaxed) % STRIDE == STRIDE - 1 {
+        if slf.get().put.fetch_add(1, Ordering::Relaxed) % STRIDE == STRIDE - 1 {
             core.get().collect(py)?;
         }
         let object = parts.future.bind(py).call1((core,))?;
         let future = object.cast::<FutureBase>()?;
         let wishes = Wishes { retries: core.get().get_retries(), ..Wishes::default() };
         let target = Target::Future(future.clone().unbind());
+        // Whatever ran since it was looked at may have ended the executor, and its workers with it.
+        Self::running(slf)?;
         let id = Core::submit(core, function, call, arguments, target, wishes)?;
         future.get().set_id(id);
         Ok(object)
@@ -110,10 +112,10 @@ impl ExecutorBase {
         let (parts, core) = Self::running(slf)?;
         let function = Self::portable(parts, core, r#fn)?;
         match kwargs {
-            None => slf.get().put(parts, core, &function, Call::Arguments, args),
+            None => Self::put(slf, parts, core, &function, Call::Arguments, args),
             Some(kwargs) => {
                 let both = PyTuple::new(slf.py(), [args.as_any(), kwargs])?;
-                slf.get().put(parts, core, &function, Call::Named, &both)
+                Self::put(slf, parts, core, &function, Call::Named, &both)
             }
         }
     }
@@ -138,13 +140,12 @@ impl ExecutorBase {
             if futures.is_empty() {
                 function = Self::portable(parts, core, &function)?;
             }
-            let this = slf.get();
             let future = match next.as_slice() {
                 [] => break,
-                [one] if chunk == 1 => this.put(parts, core, &function, Call::Arguments, one)?,
+                [one] if chunk == 1 => Self::put(slf, parts, core, &function, Call::Arguments, one)?,
                 many => {
                     let many = PyTuple::new(py, many)?;
-                    this.put(parts, core, &function, Call::Tuples, &many)?
+                    Self::put(slf, parts, core, &function, Call::Tuples, &many)?
                 }
             };
             futures.push(future);

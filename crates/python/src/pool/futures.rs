@@ -178,9 +178,9 @@ impl FutureBase {
             return Ok(opened);
         }
         let core = self.core.bind(py).get();
-        if self.opening.swap(true, Ordering::Acquire) {
-            // Another thread is at it; it holds no lock meanwhile, and gives the interpreter up now and then.
-            core.wait(py, weft_wait::Deadline::NEVER, || !self.opening.swap(true, Ordering::Acquire))?;
+        // Another thread may be at it; it holds no lock meanwhile, and gives the interpreter up now and then.
+        while self.opening.swap(true, Ordering::Acquire) {
+            core.wait(py, weft_wait::Deadline::NEVER, || !self.opening.load(Ordering::Relaxed))?;
         }
         let _opening = Opening(self, py);
         if let Some(opened) = self.opened(py) {
