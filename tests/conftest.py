@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 WATCHDOG_SECONDS = float(os.environ.get("WEFT_TEST_WATCHDOG", "900"))
 
@@ -95,8 +96,10 @@ def noted_by_name(request: pytest.FixtureRequest, nothing_left_behind: None) -> 
 
 
 @pytest.fixture(autouse=True)
-def watchdog() -> Iterator[None]:
+def watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
     """Prints all stacks and ends the run if a test takes for ever."""
-    faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True, file=sys.__stderr__)
+    # Not `sys.__stderr__`: what is written there is captured, and gone when the run ends so.
+    terminal = request.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(WATCHDOG_SECONDS, exit=True, file=terminal)
     yield
     faulthandler.cancel_dump_traceback_later()

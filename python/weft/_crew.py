@@ -40,6 +40,16 @@ _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 GRACE = 1.0
 
 
+def check_size(size: int) -> None:
+    """TypeError or ValueError if a pool cannot have so many workers."""
+    if not isinstance(size, int):
+        raise TypeError(f"the number of processes must be an integer, not {size!r}")
+    if size < 1:
+        raise ValueError("Number of processes must be at least 1")
+    if size > _pool.MOST_WORKERS:
+        raise ValueError(f"a pool cannot have more than {_pool.MOST_WORKERS} workers, {size} were asked for")
+
+
 class Member:
     """One worker."""
 
@@ -152,6 +162,7 @@ class Crew:
 
     def resize(self, size: int) -> None:
         """Have so many workers: start some, or let some end when their tasks are done, those without one first."""
+        check_size(size)
         with self._lock:
             self.size = size
             self.core.size = size
@@ -295,7 +306,7 @@ class Crew:
                         process.pid,
                         exitcode,
                         f"{self._futile} workers in a row ended before they were ready for a task, the last one so: "
-                        f"{how_it_ended(exitcode)}; does the initializer fail?",
+                        f"{how_it_ended(exitcode)}; does the initializer fail, or does the main module start the pool outside of `if __name__ == '__main__'`?",
                     )
                 )
             elif self.state == RUN and not member.dismissed and self._duty.patience is None:

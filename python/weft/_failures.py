@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures.process
 import signal
 import traceback
+import types
 from concurrent.futures.process import BrokenProcessPool
 
 from weft._unpicklable import culprit
@@ -190,9 +191,12 @@ def unpicklable(error: Exception, function: object, arguments: object) -> Except
         path, part = culprit((function, arguments), "task")
         what = path.replace("task[0]", "the function", 1).replace("task[1]", "the arguments", 1)
         kind = type(part)
-        error.add_note(
-            f"{what}, a {kind.__module__}.{kind.__qualname__}, cannot be sent to a worker of {named(function)}"
-        )
+        error.add_note(f"{what}, a {kind.__qualname__}, cannot be sent to a worker, for {named(function)}")
+        if isinstance(part, types.FunctionType) and "<" in part.__qualname__:
+            error.add_note(
+                "Lambdas, closures and local classes need weft.Pool or weft.Executor and the package cloudpickle: "
+                "pip install cloudpickle"
+            )
     except Exception as worse:
         error.add_note(
             f"a task, {named(function)}, cannot be sent to a worker ({worse!r} when looking for the reason)"

@@ -54,6 +54,8 @@ class PoolOptions:
     def __post_init__(self) -> None:
         for name in ("idle_timeout", "memory_limit", "grace"):
             value = getattr(self, name)
+            if value is not None and not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, not {value!r}")
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be more than 0, not {value!r}")
         for name in ("worker_state", "worker_exit"):
@@ -149,11 +151,10 @@ class Pool(_face.Pool):
         timeout: float | None = None,
         options: PoolOptions | None = None,
     ) -> None:
+        if options is not None and not isinstance(options, PoolOptions):
+            raise TypeError(f"options must be weft.PoolOptions, not {type(options).__name__}")
         self._options = options or PoolOptions()
-        if retries < 0:
-            raise ValueError(f"retries must be 0 or more, not {retries}")
-        if timeout is not None and timeout <= 0:
-            raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
+        _check_wishes(timeout, retries)
         self._limit = timeout
         self._retries = retries
         self._method = "template"
@@ -216,6 +217,7 @@ class Pool(_face.Pool):
         `callback` is called with what it returns, `error_callback` with what it raises, in another thread, before the result
         is ready.
         """
+        _check_wishes(timeout, retries)
         limit = self._limit if timeout is None else timeout
         result = self._apply_async(
             _portable(func), args, kwds or {}, callback, error_callback, retries, limit, priority
@@ -237,12 +239,14 @@ class Pool(_face.Pool):
     ) -> list[T]:
         """Call `func` with each item, `chunksize` items a task, and return the list of results.
 
-        `timeout`, `retries` and `priority` are as in `apply`, for each task. With `progress` true a bar of the package tqdm
+        `timeout`, `retries` and `priority` are as in `apply`, for each task, that is, each chunk; so with a time limit or
+        retries the default is one item a task. With `progress` true a bar of the package tqdm
         shows how many items are done; a callable is called with the number of those done and of all.
         """
         if progress:
             items = list(iterable)
-            size = chunksize or max(1, -(-len(items) // (self._crew.size * 4)))
+            meant_for_calls = timeout is not None or self._limit is not None or retries or self._retries
+            size = chunksize or (1 if meant_for_calls else max(1, -(-len(items) // (self._crew.size * 4))))
             results = self.imap(
                 func,
                 items,
@@ -254,7 +258,7 @@ class Pool(_face.Pool):
             )
             return list(_watched(results, len(items), progress))
         limit = self._limit if timeout is None else timeout
-        if limit is None and retries is None and not priority:
+        if limit is None and retries is None and not self._retries and not priority:
             return super().map(_portable(func), iterable, chunksize)
         return self._many(func, iterable, chunksize, None, None, False, retries, limit, priority).get()
 
@@ -319,6 +323,9 @@ class Pool(_face.Pool):
         limit: float | None,
         priority: int,
     ) -> _pool.AsyncResult[list[T]]:
+        _check_wishes(limit, retries)
+        if chunksize is None and (limit is not None or retries or self._retries):
+            chunksize = 1  # they are meant for a call, not for many in turn
         result = self._map_async(
             _portable(func), iterable, chunksize, callback, error_callback, star, retries, limit, priority
         )
@@ -377,6 +384,7 @@ class Pool(_face.Pool):
             read_ahead = max(_READ_AHEAD * self._crew.size, 2 * chunksize * self._crew.size)
         elif read_ahead < 1:
             raise ValueError(f"read_ahead must be at least 1, not {read_ahead}")
+        _check_wishes(timeout, retries)
         limit = self._limit if timeout is None else timeout
         results = self._imap(
             _portable(func), iterable, chunksize, ordered, read_ahead, retries, limit, priority
@@ -390,10 +398,8 @@ class Pool(_face.Pool):
     def resize(self, processes: int) -> None:
         """Have so many workers from now on. Those that are too many end when their tasks are done. ValueError below 1."""
         self._check_running()
-        if processes < 1:
-            raise ValueError(f"a pool has at least one worker, not {processes}")
-        self._processes = processes
         self._crew.resize(processes)
+        self._processes = processes
 
     def stats(self) -> PoolStats:
         """The pool at this moment."""
@@ -413,6 +419,18 @@ class Pool(_face.Pool):
             died=crew.died,
             replaced=crew.replaced,
         )
+
+
+def _check_wishes(timeout: object, retries: object) -> None:
+    """TypeError or ValueError for what no task can have."""
+    if retries is not None and not isinstance(retries, int):
+        raise TypeError(f"retries must be an integer, not {retries!r}")
+    if retries is not None and retries < 0:
+        raise ValueError(f"retries must be 0 or more, not {retries}")
+    if timeout is not None and not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+    if timeout is not None and not timeout > 0:  # nor nan
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
 
 
 class _Maker:

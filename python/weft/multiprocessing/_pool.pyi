@@ -6,7 +6,18 @@ from typing import Any, Generic, TypeVar, final
 
 from typing_extensions import disjoint_base
 
-__all__ = ["AsyncResult", "Core", "ExecutorBase", "FutureBase", "IMapIterator", "PoolBase", "Worker"]
+__all__ = [
+    "MOST_WORKERS",
+    "AsyncResult",
+    "Core",
+    "ExecutorBase",
+    "FutureBase",
+    "IMapIterator",
+    "PoolBase",
+    "Worker",
+]
+
+MOST_WORKERS: int
 
 _T = TypeVar("_T")
 _Handles = tuple[int, list[tuple[int, int]]]

@@ -22,7 +22,7 @@ from multiprocessing import pool as _stock_pool
 from multiprocessing import util
 from typing import TYPE_CHECKING, Any
 
-from weft._crew import CLOSE, RUN, TERMINATE, Crew
+from weft._crew import CLOSE, RUN, TERMINATE, Crew, check_size
 from weft._native import _pool
 from weft._worker import Duty
 from weft.multiprocessing import context as _context
@@ -77,8 +77,7 @@ class Pool(_pool.PoolBase):
         self._ctx = ctx
         if processes is None:
             processes = processors()
-        if processes < 1:
-            raise ValueError("Number of processes must be at least 1")
+        check_size(processes)
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
         if initializer is not None and not callable(initializer):

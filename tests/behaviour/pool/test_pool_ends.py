@@ -320,3 +320,59 @@ def test_two_threads_wait_while_callbacks_run() -> None:
         [result.get() for result in results]
         [other.join() for other in others]
         assert len(told) == 600
+
+
+@pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")
+def test_results_keep_a_pool_that_has_no_name() -> None:
+    for make in (FORK.Pool, weft.Pool):
+        assert sorted(make(2).imap_unordered(work.square, range(20))) == [n * n for n in range(20)]
+        assert list(make(1).imap(work.square, range(5), 2)) == [0, 1, 4, 9, 16]
+        assert make(1).apply_async(work.square, (3,)).get() == 9
+        assert make(1).map_async(work.square, range(3)).get() == [0, 1, 4]
+        assert make(1).apply(work.square, (3,)) == 9
+    gc.collect()
+    assert not threads()
+
+
+@pytest.mark.parametrize("size", [0, -1, 481, 10**6])
+def test_a_size_that_cannot_be_is_refused_at_once(size: int) -> None:
+    before = started()
+    with pytest.raises(ValueError, match=r"workers|Number of processes"):
+        weft.Pool(size)
+    with weft.Pool(1) as pool:
+        with pytest.raises(ValueError, match=r"workers|Number of processes"):
+            pool.resize(size)
+        with pytest.raises(TypeError, match="integer"):
+            pool.resize(2.5)  # type: ignore[arg-type]
+        assert pool.stats().size == 1
+    assert started() == before + 2
+
+
+@pytest.mark.parametrize(
+    ("wishes", "error"),
+    [
+        ({"retries": -1}, ValueError),
+        ({"retries": "1"}, TypeError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": "1"}, TypeError),
+    ],
+)
+def test_wishes_that_make_no_sense(wishes: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        weft.Pool(1, **wishes)
+    with weft.Pool(1) as pool:
+        for call in (pool.apply, pool.apply_async):
+            with pytest.raises(error):
+                call(work.square, (1,), **wishes)
+        for call in (pool.map, pool.map_async, pool.imap):
+            with pytest.raises(error):
+                call(work.square, [1], **wishes)
+
+
+@pytest.mark.parametrize("wishes", [{"timeout": 60.0}, {"retries": 1}])
+def test_a_time_limit_or_retries_of_a_map_are_for_each_item(wishes: dict[str, Any]) -> None:
+    with weft.Pool(2) as pool:
+        assert pool.map(work.square, range(40), **wishes) == [n * n for n in range(40)]
+        assert pool.stats().done == 40
+        assert pool.map(work.square, range(40)) == [n * n for n in range(40)]
+        assert pool.stats().done == 48

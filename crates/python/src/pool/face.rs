@@ -52,7 +52,9 @@ impl PoolBase {
         Ok(core)
     }
 
+    /// The result has a hold on the pool: one that nobody else has is not terminated under its tasks.
     fn call_one<'py>(
+        slf: &Bound<'py, Self>,
         core: &Bound<'py, Core>,
         function: &Bound<'py, PyAny>,
         args: Option<&Bound<'py, PyAny>>,
@@ -62,7 +64,7 @@ impl PoolBase {
     ) -> PyResult<Bound<'py, AsyncResult>> {
         let py = core.py();
         let is_observed = observers.is_some();
-        let result = Bound::new(py, AsyncResult::single(core, observers))?;
+        let result = Bound::new(py, AsyncResult::single(core, slf.as_any(), observers))?;
         let none = || no_arguments(py);
         let args = args.cloned().unwrap_or_else(none);
         let target = Target::Result(result.clone().unbind(), 0);
@@ -91,6 +93,7 @@ impl PoolBase {
     /// The items in chunks, each a task. With `patient`, the caller waits for the results anyway, and is held back.
     #[expect(clippy::too_many_arguments, reason = "the methods' own")]
     fn call_many<'py>(
+        slf: &Bound<'py, Self>,
         core: &Bound<'py, Core>,
         function: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
@@ -109,7 +112,7 @@ impl PoolBase {
         let parts = items.len().div_ceil(chunk);
         let is_observed = observers.is_some() && parts > 0;
         let single = chunk == 1;
-        let result = Bound::new(py, AsyncResult::many(core, parts, !single, observers))?;
+        let result = Bound::new(py, AsyncResult::many(core, slf.as_any(), parts, !single, observers))?;
         if is_observed {
             core.get().observe(py)?;
         }
@@ -172,7 +175,7 @@ impl PoolBase {
             window: read_ahead.map_or(EAGER, |items| (items / chunksize as u64).max(1)),
             wishes,
         };
-        Stream::begin(core, function, &source, manner)
+        Stream::begin(core, slf.as_any(), function, &source, manner)
     }
 }
 
@@ -212,15 +215,15 @@ impl PoolBase {
     /// Call `func(*args, **kwds)` in a worker, and return what it returns, or raise what it raises.
     #[pyo3(signature = (func, args = None, kwds = None))]
     fn apply<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         args: Option<&Bound<'py, PyAny>>,
         kwds: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let py = func.py();
-        let core = self.running(py)?;
+        let core = slf.get().running(py)?;
         let wishes = wishes(core.get(), None, None, 0)?;
-        Self::call_one(core, func, args, kwds, None, wishes)?.get().get_value(py, None)
+        Self::call_one(slf, core, func, args, kwds, None, wishes)?.get().get_value(py, None)
     }
 
     /// As `apply`, without waiting: return an `AsyncResult`.
@@ -229,23 +232,23 @@ impl PoolBase {
     /// is ready.
     #[pyo3(signature = (func, args = None, kwds = None, callback = None, error_callback = None))]
     fn apply_async<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         args: Option<&Bound<'py, PyAny>>,
         kwds: Option<&Bound<'py, PyAny>>,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = self.running(func.py())?;
+        let core = slf.get().running(func.py())?;
         let wishes = wishes(core.get(), None, None, 0)?;
-        Self::call_one(core, func, args, kwds, Observers::of(callback, error_callback), wishes)
+        Self::call_one(slf, core, func, args, kwds, Observers::of(callback, error_callback), wishes)
     }
 
     /// As `apply_async`, with what else can be asked of a task.
     #[pyo3(signature = (func, args, kwds, callback, error_callback, retries, timeout, priority))]
     #[expect(clippy::too_many_arguments, reason = "the faces' own")]
     fn _apply_async<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         args: &Bound<'py, PyAny>,
         kwds: &Bound<'py, PyAny>,
@@ -255,78 +258,86 @@ impl PoolBase {
         timeout: Option<f64>,
         priority: i64,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = self.running(func.py())?;
+        let core = slf.get().running(func.py())?;
         let wishes = wishes(core.get(), retries, timeout, priority)?;
-        Self::call_one(core, func, Some(args), Some(kwds), Observers::of(callback, error_callback), wishes)
+        Self::call_one(
+            slf,
+            core,
+            func,
+            Some(args),
+            Some(kwds),
+            Observers::of(callback, error_callback),
+            wishes,
+        )
     }
 
     /// Call `func` with each item, `chunksize` items a task, and return the list of results.
     #[pyo3(signature = (func, iterable, chunksize = None))]
     fn map<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<isize>,
     ) -> PyResult<Py<PyAny>> {
         let py = func.py();
-        let core = self.running(py)?;
+        let core = slf.get().running(py)?;
         let wishes = wishes(core.get(), None, None, 0)?;
-        let result = Self::call_many(core, func, iterable, chunksize, false, None, wishes, true)?;
+        let result = Self::call_many(slf, core, func, iterable, chunksize, false, None, wishes, true)?;
         result.get().get_value(py, None)
     }
 
     /// As `map`, with a tuple of arguments for each call.
     #[pyo3(signature = (func, iterable, chunksize = None))]
     fn starmap<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<isize>,
     ) -> PyResult<Py<PyAny>> {
         let py = func.py();
-        let core = self.running(py)?;
+        let core = slf.get().running(py)?;
         let wishes = wishes(core.get(), None, None, 0)?;
-        let result = Self::call_many(core, func, iterable, chunksize, true, None, wishes, true)?;
+        let result = Self::call_many(slf, core, func, iterable, chunksize, true, None, wishes, true)?;
         result.get().get_value(py, None)
     }
 
     /// As `map`, without waiting; callbacks as in `apply_async`.
     #[pyo3(signature = (func, iterable, chunksize = None, callback = None, error_callback = None))]
     fn map_async<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<isize>,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = self.running(func.py())?;
+        let core = slf.get().running(func.py())?;
         let wishes = wishes(core.get(), None, None, 0)?;
         let observers = Observers::of(callback, error_callback);
-        Self::call_many(core, func, iterable, chunksize, false, observers, wishes, false)
+        Self::call_many(slf, core, func, iterable, chunksize, false, observers, wishes, false)
     }
 
     /// As `starmap`, without waiting; callbacks as in `apply_async`.
     #[pyo3(signature = (func, iterable, chunksize = None, callback = None, error_callback = None))]
     fn starmap_async<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<isize>,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = self.running(func.py())?;
+        let core = slf.get().running(func.py())?;
         let wishes = wishes(core.get(), None, None, 0)?;
         let observers = Observers::of(callback, error_callback);
-        Self::call_many(core, func, iterable, chunksize, true, observers, wishes, false)
+        Self::call_many(slf, core, func, iterable, chunksize, true, observers, wishes, false)
     }
 
     /// As `map_async` or, with `star`, `starmap_async`, with what else can be asked of a task.
     #[pyo3(signature = (func, iterable, chunksize, callback, error_callback, star, retries, timeout, priority))]
     #[expect(clippy::too_many_arguments, reason = "the faces' own")]
     fn _map_async<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<isize>,
@@ -337,10 +348,10 @@ impl PoolBase {
         timeout: Option<f64>,
         priority: i64,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = self.running(func.py())?;
+        let core = slf.get().running(func.py())?;
         let wishes = wishes(core.get(), retries, timeout, priority)?;
         let observers = Observers::of(callback, error_callback);
-        Self::call_many(core, func, iterable, chunksize, star, observers, wishes, false)
+        Self::call_many(slf, core, func, iterable, chunksize, star, observers, wishes, false)
     }
 
     /// As `map`, one result after the other: return an iterator. All calls are made, whether it is read or not.

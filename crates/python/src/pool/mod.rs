@@ -33,5 +33,6 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<result::AsyncResult>()?;
     module.add_class::<stream::Reader>()?;
     module.add_class::<worker::Worker>()?;
+    module.add("MOST_WORKERS", weft_pool::MOST_WORKERS)?;
     native.setattr("_pool", module)
 }

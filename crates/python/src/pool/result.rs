@@ -15,6 +15,8 @@ use crate::queue::parker::deadline;
 #[pyclass(frozen, subclass, weakref, name = "AsyncResult", module = "weft._native._pool")]
 pub(crate) struct AsyncResult {
     core: Py<Core>,
+    /// Kept as long as somebody may ask for the result, or the task is under way.
+    _pool: Py<PyAny>,
     /// Everything has come, and the callbacks have been called.
     done: AtomicBool,
     /// A thread is unpickling the value.
@@ -57,9 +59,15 @@ impl Observers {
 }
 
 impl AsyncResult {
-    fn with(core: &Bound<'_, Core>, many: Option<Many>, observers: Option<Box<Observers>>) -> Self {
+    fn with(
+        core: &Bound<'_, Core>,
+        pool: &Bound<'_, PyAny>,
+        many: Option<Many>,
+        observers: Option<Box<Observers>>,
+    ) -> Self {
         Self {
             core: core.clone().unbind(),
+            _pool: pool.clone().unbind(),
             done: AtomicBool::new(many.as_ref().is_some_and(|many| many.left == 0)),
             opening: AtomicBool::new(false),
             state: Mutex::new(State { value: Value::None, many, observers, id: None }),
@@ -67,19 +75,24 @@ impl AsyncResult {
     }
 
     /// For one call.
-    pub(super) fn single(core: &Bound<'_, Core>, observers: Option<Box<Observers>>) -> Self {
-        Self::with(core, None, observers)
+    pub(super) fn single(
+        core: &Bound<'_, Core>,
+        pool: &Bound<'_, PyAny>,
+        observers: Option<Box<Observers>>,
+    ) -> Self {
+        Self::with(core, pool, None, observers)
     }
 
     /// For `parts` tasks, each of one call, or of many if `chunked`.
     pub(super) fn many(
         core: &Bound<'_, Core>,
+        pool: &Bound<'_, PyAny>,
         parts: usize,
         chunked: bool,
         observers: Option<Box<Observers>>,
     ) -> Self {
         let values = (0..parts).map(|_| Value::None).collect();
-        Self::with(core, Some(Many { parts: values, left: parts, chunked }), observers)
+        Self::with(core, pool, Some(Many { parts: values, left: parts, chunked }), observers)
     }
 
     pub(super) fn set_id(&self, id: u64) {

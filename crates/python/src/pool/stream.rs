@@ -29,6 +29,8 @@ use crate::queue::parker::{GilParker, deadline};
 #[pyclass(frozen, weakref, name = "IMapIterator", module = "weft._native._pool")]
 pub(crate) struct Reader {
     stream: Py<Stream>,
+    /// Kept as long as somebody may read.
+    _pool: Py<PyAny>,
 }
 
 impl Drop for Reader {
@@ -105,6 +107,7 @@ pub(super) struct Manner {
 impl Stream {
     pub(super) fn begin<'py>(
         core: &Bound<'py, Core>,
+        pool: &Bound<'py, PyAny>,
         function: &Bound<'py, PyAny>,
         source: &Bound<'py, PyIterator>,
         manner: Manner,
@@ -139,7 +142,7 @@ impl Stream {
         if this.trough.is_none() {
             Self::feed(&stream)?;
             if this.is_fed() {
-                return Bound::new(py, Reader { stream: stream.unbind() });
+                return Bound::new(py, Reader { stream: stream.unbind(), _pool: pool.clone().unbind() });
             }
         }
         if eager {
@@ -152,7 +155,7 @@ impl Stream {
             let started = Feeder::start(&stream, Arc::clone(trough));
             started.inspect_err(|_| this.give_up())?;
         }
-        Bound::new(py, Reader { stream: stream.unbind() })
+        Bound::new(py, Reader { stream: stream.unbind(), _pool: pool.clone().unbind() })
     }
 
     /// Has all of it done, whether somebody reads or not.
