@@ -247,7 +247,19 @@ SUITES = {
             # Several processes are at work, and the scheduler has to find a place for each.
             seconds=0.2,
             repeats=5,
-            scenarios=MULTIPROCESSING + LOCKS + MANAGERS,
+            scenarios=MULTIPROCESSING + LOCKS,
+        ),
+        Suite(
+            "manager",
+            face="multiprocessing",
+            replaces="the standard library's managers",
+            stock="CPython",
+            packages=(),
+            measured="time per operation",
+            caption="Time per operation",
+            seconds=0.2,
+            repeats=5,
+            scenarios=MANAGERS,
         ),
         Suite(
             "pool",

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 # The modules that have a suite's scenarios, if they are several.
-PARTS = {"multiprocessing": ("multiprocessing", "shared", "manager")}
+PARTS = {"multiprocessing": ("multiprocessing", "shared")}
 # What a suite's scenarios are written against, where rivals have interfaces of their own.
-APIS = {"multiprocessing": "apis", "pool": "apis_pool"}
+APIS = {"multiprocessing": "apis", "manager": "apis", "pool": "apis_pool"}
 
 
 def nothing() -> None:
