@@ -192,10 +192,24 @@ def on_files(work: str, title: str) -> tuple[Scenario, ...]:
     group = f"{title} 256 files"
     return (
         *(
-            Scenario(f"work:{work}:{chunk}", group, f"chunk size {chunk}", most_rounds=3, rivals=MPIRE)
+            Scenario(
+                f"work:{work}:{chunk}",
+                group,
+                f"chunk size {chunk}",
+                must_ratio=1,
+                most_rounds=3,
+                rivals=MPIRE,
+            )
             for chunk in CHUNKS
         ),
-        Scenario(f"workers:{work}", group, "time with 2 workers by that with 1", unit="1", most_rounds=3),
+        Scenario(
+            f"workers:{work}",
+            group,
+            "time with 2 workers by that with 1",
+            unit="1",
+            must_below=1 / 1.9,
+            most_rounds=3,
+        ),
     )
 
 
@@ -212,7 +226,9 @@ POOL = (
     Scenario("executor_pipelined", "Executor", "submit, 3,000 at once", rivals=LOKY),
     Scenario("executor_map", "Executor", "map", rivals=LOKY),
     Scenario("pool_life", "Life", "create, one task, close, join", rivals=POOLS),
-    Scenario("replace_killed", "Life", "worker killed, next task done", rivals=("pebble",)),
+    Scenario(
+        "replace_killed", "Life", "worker killed, next task done", must_below=5e-3, rivals=("pebble",)
+    ),
     Scenario("million", "A million tasks", "imap_unordered", most_rounds=1),
     Scenario("million_memory", "A million tasks", "… memory at most", unit="B", most_rounds=1),
     *on_files("hash", "SHA-256 of"),

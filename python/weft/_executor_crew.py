@@ -66,6 +66,8 @@ class ExecutorCrew(Crew):
             try:
                 if self._watcher is None:
                     self.start()
+                    if self.breaks:
+                        self._ready_service()
                 else:
                     self.repopulate()
                     self.poke()
@@ -74,6 +76,17 @@ class ExecutorCrew(Crew):
                 if not self._members:
                     self._break(error)
                 raise
+
+    def _ready_service(self) -> None:
+        """Start what calls callbacks before a task is under way: as in the standard library, an executor is broken if it cannot
+        have its threads, which is so while the interpreter ends, and not only once a callback is missed."""
+        try:
+            self.core.ready_service()
+        except RuntimeError as error:
+            failure = BrokenProcessPool(f"the executor's service thread could not be started: {error}")
+            failure.__cause__ = error
+            self._break(failure)
+            self.poke()
 
     def _wanted(self) -> int:
         return min(self._hired, super()._wanted())

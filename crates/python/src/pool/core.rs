@@ -747,6 +747,11 @@ impl Core {
         (self.owner.arena().id(), all)
     }
 
+    /// Have the thread that runs `serve` started, if it is not. Raises what starting it raises.
+    fn ready_service(&self, py: Python<'_>) -> PyResult<()> {
+        self.call_service(py)
+    }
+
     /// Run what has to be done though nobody waits, until `stop`.
     fn serve(&self, py: Python<'_>) -> PyResult<()> {
         while !self.stopped.load(Ordering::Acquire) {

@@ -118,6 +118,9 @@ impl<L: Robust> Queue<L> {
         if !self.has_known_message() && self.is_empty() {
             // Nobody puts after a shutdown, so "shut down" and then still empty is for good.
             let over = self.is_shut_down() && self.is_empty();
+            if !over && self.has_pollers() {
+                self.calm_pollers();
+            }
             return over.then_some(Err(QueueError::ShutDown));
         }
         match self.get_locked(body, ledger, parker) {

@@ -12,7 +12,7 @@
 //! `put` never waits for a consumer unless the queue has a limit. Large buffers travel as spans, by reference:
 //! the record names them, and they belong to the queue from the commit of `put` to the commit of `get`.
 //!
-//! Locks are taken in the order side, pollers or arena; never both sides.
+//! Locks are taken in the order pollers, side, arena; never both sides.
 
 mod get;
 pub(crate) mod layout;
@@ -286,11 +286,14 @@ impl<L: Robust> Queue<L> {
         parker: &mut P,
     ) -> Result<(), QueueError<P::Interrupt>> {
         let header = self.header();
-        {
+        let mut close = || {
             // Under the lock: what a producer puts that looked before is there when anybody sees the shutdown.
             let _side = self.lock_put(parker)?;
             header.closed.store(SHUT_DOWN, Ordering::SeqCst);
-        }
+            Ok::<_, QueueError<P::Interrupt>>(())
+        };
+        // As for a message, pollers are told first.
+        if self.has_pollers() { self.telling_pollers(close)? } else { close()? }
         if immediate {
             let mut body = Vec::new();
             while self.try_get(&mut body, parker)?.is_some() {
@@ -342,11 +345,15 @@ impl<L: Robust> Queue<L> {
 
     /// Wakes everybody who waits for anything: somebody died.
     pub fn wake_all(&self) {
+        self.wake_waiters();
+        self.tell_pollers();
+    }
+
+    fn wake_waiters(&self) {
         let header = self.header();
         header.items.0.raise_all();
         header.room.0.raise_all();
         header.idle.raise_all();
-        self.tell_pollers();
     }
 
     fn lock_side<'a, P: Parker>(lock: &'a L, parker: &mut P) -> Result<(Side<'a, L>, Held), P::Interrupt> {
@@ -377,6 +384,23 @@ impl<L: Robust> Queue<L> {
             self.after_death(lock, || self.repair_put());
         }
         Ok(side)
+    }
+
+    /// Waits for those who are putting a message at this moment.
+    fn pass_put_lock(&self) -> Result<(), ShmError> {
+        let lock = &self.header().put_lock.0;
+        loop {
+            match lock.try_lock().or_else(|| lock.lock_within(LOCK_SLICE)) {
+                None => {}
+                Some(held) => {
+                    let _side = Side { lock };
+                    if held == Held::AfterDeath {
+                        self.after_death(lock, || self.repair_put());
+                    }
+                    return Ok(());
+                }
+            }
+        }
     }
 
     fn lock_get<P: Parker>(

@@ -8,6 +8,10 @@
 //!
 //! The pipes are changed under a lock of their own, and to what the queue is *then*; so whoever is last leaves them
 //! right, in whatever order commits and looks happen. A pipe that is gone is struck off by the next one who looks.
+//!
+//! A producer that is killed between its commit and the pipes would leave a message that nobody is told of. So with pollers
+//! about, it puts the bytes in *first*, and keeps the pipes' lock until it has committed: killed anywhere, it leaves
+//! readable pipes. If that is for nothing, the first one who then tries to get a message takes the bytes out.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -102,26 +106,62 @@ impl<L: Robust> Queue<L> {
             slot.pid.store(pid, Ordering::Release);
             self.count_pollers();
         }
-        // A producer that did not see the poller put its message before the look at the queue that follows.
+        // A producer that did not see the poller has the side's lock, or puts its message before the look that follows.
         fence(Ordering::SeqCst);
+        self.pass_put_lock()?;
         let poller = Poller { queue: Arc::downgrade(self), readable, _writable: writable, pid, inode };
         self.tell_pollers();
         Ok(poller)
+    }
+
+    /// Whether anybody polls the queue.
+    #[inline]
+    pub(super) fn has_pollers(&self) -> bool {
+        self.header().pollers.load(Ordering::SeqCst) != 0
     }
 
     /// Brings the pollers' pipes in line with the queue, if there are any.
     #[inline]
     pub(super) fn tell_pollers(&self) {
         // Ordered behind the commit by the fence in `raise`, which came just before.
-        if self.header().pollers.load(Ordering::SeqCst) != 0 {
+        if self.has_pollers() {
             self.bring_in_line();
         }
+    }
+
+    /// Takes back what a producer promised the pollers that was killed before its commit. For one who found the queue empty.
+    #[cold]
+    pub(super) fn calm_pollers(&self) {
+        if self.slots().iter().any(|slot| slot.raised.load(Ordering::Relaxed) != 0) {
+            self.bring_in_line();
+        }
+    }
+
+    /// Makes all pipes readable, has them stay so during `change`, and leaves them as the queue is then. Whoever dies in it
+    /// leaves them readable.
+    #[cold]
+    pub(super) fn telling_pollers<T>(&self, change: impl FnOnce() -> T) -> T {
+        let _locked = self.lock_pollers();
+        self.set_pollers(1);
+        crash_point("poll: promised");
+        let outcome = change();
+        self.align_pollers();
+        outcome
     }
 
     #[cold]
     fn bring_in_line(&self) {
         let _locked = self.lock_pollers();
-        let wanted = u32::from(!self.is_empty() || self.is_shut_down());
+        self.align_pollers();
+    }
+
+    /// With the lock.
+    fn align_pollers(&self) {
+        self.set_pollers(u32::from(!self.is_empty() || self.is_shut_down()));
+    }
+
+    /// With the lock: one byte in each pipe, or none.
+    fn set_pollers(&self, wanted: u32) {
         let mut lost = false;
         for slot in self.slots() {
             if slot.pid.load(Ordering::Acquire) != 0 && slot.raised.load(Ordering::Relaxed) != wanted {

@@ -14,6 +14,21 @@ use crate::layout::{Kind, UNIT, order_for, order_of, state};
 use crate::robust::Robust;
 use crate::span::Span;
 
+/// How an attempt to put ended that met no error.
+enum Put {
+    Done,
+    Full,
+    /// Somebody polls the queue, and has to be told first.
+    Polled,
+}
+
+/// Whom an attempt to put has to heed.
+#[derive(PartialEq, Eq)]
+enum Heed {
+    Pollers,
+    Nobody,
+}
+
 impl<L: Robust> Queue<L> {
     /// Puts a message: a `kind` and a `body` as the caller likes, and `spans`, which are the queue's if it succeeds.
     ///
@@ -63,7 +78,10 @@ impl<L: Robust> Queue<L> {
     ) -> Result<(), QueueError<P::Interrupt>> {
         assert!(kind != JUMP && body.len() <= LONGEST_BODY + TRAILER && spans.len() <= MOST_SPANS);
         assert!(spans.iter().all(|span| span.is_of(self.arena())));
-        if self.put_locked(kind, body, spans, parker)? { Ok(()) } else { Err(QueueError::TimedOut) }
+        match self.put_locked(kind, body, spans, Heed::Nobody, parker)? {
+            Put::Done => Ok(()),
+            Put::Full | Put::Polled => Err(QueueError::TimedOut),
+        }
     }
 
     /// Tries once; `None` if there is no room.
@@ -74,13 +92,19 @@ impl<L: Robust> Queue<L> {
         spans: &mut Vec<Span<L>>,
         parker: &mut P,
     ) -> Option<Result<(), QueueError<P::Interrupt>>> {
-        match self.put_locked(kind, body, spans, parker) {
-            Ok(true) => {
+        let outcome = match self.put_locked(kind, body, spans, Heed::Pollers, parker) {
+            // They are told first: nobody would do it for a producer that was killed right after its commit.
+            Ok(Put::Polled) => {
+                self.telling_pollers(|| self.put_locked(kind, body, spans, Heed::Nobody, parker))
+            }
+            other => other,
+        };
+        match outcome {
+            Ok(Put::Done) => {
                 self.raise_unlocked(&self.header().items.0);
-                self.tell_pollers();
                 Some(Ok(()))
             }
-            Ok(false) => None,
+            Ok(Put::Full | Put::Polled) => None,
             Err(error) => Some(Err(error)),
         }
     }
@@ -90,17 +114,22 @@ impl<L: Robust> Queue<L> {
         kind: u8,
         body: &[u8],
         spans: &mut Vec<Span<L>>,
+        heed: Heed,
         parker: &mut P,
-    ) -> Result<bool, QueueError<P::Interrupt>> {
+    ) -> Result<Put, QueueError<P::Interrupt>> {
         let header = self.header();
         let most = header.max_size.load(Ordering::Relaxed);
         let _side = self.lock_put(parker)?;
         if header.closed.load(Ordering::SeqCst) != OPEN {
             return Err(QueueError::ShutDown);
         }
+        // With the lock: who registers takes it afterwards, and so sees what is put by those who saw no poller.
+        if heed == Heed::Pollers && self.has_pollers() {
+            return Ok(Put::Polled);
+        }
         let place = header.put.0.place();
         if most != 0 && place.count.saturating_sub(header.get.0.count()) >= most {
-            return Ok(false);
+            return Ok(Put::Full);
         }
         let head = RecordHead { length: body.len() as u32, kind, spans: spans.len() as u8 };
         let mut view = self.view(&self.put_view, place)?;
@@ -148,7 +177,7 @@ impl<L: Robust> Queue<L> {
         for span in spans.drain(..) {
             span.forget();
         }
-        Ok(true)
+        Ok(Put::Done)
     }
 
     /// Adds a chunk with room for a record of `size` bytes, and writes the jump to it.

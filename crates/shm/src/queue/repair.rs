@@ -22,8 +22,9 @@ impl<L: Robust> Queue<L> {
         }
         crash_point("repair: done");
         lock.repaired();
-        // The dead one may have owed somebody a wake-up, or have used one up.
-        self.wake_all();
+        // The dead one may have owed somebody a wake-up, or have used one up. Pollers were told before, and their lock comes before
+        // that of a side.
+        self.wake_waiters();
     }
 
     /// Frees what a producer left that did not commit: the put side's lock is held.

@@ -44,6 +44,7 @@ const POINTS: &[&str] = &[
     "leave: left",
     "lengthen: marked",
     "link: pointed",
+    "poll: promised",
     "poll: set",
     "poll: unknown",
     "put: chunk taken",
@@ -387,9 +388,16 @@ impl World {
             self.gets += 1;
         }
         assert_eq!(after, self.model.len() as u64, "{act:?}: {outcome:?}");
-        if matches!((act, &outcome), (Act::Put | Act::Get | Act::Poll, Ok(true))) {
+        if matches!((act, &outcome), (Act::Put | Act::Get | Act::Poll, Ok(_))) {
             for poller in self.processes.iter().filter_map(|process| process.poller.as_ref()) {
                 assert_eq!(is_readable(poller), after != 0);
+            }
+        }
+        // Whatever happened, and whoever died: nobody is left to wait for what is there.
+        if after != 0 {
+            let of_the_living = self.processes.iter().enumerate().filter(|(other, _)| outcome.is_ok() || *other != index);
+            for poller in of_the_living.filter_map(|(_, process)| process.poller.as_ref()) {
+                assert!(is_readable(poller), "{act:?}: {outcome:?}: a message that pollers are not told of");
             }
         }
         if let Err(payload) = outcome {
