@@ -80,7 +80,7 @@ fn encode_key(key: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<u8> {
 }
 
 fn decode<'py>(py: Python<'py>, kind: u8, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    codec::decode(py, kind, bytes, Spans::new()).map_err(|(error, _)| error)
+    codec::decode(py, kind, bytes, &mut Spans::new()).map_err(|(error, _)| error)
 }
 
 /// A dictionary that lies in shared memory, without the manners of a Python class.

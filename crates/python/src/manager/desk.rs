@@ -67,7 +67,7 @@ impl ManagerDesk {
         py: Python<'py>,
         lane: usize,
         bytes: &[u8],
-        request: Request,
+        mut request: Request,
         callbacks: &Callbacks<'_, 'py>,
     ) -> PyResult<Outcome<'py>> {
         let (ident, method, body) = read_head(bytes)?;
@@ -75,7 +75,7 @@ impl ManagerDesk {
             let owner = self.desk()?.owner(lane).map(|owner| (owner.pid, owner.start));
             callbacks.arrived.call1((lane, owner))?;
         }
-        let decoded = codec::decode(py, request.what as u8, body, request.buffers);
+        let decoded = codec::decode(py, request.what as u8, body, &mut request.buffers);
         let decoded = decoded.map_err(|(error, _)| error)?.cast_into::<PyTuple>()?;
         let (args, kwds) = if request.what & KEYWORDS != 0 {
             let (args, kwds): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = decoded.extract()?;

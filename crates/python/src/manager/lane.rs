@@ -88,12 +88,12 @@ impl Shared {
         let what = u32::from(kind) | keywords | first;
         let mut parker = GilParker::for_answer(py, &PROSPECT, Some(self.lane.desk().life()));
         let outcome = self.lane.call(what, &[call], &mut buffers, bytes, &mut parker);
-        let Answer { what, buffers } = outcome.map_err(|error| self.failed(py, error))?;
+        let Answer { what, mut buffers } = outcome.map_err(|error| self.failed(py, error))?;
         self.used.store(true, Ordering::Relaxed);
         let tag = Tag::of_number((what >> 8) as u8).ok_or_else(|| {
             PyOSError::new_err("an answer in shared memory is damaged: it has no known tag")
         })?;
-        let decoded = codec::decode(py, what as u8, bytes, buffers);
+        let decoded = codec::decode(py, what as u8, bytes, &mut buffers);
         Ok((tag, decoded.map_err(|(error, _)| error)?))
     }
 

@@ -24,9 +24,9 @@ pub(super) enum Value {
 
 impl Value {
     /// What a message says: `raised`, or returned.
-    pub(super) fn of(py: Python<'_>, raised: bool, kind: u8, body: &[u8], spans: Spans) -> Self {
+    pub(super) fn of(py: Python<'_>, raised: bool, kind: u8, body: &[u8], mut spans: Spans) -> Self {
         if !raised && codec::is_plain(kind, &spans) {
-            return match codec::decode(py, kind, body, spans) {
+            return match codec::decode(py, kind, body, &mut spans) {
                 Ok(object) => Self::Returned(object.unbind()),
                 Err((_, Some(message))) => Self::Sealed(message),
                 Err((error, None)) => Self::Failed(error.into_value(py).into_any()),

@@ -44,10 +44,10 @@ impl Worker {
         kind: u8,
         reference: &[u8],
         body: &[u8],
-        spans: Spans,
+        mut spans: Spans,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let decoded = if codec::is_plain(kind, &spans) {
-            codec::decode(py, kind, body, spans)
+            codec::decode(py, kind, body, &mut spans)
         } else {
             codec::decode_again(py, Message::new(kind, body.to_vec(), spans))
         };

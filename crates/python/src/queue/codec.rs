@@ -169,14 +169,9 @@ pub(crate) fn encode_arguments(_py: Python<'_>, items: &[*mut ffi::PyObject], bo
     tree::encode_items(items, body)
 }
 
-/// Encodes what needs no look inside; `None` if it is something else.
-fn scalar(
-    object: &Bound<'_, PyAny>,
-    arena: &Arc<Arena>,
-    body: &mut Vec<u8>,
-    spans: &mut Spans,
-) -> PyResult<Option<u8>> {
-    let py = object.py();
+/// What is encoded in eight bytes at most: the kind of message, the bytes, and how many of them count.
+#[inline]
+pub(crate) fn small(object: &Bound<'_, PyAny>) -> Option<(u8, [u8; 8], usize)> {
     let pointer = object.as_ptr();
     let type_of = object.get_type_ptr();
     // SAFETY: the type was compared before each call that needs one; the GIL is held.
@@ -184,12 +179,38 @@ fn scalar(
         if type_of == &raw mut ffi::PyLong_Type {
             let mut overflow = 0;
             let value = ffi::PyLong_AsLongLongAndOverflow(pointer, &raw mut overflow);
-            if overflow != 0 {
-                return Ok(None);
-            }
-            body.extend_from_slice(&value.to_le_bytes());
-            Ok(Some(kind::INT))
-        } else if type_of == &raw mut ffi::PyUnicode_Type {
+            (overflow == 0).then(|| (kind::INT, value.to_le_bytes(), 8))
+        } else if type_of == &raw mut ffi::PyFloat_Type {
+            Some((kind::FLOAT, ffi::PyFloat_AsDouble(pointer).to_le_bytes(), 8))
+        } else if pointer == ffi::Py_None() {
+            Some((kind::NONE, [0; 8], 0))
+        } else if pointer == ffi::Py_True() {
+            Some((kind::TRUE, [0; 8], 0))
+        } else if pointer == ffi::Py_False() {
+            Some((kind::FALSE, [0; 8], 0))
+        } else {
+            None
+        }
+    }
+}
+
+/// Encodes what needs no look inside; `None` if it is something else.
+fn scalar(
+    object: &Bound<'_, PyAny>,
+    arena: &Arc<Arena>,
+    body: &mut Vec<u8>,
+    spans: &mut Spans,
+) -> PyResult<Option<u8>> {
+    if let Some((kind, bytes, length)) = small(object) {
+        body.extend_from_slice(&bytes[..length]);
+        return Ok(Some(kind));
+    }
+    let py = object.py();
+    let pointer = object.as_ptr();
+    let type_of = object.get_type_ptr();
+    // SAFETY: the type was compared before each call that needs one; the GIL is held.
+    unsafe {
+        if type_of == &raw mut ffi::PyUnicode_Type {
             let mut length = 0;
             let start = ffi::PyUnicode_AsUTF8AndSize(pointer, &raw mut length);
             if start.is_null() {
@@ -203,15 +224,6 @@ fn scalar(
             let start = ffi::PyBytes_AsString(pointer).cast_const().cast();
             let bytes = std::slice::from_raw_parts(start, ffi::PyBytes_Size(pointer) as usize);
             payload(py, arena, kind::BYTES, bytes, body, spans).map(Some)
-        } else if type_of == &raw mut ffi::PyFloat_Type {
-            body.extend_from_slice(&ffi::PyFloat_AsDouble(pointer).to_le_bytes());
-            Ok(Some(kind::FLOAT))
-        } else if pointer == ffi::Py_None() {
-            Ok(Some(kind::NONE))
-        } else if pointer == ffi::Py_True() {
-            Ok(Some(kind::TRUE))
-        } else if pointer == ffi::Py_False() {
-            Ok(Some(kind::FALSE))
         } else {
             Ok(None)
         }
@@ -334,11 +346,12 @@ pub(crate) fn decode<'py>(
     py: Python<'py>,
     kind: u8,
     body: &[u8],
-    mut spans: Spans,
+    spans: &mut Spans,
 ) -> Result<Bound<'py, PyAny>, (PyErr, Option<Box<Message>>)> {
     let mut pickled = None;
-    open(py, kind, body, &mut spans, &mut pickled).map_err(|error| {
+    open(py, kind, body, spans, &mut pickled).map_err(|error| {
         let again = error.is_instance_of::<PyMemoryError>(py);
+        let spans = std::mem::take(spans);
         let message = again.then(|| Box::new(Message { kind, body: body.to_vec(), spans, pickled }));
         (error, message)
     })

@@ -1,6 +1,6 @@
 //! The class that the faces' queues are made of.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,18 +26,29 @@ type Shared = Queue<RobustMutex>;
 
 thread_local! {
     /// The body of the message at hand: taken out while in use, because Python code may run in between.
-    static BODY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BODY: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-fn with_body<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    let mut body = BODY.with(|kept| std::mem::take(&mut *kept.borrow_mut()));
-    body.clear();
-    let value = work(&mut body);
-    // A large object was pickled into it: the next one need not find room for that.
-    if body.capacity() <= pickling::KEPT {
-        BODY.with(|kept| *kept.borrow_mut() = body);
+/// A buffer for a body, taken out of the thread's keeping and given back at the end.
+struct Body(Vec<u8>);
+
+impl Body {
+    #[inline]
+    fn take() -> Self {
+        let mut body = BODY.take();
+        body.clear();
+        Self(body)
     }
-    value
+}
+
+impl Drop for Body {
+    #[inline]
+    fn drop(&mut self) {
+        // A large object was pickled into it: the next one need not find room for that.
+        if self.0.capacity() <= pickling::KEPT {
+            BODY.set(std::mem::take(&mut self.0));
+        }
+    }
 }
 
 /// A queue of objects between processes, without the manners of a particular face.
@@ -98,23 +109,38 @@ impl QueueBase {
         }
         let queue = this.queue()?;
         this.used.store(true, Ordering::Relaxed);
-        with_body(|body| {
-            let mut spans = Spans::new();
-            let sending = Sending::into(queue.arena().id(), queue.handle());
-            let kind = match codec::encode(object, queue.arena(), body, &mut spans) {
-                Ok(kind) => kind,
-                Err(Failure::Memory(error)) => return Err(error),
-                Err(Failure::Pickle(error)) => {
-                    return slf.call_method1("_put_failed", (error, object)).map(|_| ());
-                }
-            };
+        if let Some((kind, bytes, length)) = codec::small(object) {
             let mut parker = GilParker::new(slf.py());
-            queue
-                .put(kind, body, &mut spans, &mut parker, deadline)
-                .map_err(|error| Self::error(slf, error, full))?;
-            sending.done();
-            Ok(())
-        })
+            return queue
+                .put(kind, &bytes[..length], &mut Spans::new(), &mut parker, deadline)
+                .map_err(|error| Self::error(slf, error, full));
+        }
+        Self::put_any(slf, queue, object, deadline)
+    }
+
+    /// As `put_object`, for what takes more than eight bytes.
+    fn put_any(
+        slf: &Bound<'_, Self>,
+        queue: &Shared,
+        object: &Bound<'_, PyAny>,
+        deadline: Deadline,
+    ) -> PyResult<()> {
+        let mut body = Body::take();
+        let mut spans = Spans::new();
+        let sending = Sending::into(queue.arena().id(), queue.handle());
+        let kind = match codec::encode(object, queue.arena(), &mut body.0, &mut spans) {
+            Ok(kind) => kind,
+            Err(Failure::Memory(error)) => return Err(error),
+            Err(Failure::Pickle(error)) => {
+                return slf.call_method1("_put_failed", (error, object)).map(|_| ());
+            }
+        };
+        let mut parker = GilParker::new(slf.py());
+        queue
+            .put(kind, &body.0, &mut spans, &mut parker, deadline)
+            .map_err(|error| Self::error(slf, error, full))?;
+        sending.done();
+        Ok(())
     }
 
     fn get_object<'py>(slf: &Bound<'py, Self>, deadline: Deadline) -> PyResult<Bound<'py, PyAny>> {
@@ -129,17 +155,21 @@ impl QueueBase {
         {
             return Ok(object);
         }
-        with_body(|body| {
-            let mut parker = if this.reads_only.load(Ordering::Relaxed) {
-                GilParker::for_reader(py, queue)
-            } else {
-                GilParker::new(py)
-            };
-            let received =
-                queue.get(body, &mut parker, deadline).map_err(|error| Self::error(slf, error, empty))?;
-            let decoded = codec::decode(py, received.kind, body, received.spans);
-            decoded.map_err(|(error, message)| this.keep_back(error, message))
-        })
+        let mut body = Body::take();
+        let mut spans = Spans::new();
+        let mut parker = if this.reads_only.load(Ordering::Relaxed) {
+            GilParker::for_reader(py, queue)
+        } else {
+            GilParker::new(py)
+        };
+        let kind = match queue.get_into(&mut body.0, &mut spans, &mut parker, deadline) {
+            Ok(kind) => kind,
+            Err(error) => return Err(Self::error(slf, error, empty)),
+        };
+        match codec::decode(py, kind, &body.0, &mut spans) {
+            Ok(object) => Ok(object),
+            Err((error, message)) => Err(this.keep_back(error, message)),
+        }
     }
 
     /// Keeps a message for the next attempt, for want of memory, and passes the error on.

@@ -53,12 +53,31 @@ impl<L: Robust> Queue<L> {
         parker: &mut P,
         deadline: Deadline,
     ) -> Result<Received<L>, QueueError<P::Interrupt>> {
-        if let Some(outcome) = self.attempt_get(body, &mut (), parker) {
-            return outcome;
+        let mut spans = Vec::new();
+        self.get_into(body, &mut spans, parker, deadline).map(|kind| Received { kind, spans })
+    }
+
+    /// As [`get`](Self::get), with the spans into `spans`, which is empty; returns the kind.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_into<P: Parker>(
+        &self,
+        body: &mut Vec<u8>,
+        spans: &mut Vec<Span<L>>,
+        parker: &mut P,
+        deadline: Deadline,
+    ) -> Result<u8, QueueError<P::Interrupt>> {
+        // Each outcome by itself: to move one that was written in parts just now holds the processor up.
+        match self.attempt_get(body, spans, &mut (), parker) {
+            Some(Ok(kind)) => return Ok(kind),
+            Some(Err(error)) => return Err(error),
+            None => {}
         }
         let ready = || !self.is_empty() || self.is_shut_down();
         try_until(&self.header().items.0, parker, deadline, ready, |parker| {
-            self.attempt_get(body, &mut (), parker)
+            self.attempt_get(body, spans, &mut (), parker)
         })?
     }
 
@@ -86,9 +105,11 @@ impl<L: Robust> Queue<L> {
         ledger: &mut impl Ledger,
         parker: &mut P,
     ) -> Result<Option<Received<L>>, QueueError<P::Interrupt>> {
-        match self.attempt_get(body, ledger, parker) {
+        let mut spans = Vec::new();
+        match self.attempt_get(body, &mut spans, ledger, parker) {
             None | Some(Err(QueueError::ShutDown)) => Ok(None),
-            Some(outcome) => outcome.map(Some),
+            Some(Ok(kind)) => Ok(Some(Received { kind, spans })),
+            Some(Err(error)) => Err(error),
         }
     }
 
@@ -109,9 +130,10 @@ impl<L: Robust> Queue<L> {
     fn attempt_get<P: Parker>(
         &self,
         body: &mut Vec<u8>,
+        spans: &mut Vec<Span<L>>,
         ledger: &mut impl Ledger,
         parker: &mut P,
-    ) -> Option<Result<Received<L>, QueueError<P::Interrupt>>> {
+    ) -> Option<Result<u8, QueueError<P::Interrupt>>> {
         if let Err(error) = self.object.check() {
             return Some(Err(error.into()));
         }
@@ -123,12 +145,12 @@ impl<L: Robust> Queue<L> {
             }
             return over.then_some(Err(QueueError::ShutDown));
         }
-        match self.get_locked(body, ledger, parker) {
+        match self.get_locked(body, spans, ledger, parker) {
             Ok(None) => None,
-            Ok(Some(received)) => {
+            Ok(Some(kind)) => {
                 self.raise_unlocked(&self.header().room.0);
                 self.tell_pollers();
-                Some(Ok(received))
+                Some(Ok(kind))
             }
             Err(error) => Some(Err(error)),
         }
@@ -137,9 +159,10 @@ impl<L: Robust> Queue<L> {
     fn get_locked<P: Parker>(
         &self,
         body: &mut Vec<u8>,
+        spans: &mut Vec<Span<L>>,
         ledger: &mut impl Ledger,
         parker: &mut P,
-    ) -> Result<Option<Received<L>>, QueueError<P::Interrupt>> {
+    ) -> Result<Option<u8>, QueueError<P::Interrupt>> {
         let header = self.header();
         let _side = self.lock_get(ledger, parker)?;
         let place = header.get.0.place();
@@ -161,7 +184,7 @@ impl<L: Robust> Queue<L> {
         if head.kind == JUMP || next.offset as usize + size > view.limit as usize {
             return Err(ShmError::Damaged { what: "a message is longer than its chunk" }.into());
         }
-        let mut spans = Vec::with_capacity(usize::from(head.spans));
+        spans.clear();
         let mut damage = None;
         body.clear();
         // SAFETY: `size` bytes from the place on lie in the chunk; they were committed, and do not change before
@@ -177,7 +200,7 @@ impl<L: Robust> Queue<L> {
                     Err(error @ ShmError::Damaged { .. }) => damage = Some(error),
                     // It could not be mapped. The message stays, for another process or a better time.
                     Err(error) => {
-                        spans.into_iter().for_each(Span::forget);
+                        spans.drain(..).for_each(Span::forget);
                         return Err(error.into());
                     }
                 }
@@ -196,7 +219,7 @@ impl<L: Robust> Queue<L> {
         crash_point("get: committed");
         // SAFETY: as above.
         unsafe { *self.get_view.get() = view };
-        for span in &spans {
+        for span in spans.iter() {
             // It was mapped just now, so this cannot fail.
             let _ = span.take_over();
             crash_point("get: span taken over");
@@ -206,7 +229,13 @@ impl<L: Robust> Queue<L> {
             // What cannot be freed is the queue's until it ends. The message counts.
             let _ = self.arena().free(place.chunk);
         }
-        damage.map_or(Ok(Some(Received { kind: head.kind, spans })), |damage| Err(damage.into()))
+        match damage {
+            None => Ok(Some(head.kind)),
+            Some(damage) => {
+                spans.clear();
+                Err(damage.into())
+            }
+        }
     }
 
     /// Whether a message is left of those that this process has seen: without a look at the producers' line.
@@ -231,6 +260,7 @@ impl<L: Robust> Queue<L> {
     }
 }
 
+#[inline]
 fn read_head(view: ChunkView, offset: u32) -> Result<RecordHead, ShmError> {
     if offset as usize + HEAD > view.limit as usize || !offset.is_multiple_of(8) {
         return Err(ShmError::Damaged { what: "a queue's place lies outside of its chunk" });

@@ -293,7 +293,11 @@ impl<L: Robust> Queue<L> {
             Ok::<_, QueueError<P::Interrupt>>(())
         };
         // As for a message, pollers are told first.
-        if self.has_pollers() { self.telling_pollers(close)? } else { close()? }
+        if self.has_pollers() {
+            self.telling_pollers(close)?
+        } else {
+            close()?
+        }
         if immediate {
             let mut body = Vec::new();
             while self.try_get(&mut body, parker)?.is_some() {

@@ -51,8 +51,11 @@ impl<L: Robust> Queue<L> {
     ) -> Result<(), QueueError<P::Interrupt>> {
         assert!(kind != JUMP && body.len() <= LONGEST_BODY + TRAILER && spans.len() <= MOST_SPANS);
         assert!(spans.iter().all(|span| span.is_of(self.arena())));
-        if let Some(outcome) = self.attempt_put(kind, body, spans, parker) {
-            return outcome;
+        // Each outcome by itself: to move one that was written in parts just now holds the processor up.
+        match self.attempt_put(kind, body, spans, parker) {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => return Err(error),
+            None => {}
         }
         let ready = || !self.is_full() || self.is_shut_down();
         try_until(&self.header().room.0, parker, deadline, ready, |parker| {
@@ -92,14 +95,28 @@ impl<L: Robust> Queue<L> {
         spans: &mut Vec<Span<L>>,
         parker: &mut P,
     ) -> Option<Result<(), QueueError<P::Interrupt>>> {
-        let outcome = match self.put_locked(kind, body, spans, Heed::Pollers, parker) {
-            // They are told first: nobody would do it for a producer that was killed right after its commit.
-            Ok(Put::Polled) => {
-                self.telling_pollers(|| self.put_locked(kind, body, spans, Heed::Nobody, parker))
+        match self.put_locked(kind, body, spans, Heed::Pollers, parker) {
+            Ok(Put::Done) => {
+                self.raise_unlocked(&self.header().items.0);
+                Some(Ok(()))
             }
-            other => other,
-        };
-        match outcome {
+            Ok(Put::Full) => None,
+            Ok(Put::Polled) => self.put_polled(kind, body, spans, parker),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// As `attempt_put`, into a queue with pollers. They are told first: nobody would do it for a producer that was killed right
+    /// after its commit.
+    #[cold]
+    fn put_polled<P: Parker>(
+        &self,
+        kind: u8,
+        body: &[u8],
+        spans: &mut Vec<Span<L>>,
+        parker: &mut P,
+    ) -> Option<Result<(), QueueError<P::Interrupt>>> {
+        match self.telling_pollers(|| self.put_locked(kind, body, spans, Heed::Nobody, parker)) {
             Ok(Put::Done) => {
                 self.raise_unlocked(&self.header().items.0);
                 Some(Ok(()))
@@ -174,7 +191,7 @@ impl<L: Robust> Queue<L> {
         crash_point("put: committed");
         // SAFETY: guarded by the side's lock, which is held.
         unsafe { *self.put_view.get() = view };
-        for span in spans.drain(..) {
+        while let Some(span) = spans.pop() {
             span.forget();
         }
         Ok(Put::Done)

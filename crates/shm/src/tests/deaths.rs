@@ -395,7 +395,8 @@ impl World {
         }
         // Whatever happened, and whoever died: nobody is left to wait for what is there.
         if after != 0 {
-            let of_the_living = self.processes.iter().enumerate().filter(|(other, _)| outcome.is_ok() || *other != index);
+            let of_the_living =
+                self.processes.iter().enumerate().filter(|(other, _)| outcome.is_ok() || *other != index);
             for poller in of_the_living.filter_map(|(_, process)| process.poller.as_ref()) {
                 assert!(is_readable(poller), "{act:?}: {outcome:?}: a message that pollers are not told of");
             }
