@@ -226,9 +226,7 @@ POOL = (
     Scenario("executor_pipelined", "Executor", "submit, 3,000 at once", rivals=LOKY),
     Scenario("executor_map", "Executor", "map", rivals=LOKY),
     Scenario("pool_life", "Life", "create, one task, close, join", rivals=POOLS),
-    Scenario(
-        "replace_killed", "Life", "worker killed, next task done", must_below=5e-3, rivals=("pebble",)
-    ),
+    Scenario("replace_killed", "Life", "worker killed, next task done", must_below=5e-3, rivals=("pebble",)),
     Scenario("million", "A million tasks", "imap_unordered", most_rounds=1),
     Scenario("million_memory", "A million tasks", "… memory at most", unit="B", most_rounds=1),
     *on_files("hash", "SHA-256 of"),
