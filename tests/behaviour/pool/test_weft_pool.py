@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import control_group
 import pool_work as work
 import pytest
 import weft
@@ -152,6 +153,40 @@ def test_a_task_that_does_not_want_to_be_cancelled(fifos: tuple[str, str]) -> No
         assert result.cancel()
         assert pool.apply(work.pid) != before
         assert isinstance(result_error(result), CancelledError) and pool.stats().retried == 0
+
+
+@pytest.mark.parametrize("star", [False, True])
+def test_a_map_is_cancelled(fifos: tuple[str, str], tmp_path: Path, star: bool) -> None:
+    done = str(tmp_path / "done")
+    with weft.Pool(1) as pool:
+        holds = pool.apply_async(work.hold, fifos)
+        until_ready(fifos[0])
+        submit: Any = pool.starmap_async if star else pool.map_async
+        task = work.append if star else work.append_to_all
+        items: list[Any] = [(done, str(number)) if star else done for number in range(3000)]
+        results = [submit(task, items, 1), submit(task, items, 7, priority=1), submit(task, items, 3000)]
+        kept = submit(task, items[:1])
+        assert all(result.cancel() for result in results) and not any(result.cancel() for result in results)
+        for result in results:
+            with pytest.raises(CancelledError):
+                result.get()
+        open_gate(fifos[1])
+        holds.get()
+        kept.get()
+        assert len(Path(done).read_text().splitlines()) == 1
+        assert pool.stats().outstanding == 0
+
+
+def test_a_map_that_runs_is_cancelled(fifos: tuple[str, str], tmp_path: Path) -> None:
+    with weft.Pool(1) as pool:
+        noted = str(tmp_path / "result")
+        result = pool.starmap_async(work.hold_and_clean_up, [(fifos[0], noted)] * 2, 1)
+        until_ready(fifos[0])
+        assert result.cancel()
+        with pytest.raises(CancelledError):
+            result.get()
+        assert pool.apply(work.square, (3,)) == 9
+        assert Path(noted).read_text() == "cleaned up"
 
 
 def test_cancelling_what_is_done() -> None:
@@ -325,6 +360,127 @@ def test_random_generators_of_workers_differ() -> None:
 # -- Functions, arguments, progress
 
 
+class Box:
+    """Something with a part that cannot be pickled."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+class Refuses:
+    """Raises what it is given when it is pickled."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("call", "path"),
+    [
+        (lambda pool, box: pool.apply(work.both, (1, box)), "args[1].lock"),
+        (lambda pool, box: pool.apply_async(work.both, (), {"a": [box]}), "kwds['a'][0].lock"),
+        (lambda pool, box: pool.apply_async(work.both, (box,), priority=1), "args[0].lock"),
+        (lambda pool, box: pool.apply(box.lock.acquire), "func"),
+        (lambda pool, box: pool.map(work.square, [1, box], 1), "item.lock"),
+        (lambda pool, box: pool.map_async(work.square, [1, box], 2), "items[1].lock"),
+        (lambda pool, box: pool.starmap(work.both, [(1, box)], 1), "args[1].lock"),
+        (lambda pool, box: pool.starmap_async(work.both, [(1,), (2, box)], 2, print), "items[1][1].lock"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_at_once(call: Any, path: str) -> None:
+    with weft.Pool(1) as pool:
+        with pytest.raises(weft.UnpicklableError, match="cannot be sent to a worker, for ") as caught:
+            call(pool, Box())
+        assert isinstance(caught.value, TypeError) and isinstance(caught.value.__cause__, TypeError)
+        assert caught.value.path == path and str(caught.value).startswith(f"{path}, a ")
+        assert pool.map(work.square, [1, 2]) == [1, 4]
+        pool.close()
+        pool.join()  # nobody is to be told of anything
+        assert pool.stats().outstanding == 0
+
+
+def test_what_cannot_be_sent_of_an_iterator_comes_in_its_turn() -> None:
+    with weft.Pool(1) as pool:
+        results = pool.imap(work.both, [1, threading.Lock(), 3])
+        assert next(results) == ((1,), {})
+        with pytest.raises(weft.UnpicklableError, match=r"item, a _thread\.lock"):
+            next(results)
+        assert list(results) == [((3,), {})]
+
+
+class Childless(Exception):
+    """Nothing can be derived from it."""
+
+    def __init_subclass__(cls) -> None:
+        raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, OSError, pickle.PicklingError, Childless])
+def test_the_refusal_is_what_the_pickler_raises_too(kind: type[Exception]) -> None:
+    error = kind("on purpose")
+    with weft.Pool(1) as pool, pytest.raises(weft.UnpicklableError) as caught:
+        pool.apply(work.both, (Refuses(error),))
+    assert caught.value.__cause__ is error and caught.value.path == "args[0]"
+    assert isinstance(caught.value, kind) is (kind is not Childless)
+
+
+@pytest.mark.parametrize(
+    ("call", "task"),
+    [
+        (lambda pool: pool.apply(work.die), "pool_work.die()"),
+        (lambda pool: pool.apply(work.die, (None,)), "pool_work.die(None)"),
+        (lambda pool: pool.apply(work.die, ("x" * 99,)), f"pool_work.die('{'x' * 17}...{'x' * 18}')"),
+        (lambda pool: pool.apply(work.die, ([],)), "pool_work.die()"),
+        (lambda pool: pool.apply(work.die, (), {"_item": 1}), "pool_work.die()"),
+        (lambda pool: pool.map(work.die, [5], 1), "pool_work.die(5), item 0"),
+        (lambda pool: pool.map(work.die, [(1, 2)], 1), "pool_work.die((1, 2)), item 0"),
+        (lambda pool: pool.map(work.die_if, range(10), 4), "pool_work.die_if(), items 4 to 7"),
+        (lambda pool: list(pool.imap(work.die_if, range(9))), "pool_work.die_if(7), item 7"),
+        (lambda pool: pool.starmap(work.die, [(None, 9)]), "pool_work.die(None, 9), item 0"),
+    ],
+)
+def test_a_death_says_whose_call_it_was(call: Any, task: str) -> None:
+    with weft.Pool(1) as pool:
+        with pytest.raises(weft.WorkerDied) as caught:
+            call(pool)
+        assert caught.value.task == task
+
+
+GUARDED = """
+import sys
+import weft
+if __name__ == "__main__":
+    factor = 3
+
+    def scaled(number):
+        return number * factor
+
+    with weft.Pool(1, context=sys.argv[1]) as pool, weft.Executor(1, sys.argv[1]) as executor:
+        print(pool.map(scaled, range(3)), pool.apply(scaled, (5,)), executor.submit(scaled, 7).result())
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_functions_below_the_guard_of_the_main_module(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    script = tmp_path / "script.py"
+    script.write_text(GUARDED)
+    ran = subprocess.run([sys.executable, str(script), method], capture_output=True, text=True)
+    assert ran.stdout == "[0, 3, 6] 15 21\n", ran.stderr
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_called_at_the_start_and_the_end_needs_no_name(method: str) -> None:
+    pytest.importorskip("cloudpickle")
+    options = weft.PoolOptions(worker_state=lambda: {"pid": 0, "calls": 6}, worker_exit=lambda state: None)
+    with weft.Pool(1, lambda *what: work.remember(*what), [1, 2], context=method, options=options) as pool:
+        assert pool.apply(work.use_state) == (0, 7)
+        assert pool.apply(work.remembered) == [1, 2]
+
+
 def test_functions_without_a_name() -> None:
     pytest.importorskip("cloudpickle")
     factor = 3
@@ -387,11 +543,49 @@ def test_progress_told() -> None:
         assert told == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.parametrize("chunk", [1, 4, None])
+def test_progress_of_all_kinds(chunk: int | None) -> None:
+    told: list[tuple[int, int]] = []
+    note: Any = lambda done, total: told.append((done, total))  # noqa: E731
+    with weft.Pool(2) as pool:
+        assert pool.starmap(pow, [(n, 2) for n in range(10)], chunk, progress=note) == [
+            n * n for n in range(10)
+        ]
+        assert told == [(n + 1, 10) for n in range(10)]
+        for submit, task, items in (
+            (pool.map_async, work.square, range(10)),
+            (pool.starmap_async, pow, [(n, 2) for n in range(10)]),
+        ):
+            told.clear()
+            called: list[Any] = []
+            result = submit(task, items, chunk, called.append, progress=note)  # type: ignore[operator]
+            assert result.get() == [n * n for n in range(10)] == called[0]
+            # Each part has been told before the whole was there.
+            assert told == sorted(told) and told[-1] == (10, 10) and len(told) == -(-10 // (chunk or 2))
+        told.clear()
+        with pytest.raises(ValueError, match="item 5"):
+            pool.map_async(work.fail_at, range(10), 1, progress=note).get()
+        assert [done for done, _ in told] == list(range(1, 11))
+
+
+def test_progress_that_raises_is_reported() -> None:
+    noted: list[Any] = []
+    before, sys.unraisablehook = sys.unraisablehook, noted.append
+    try:
+        with weft.Pool(1) as pool:
+            assert pool.map_async(work.square, range(3), 1, progress=work.fail_at_done).get() == [0, 1, 4]
+    finally:
+        sys.unraisablehook = before
+    assert [str(note.exc_value) for note in noted] == ["2 of 3"]
+
+
 def test_progress_shown(capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tqdm")
     with weft.Pool(1) as pool:
         assert pool.map(work.square, range(4), progress=True) == [0, 1, 4, 9]
-    assert "4/4" in capfd.readouterr().err
+        assert "4/4" in capfd.readouterr().err
+        assert pool.map_async(work.square, range(5), progress=True).get() == [0, 1, 4, 9, 16]
+        assert "5/5" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -402,10 +596,11 @@ def test_progress_shown(capfd: pytest.CaptureFixture[str]) -> None:
         ({"context": "threads"}, ValueError),
         ({"processes": 0}, ValueError),
         ({"initializer": 7}, TypeError),
+        ({"initializer": print, "initargs": 7}, TypeError),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error, match=f"{[*arguments][-1]} must be|cannot start|of processes must be"):
         weft.Pool(**arguments)
 
 
@@ -417,10 +612,16 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception]) -> Non
         ({"grace": 0}, ValueError),
         ({"worker_state": 7}, TypeError),
         ({"worker_exit": "x"}, TypeError),
+        ({"affinity": 7}, TypeError),
+        ({"affinity": [0, 1]}, TypeError),
+        ({"affinity": [{0}, {"1"}]}, TypeError),
+        ({"affinity": [{0}, set()]}, ValueError),
+        ({"affinity": [{-1}]}, ValueError),
+        ({"affinity": [{0, 1 << 20}]}, ValueError),
     ],
 )
 def test_bad_options(options: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error, match=f"{next(iter(options))} must be "):
         weft.PoolOptions(**options)
 
 
@@ -429,6 +630,10 @@ def test_bad_wishes() -> None:
         for wishes in ({"timeout": 0}, {"timeout": -1.0}, {"timeout": float("nan")}):
             with pytest.raises(ValueError, match="timeout must be more than"):
                 pool.apply(work.square, (1,), **wishes)
+        for priority, error in (("1", TypeError), (1.5, TypeError), (None, TypeError), (1 << 63, ValueError)):
+            for call in (pool.apply, pool.map, pool.starmap_async, pool.imap_unordered):
+                with pytest.raises(error, match="priority must be"):
+                    call(work.square, [1], priority=priority)  # type: ignore[operator]
         with pytest.raises(ValueError, match="read_ahead"):
             pool.imap(work.square, [1], read_ahead=0)
         assert pool.stats().outstanding == 0
@@ -455,25 +660,8 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def small_group() -> Iterator[Path]:
-    """A control group with little memory."""
-    for top, limit in (
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-        ("/sys/fs/cgroup", "memory.max"),
-    ):
-        group = Path(top, f"weft-{uuid.uuid4().hex}")
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            (group / limit).write_text(str(GROUP_LIMIT))
-        except OSError:
-            group.rmdir()
-            continue
+    with control_group.with_memory(GROUP_LIMIT) as group:
         yield group
-        group.rmdir()
-        return
-    pytest.skip("no control groups with a limit on memory can be made here")
 
 
 def test_a_worker_that_the_kernel_killed_for_memory(small_group: Path) -> None:

@@ -9,15 +9,24 @@ use weft_wait::{Deadline, WaitError, wait_until};
 use super::super::futures::FutureBase;
 use super::super::result::AsyncResult;
 use super::super::value::{self, Value};
-use super::table::Target;
+use super::table::{Pending, Target};
 use super::{Core, pool_error, with_message};
 use crate::queue::parker::GilParker;
 
 impl Core {
     /// The outcome of the task `id`. False if it is resolved already.
     pub(in crate::pool) fn resolve(&self, py: Python<'_>, id: u64, value: Value) -> bool {
-        let pending = self.table.lock().remove(id);
-        let Some(pending) = pending else { return false };
+        let Some(pending) = self.take(id) else { return false };
+        self.deliver(py, &pending, value);
+        true
+    }
+
+    /// Takes a task off the table. Whoever does has to deliver its outcome.
+    fn take(&self, id: u64) -> Option<Pending> {
+        self.table.lock().remove(id)
+    }
+
+    fn deliver(&self, py: Python<'_>, pending: &Pending, value: Value) {
         self.resolved.fetch_add(1, Ordering::Relaxed);
         if value.is_failure() {
             self.failed.fetch_add(1, Ordering::Relaxed);
@@ -27,7 +36,6 @@ impl Core {
             Target::Stream(stream, number) => stream.bind(py).get().accept(*number, value),
             Target::Future(future) => FutureBase::accept(future.bind(py), value),
         }
-        true
     }
 
     /// Takes all results that came, and delivers them.
@@ -51,9 +59,14 @@ impl Core {
                 if trailer.outcome == Outcome::Cancelled {
                     continue; // who cancelled it resolves it
                 }
+                // Before anything that may run Python code, and let the thread go on that looks what ended workers had in
+                // their hands: this was done, and is reported.
+                let pending = self.take(trailer.id);
                 let raised = trailer.outcome == Outcome::Raised;
                 let value = Value::of(py, raised, received.kind, body, received.spans);
-                self.resolve(py, trailer.id, value);
+                if let Some(pending) = pending {
+                    self.deliver(py, &pending, value);
+                }
             }
             if !self.held.lock().is_empty() {
                 self.put_held(py)?;
@@ -67,7 +80,12 @@ impl Core {
     }
 
     /// Waits until `done`, collecting. False if the deadline passed before.
-    pub(in crate::pool) fn wait(&self, py: Python<'_>, deadline: Deadline, done: impl Fn() -> bool) -> PyResult<bool> {
+    pub(in crate::pool) fn wait(
+        &self,
+        py: Python<'_>,
+        deadline: Deadline,
+        done: impl Fn() -> bool,
+    ) -> PyResult<bool> {
         if done() {
             return Ok(true);
         }
@@ -90,7 +108,12 @@ impl Core {
     }
 
     /// Waits at the bell until there is a result, or `called`, and takes nothing.
-    pub(super) fn wait_for_result(&self, py: Python<'_>, deadline: Deadline, called: impl Fn() -> bool) -> PyResult<()> {
+    pub(super) fn wait_for_result(
+        &self,
+        py: Python<'_>,
+        deadline: Deadline,
+        called: impl Fn() -> bool,
+    ) -> PyResult<()> {
         let mut parker = GilParker::for_event(py);
         let ready = || called() || self.owner.has_result() || self.observed.load(Ordering::SeqCst) == 0;
         let signal = self.owner.results_bell().signal();

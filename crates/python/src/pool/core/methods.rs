@@ -1,6 +1,5 @@
 //! The pool's core as its face has it.
 
-use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -10,9 +9,11 @@ use weft_pool::Owner;
 use weft_wait::Signal;
 
 use super::super::futures::FutureBase;
+use super::super::result::AsyncResult;
 use super::super::value::Value;
 use super::service::NEVER_ASKED;
 use super::table::Target;
+use super::workers::Known;
 use super::{CLOSE, Core, RUN, state_named};
 use crate::queue::arenas::{own_arena, shm_error};
 
@@ -54,6 +55,7 @@ impl Core {
             broken: Mutex::default(),
             call_workers: Mutex::new(Some(call_workers)),
             on_unreadable: Mutex::default(),
+            refuses_unpicklable: AtomicBool::new(false),
         })
     }
 
@@ -206,9 +208,9 @@ impl Core {
         })
     }
 
-    /// The worker of this slot has ended. Returns the unresolved task it had in its hands, if any: its number, its
-    /// function, and how often it may be done again.
-    fn worker_ended(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, Py<PyAny>, u32)>> {
+    /// The worker of this slot has ended. Returns the unresolved task it had in its hands, if any: its number, and how often it
+    /// may be done again.
+    fn worker_ended(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, u32)>> {
         self.settle_worker(py, slot)
     }
 
@@ -318,9 +320,27 @@ impl Core {
         self.limits(&slots)
     }
 
-    /// The function of an unresolved task, and the seconds it may run.
-    fn limit_of(&self, py: Python<'_>, id: u64) -> Option<(Py<PyAny>, f64)> {
-        self.limit(py, id)
+    /// The seconds that an unresolved task may run.
+    fn limit_of(&self, id: u64) -> Option<f64> {
+        self.limit(id)
+    }
+
+    /// What is known of an unresolved task: its function, its arguments if they are plain, and which items of an iterable it is
+    /// of, the first one and how many.
+    fn known_of(&self, py: Python<'_>, id: u64) -> Option<Known> {
+        self.described(py, id)
+    }
+
+    /// The numbers of the unresolved tasks of a result.
+    fn tasks_of(&self, result: &Bound<'_, AsyncResult>) -> Vec<u64> {
+        let table = self.table.lock();
+        let mine = |target: &Target| matches!(target, Target::Result(of, _) if of.is(result));
+        table.unresolved().filter(|(_, pending)| mine(&pending.target)).map(|(id, _)| id).collect()
+    }
+
+    /// Have a task that cannot be pickled refused where it is put, by `weft.UnpicklableError`.
+    fn refuse_unpicklable(&self) {
+        self.refuses_unpicklable.store(true, Ordering::Relaxed);
     }
 
     /// Let workers end that find no task, as soon as all streams are fed.

@@ -121,6 +121,8 @@ pub(crate) struct Core {
     call_workers: Mutex<Option<Py<PyAny>>>,
     /// Called with the reason when the result of a future cannot be unpickled; makes its failure.
     on_unreadable: Mutex<Option<Py<PyAny>>>,
+    /// A task that cannot be pickled is refused where it is put.
+    refuses_unpicklable: AtomicBool,
 }
 
 pub(super) fn pool_error(error: PoolError<PyErr>) -> PyErr {

@@ -18,6 +18,8 @@ use crate::queue::parker::GilParker;
 pub(super) enum Deferred {
     Result(Py<AsyncResult>),
     Future(Py<FutureBase>),
+    /// So many calls of it are over, of so many.
+    Progress(Py<AsyncResult>, usize, usize),
 }
 
 /// Values of `service_state`.
@@ -50,7 +52,16 @@ impl Core {
         self.defer_any(py, Deferred::Future(future));
     }
 
-    pub(super) fn defer_any(&self, py: Python<'_>, deferred: Deferred) {
+    /// More of a result that is observed has come.
+    pub(in crate::pool) fn defer_progress(&self, result: Py<AsyncResult>, over: usize, calls: usize) {
+        // Counted for itself: nothing is idle before it is told. The service runs since the result is observed.
+        self.observed.fetch_add(1, Ordering::SeqCst);
+        self.deferred.lock().push_back(Deferred::Progress(result, over, calls));
+        self.service.raise_all();
+        self.owner.results_bell().ring_all();
+    }
+
+    fn defer_any(&self, py: Python<'_>, deferred: Deferred) {
         self.deferred.lock().push_back(deferred);
         // A thread that cannot be started has been told of when the result was asked for.
         let _ = self.call_service(py);
@@ -80,6 +91,9 @@ impl Core {
                 None => break,
                 Some(Deferred::Result(result)) => AsyncResult::complete(result.bind(py)),
                 Some(Deferred::Future(future)) => FutureBase::complete(future.bind(py)),
+                Some(Deferred::Progress(result, over, calls)) => {
+                    AsyncResult::tell(result.bind(py), over, calls);
+                }
             }
             self.unobserve();
         }
@@ -88,8 +102,9 @@ impl Core {
     /// Run what has to be done though nobody waits, until `stop`.
     pub(super) fn run_service(&self, py: Python<'_>) -> PyResult<()> {
         while !self.stopped.load(Ordering::Acquire) {
-            self.collect(py)?;
-            self.run_deferred(py);
+            let collected = self.collect(py);
+            self.run_deferred(py); // after a failure, too: what came is told
+            collected?;
             let reads = self.reads.load(Ordering::Relaxed);
             let has_streams = self.has_unfed_eager();
             if has_streams {

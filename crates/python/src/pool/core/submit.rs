@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyFunction, PyModule, PyType};
+use pyo3::types::{PyBool, PyCFunction, PyFloat, PyFunction, PyInt, PyModule, PyString, PyTuple, PyType};
 use weft_pool::Call;
 use weft_wait::Deadline;
 
@@ -18,7 +18,8 @@ use crate::queue::parker::GilParker;
 use crate::shared::sending::Sending;
 
 impl Core {
-    /// Puts a task. A task that cannot be pickled fails as if it had been done. After an error it was not put.
+    /// Puts a task. One that cannot be pickled is refused if that is what the pool is told to do; otherwise, and in a
+    /// stream, it fails as if it had been done. After an error it was not put, or is taken back if it can be.
     pub(in crate::pool) fn submit<'py>(
         slf: &Bound<'py, Self>,
         function: &Bound<'py, PyAny>,
@@ -32,7 +33,9 @@ impl Core {
         let again = (!wishes.is_plain())
             .then(|| Box::new(Again { call, arguments: arguments.clone().unbind(), wishes, retried: 0 }));
         let function_too = if wishes.is_plain() { name_giver(function) } else { function.clone() }.unbind();
-        let entered = this.table.lock().insert(Pending { target, function: function_too, wishes: again });
+        let shown = matches!(call, Call::Arguments | Call::Item).then(|| plain(arguments)).flatten();
+        let pending = Pending { target, function: function_too, call, shown, wishes: again };
+        let entered = this.table.lock().insert(pending);
         let id = match entered {
             Ok(id) => id,
             Err(refused) => {
@@ -44,6 +47,11 @@ impl Core {
         if let Err(error) = called.and_then(|()| this.post(py, id, function, call, arguments, wishes)) {
             let forgotten = this.table.lock().remove(id);
             drop(forgotten);
+            return Err(error);
+        }
+        // Once more: whoever was called before may have found nothing to do yet.
+        if let Err(error) = this.call_if_missing(py) {
+            this.withdraw(py, id)?;
             return Err(error);
         }
         Ok(id)
@@ -86,18 +94,24 @@ impl Core {
                 if wishes.priority != 0 {
                     self.put_held(py)?;
                 }
-                // Once more: whoever was called before may have found nothing to do yet.
-                self.call_if_missing(py)
+                Ok(())
             }
             Err(Failure::Memory(error)) => Err(error),
             Err(Failure::Pickle(error)) => {
                 if !error.is_instance_of::<pyo3::exceptions::PyException>(py) {
                     return Err(error);
                 }
-                let explained =
-                    helper(py, "unpicklable")?.call1((error.into_value(py), function, arguments))?;
+                let refuses = self.refuses_unpicklable.load(Ordering::Relaxed);
+                let parts = (error.into_value(py), function, arguments, call as u8, refuses);
+                let explained = helper(py, "unpicklable")?.call1(parts)?;
+                // What a stream is fed with comes in its turn, whatever it comes to.
+                let streams =
+                    self.table.lock().get(id).is_some_and(|task| matches!(task.target, Target::Stream(..)));
+                if refuses && !streams {
+                    return Err(PyErr::from_value(explained));
+                }
                 self.resolve(py, id, Value::Failed(explained.unbind()));
-                self.call_if_missing(py)
+                Ok(())
             }
         }
     }
@@ -124,6 +138,25 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// What a call is made with, if it is a number, a short string or the like, or a tuple of few of them.
+#[inline]
+fn plain(arguments: &Bound<'_, PyAny>) -> Option<Py<PyAny>> {
+    const MOST: usize = 6;
+    let Ok(tuple) = arguments.cast_exact::<PyTuple>() else {
+        return is_plain(arguments).then(|| arguments.clone().unbind());
+    };
+    (tuple.len() <= MOST && tuple.iter_borrowed().all(|one| is_plain(&one)))
+        .then(|| arguments.clone().unbind())
+}
+
+fn is_plain(one: &Bound<'_, PyAny>) -> bool {
+    one.is_exact_instance_of::<PyInt>()
+        || one.is_exact_instance_of::<PyFloat>()
+        || one.is_exact_instance_of::<PyBool>()
+        || one.is_none()
+        || one.cast_exact::<PyString>().is_ok_and(|text| text.len().is_ok_and(|length| length <= 256))
 }
 
 /// What gives a task its name in messages. Of a method, that is not the object: tasks keep none alive that the program

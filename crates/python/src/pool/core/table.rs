@@ -21,6 +21,9 @@ pub(in crate::pool) enum Target {
 pub(super) struct Pending {
     pub(super) target: Target,
     pub(super) function: Py<PyAny>,
+    pub(super) call: Call,
+    /// What the call is made with, for messages, if it is plain: anything else is the program's, and not kept alive.
+    pub(super) shown: Option<Py<PyAny>>,
     /// What else is asked of it, if anything.
     pub(super) wishes: Option<Box<Again>>,
 }

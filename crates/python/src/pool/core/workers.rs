@@ -3,15 +3,21 @@
 use std::sync::atomic::Ordering;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use weft_pool::Call;
 
 use super::super::value::Value;
+use super::table::Target;
 use super::{Core, pool_error};
 use crate::queue::parker::GilParker;
 
+/// A task's function, its arguments if they are plain, and which items of an iterable it is of: the first one, and how many.
+pub(super) type Known = (Py<PyAny>, Option<Py<PyAny>>, Option<(usize, usize)>);
+
 impl Core {
-    /// The worker of this slot has ended. Returns the unresolved task it had in its hands, if any: its number, its
-    /// function, and how often it may be done again.
-    pub(super) fn settle_worker(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, Py<PyAny>, u32)>> {
+    /// The worker of this slot has ended. Returns the unresolved task it had in its hands, if any: its number, and how often it
+    /// may be done again.
+    pub(super) fn settle_worker(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, u32)>> {
         self.owner.settle(&mut GilParker::new(py)).map_err(pool_error)?;
         self.collect(py)?;
         // No result may follow that would have the next ones put.
@@ -21,8 +27,29 @@ impl Core {
         let mut table = self.table.lock();
         Ok(table.get(at_hand.id).map(|pending| {
             let left = pending.wishes.as_ref().map_or(0, |again| again.wishes.retries - again.retried);
-            (at_hand.id, pending.function.clone_ref(py), left)
+            (at_hand.id, left)
         }))
+    }
+
+    /// What is known of an unresolved task.
+    pub(super) fn described(&self, py: Python<'_>, id: u64) -> Option<Known> {
+        let mut table = self.table.lock();
+        let pending = table.get(id)?;
+        let items = match &pending.target {
+            Target::Result(result, part) => result.get().calls_of(*part),
+            Target::Stream(stream, number) => Some(stream.get().items_of(*number)),
+            Target::Future(_) => None,
+        };
+        let (function, call) = (pending.function.clone_ref(py), pending.call);
+        let shown = pending.shown.as_ref().map(|shown| shown.clone_ref(py));
+        drop(table);
+        let arguments = match shown {
+            Some(item) if call == Call::Item => {
+                PyTuple::new(py, [item]).ok().map(|one| one.into_any().unbind())
+            }
+            shown => shown,
+        };
+        Some((function, arguments, items))
     }
 
     /// Put the task again. False if it is resolved, or there is nothing to put.
@@ -74,11 +101,10 @@ impl Core {
         timed.into_iter().map(|(id, timeout)| of(id, timeout)).collect()
     }
 
-    /// The function of an unresolved task, and the seconds it may run.
-    pub(super) fn limit(&self, py: Python<'_>, id: u64) -> Option<(Py<PyAny>, f64)> {
+    /// The seconds that an unresolved task may run.
+    pub(super) fn limit(&self, id: u64) -> Option<f64> {
         let mut table = self.table.lock();
-        let pending = table.get(id)?;
-        let timeout = pending.wishes.as_ref().map_or(0, |again| again.wishes.timeout);
-        Some((pending.function.clone_ref(py), timeout as f64 / 1e9))
+        let timeout = table.get(id)?.wishes.as_ref().map_or(0, |again| again.wishes.timeout);
+        Some(timeout as f64 / 1e9)
     }
 }
