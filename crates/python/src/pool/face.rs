@@ -26,6 +26,9 @@ pub(crate) struct PoolBase {
 /// What a caller asked of a task: retries, seconds it may run, priority.
 type Asked = (Option<u32>, Option<f64>, i64);
 
+/// Who is told: of what was returned, of what was raised, of progress.
+type Told = (Option<Py<PyAny>>, Option<Py<PyAny>>, Option<Py<PyAny>>);
+
 const NOTHING: Asked = (None, None, 0);
 
 fn wishes(core: &Core, (retries, timeout, priority): Asked) -> PyResult<Wishes> {
@@ -322,15 +325,15 @@ impl PoolBase {
         Self::_map_async(slf, func, iterable, chunksize, told, true, NOTHING)
     }
 
-    /// As `map_async` or, with `star`, `starmap_async`, with what else can be asked of a task. Who is `told`: the two callbacks,
-    /// and one that is called with the number of items that are done, and of all.
+    /// As `map_async` or, with `star`, `starmap_async`, with what else can be asked of a task. Of progress is told how many items are
+    /// over, and how many there are.
     #[pyo3(signature = (func, iterable, chunksize, told, star, asked))]
     fn _map_async<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<isize>,
-        told: (Option<Py<PyAny>>, Option<Py<PyAny>>, Option<Py<PyAny>>),
+        told: Told,
         star: bool,
         asked: Asked,
     ) -> PyResult<Bound<'py, AsyncResult>> {
