@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import sys
 import types
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -94,10 +93,15 @@ def _is_guarded(function: Any) -> bool:
     code = function.__code__
     if code.co_filename != getattr(sys.modules["__main__"], "__file__", None):
         return False
-    return any(code.co_firstlineno in lines for lines in _guarded_lines(code.co_filename))
+    guarded = _guarded.get(code.co_filename)
+    if guarded is None:
+        guarded = _guarded[code.co_filename] = _guarded_lines(code.co_filename)
+    return any(code.co_firstlineno in lines for lines in guarded)
 
 
-@cache
+_guarded: dict[str, tuple[range, ...]] = {}
+
+
 def _guarded_lines(path: str) -> tuple[range, ...]:
     """The lines below `if __name__ == "__main__":` in a file of source code."""
     try:
