@@ -124,10 +124,7 @@ class Crew:
                 if process.exitcode is None:
                     process.terminate()
             for process in started:
-                process.join(GRACE)
-                if process.exitcode is None:
-                    process.kill()
-                    process.join()
+                process.join()
             self._members.clear()
             self._close()
             raise
