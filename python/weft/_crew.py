@@ -115,9 +115,8 @@ class Crew:
             self.repopulate()
             watcher.start()
         except BaseException:
-            self.state = self.core.state = (
-                TERMINATE  # also to a watcher that runs already, because its start was interrupted
-            )
+            # Also for a watcher that runs already, because its start was interrupted.
+            self.state = self.core.state = TERMINATE
             started = [member.process for member in self._members.values()]
             self.processes.clear()
             for process in started:

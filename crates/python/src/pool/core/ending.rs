@@ -42,34 +42,38 @@ impl Core {
     pub(super) fn withdraw_queued(&self, py: Python<'_>, kept: usize) -> PyResult<()> {
         let mut withdrawn = Vec::new();
         let mut again = Vec::new();
+        // What was taken back is nobody else's to know: a failure is told when all of it has been dealt with.
+        let mut outcome = Ok(());
         for express in [true, false] {
-            with_message(|message| {
-                let mut parker = GilParker::new(py);
+            let taken = with_message(|message| {
+                let mut parker = GilParker::deaf(py);
                 while let Some((id, received)) =
                     self.owner.take_back(express, message, &mut parker).map_err(pool_error)?
                 {
                     if again.len() < kept && self.table.lock().get(id).is_some() {
-                        again.push((express, message.clone(), received));
+                        again.push((id, express, message.clone(), received));
                     } else {
                         self.owner.resolved(id);
                         withdrawn.extend(self.table.lock().remove(id));
                     }
                 }
-                Ok::<_, PyErr>(())
-            })?;
+                Ok(())
+            });
+            outcome = outcome.and(taken);
         }
-        for (express, message, mut received) in again {
+        for (id, express, message, mut received) in again {
             let mut parker = GilParker::deaf(py);
-            self.owner
-                .post(express, received.kind, &message, &mut received.spans, &mut parker)
-                .map_err(pool_error)?;
+            let posted = self.owner.post(express, received.kind, &message, &mut received.spans, &mut parker);
+            if let Err(error) = posted {
+                self.resolve(py, id, Value::Failed(pool_error(error).into_value(py).into_any()));
+            }
         }
         for pending in withdrawn {
             if let Target::Future(future) = &pending.target {
-                FutureBase::withdrawn(future.bind(py))?;
+                outcome = outcome.and(FutureBase::withdrawn(future.bind(py)).map(drop));
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Keep the task from being begun. Returns None if no worker will do it, the slot of the worker that does it, or -1
