@@ -14,15 +14,14 @@ import time
 from concurrent.futures import CancelledError
 
 from weft import _killer
-from weft._failures import PoolTerminated, TaskTimeout, WorkerDied, how_it_ended, named
+from weft._failures import PoolTerminated, TaskTimeout, WorkerDied, described, how_it_ended, named
 from weft._native import _pool
 from weft._worker import Duty, Post, work
 from weft.multiprocessing.connection import wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Iterable
 
     from weft.multiprocessing._stock import AnyProcess
 
@@ -111,10 +110,15 @@ class Crew:
 
     def start(self) -> None:
         """Start the workers, and the thread that watches them. If one cannot be started, none is left."""
+        watcher = threading.Thread(target=self._watch, name="weft-pool-watcher", daemon=True)
         try:
             self.repopulate()
+            watcher.start()
         except BaseException:
-            started, self.processes[:] = list(self.processes), []
+            # Also for a watcher that runs already, because its start was interrupted.
+            self.state = self.core.state = TERMINATE
+            started = [member.process for member in self._members.values()]
+            self.processes.clear()
             for process in started:
                 if process.exitcode is None:
                     process.terminate()
@@ -123,15 +127,24 @@ class Crew:
             self._members.clear()
             self._close()
             raise
-        self._watcher = threading.Thread(target=self._watch, name="weft-pool-watcher", daemon=True)
-        self._watcher.start()
+        self._watcher = watcher
 
     def _start_service(self) -> None:
-        self._service = threading.Thread(target=self._serve, name="weft-pool-service", daemon=True)
-        self._service.start()
+        service = threading.Thread(target=self._serve, name="weft-pool-service", daemon=True)
+        service.start()
+        self._service = service  # not before: whoever joins it may
 
     def _serve(self) -> None:
-        self.core.serve()
+        try:
+            self.core.serve()
+        except BaseException as error:
+            # No memory, say. Results that somebody wants to be told of would never be: all ends, and they are told that.
+            with self._lock:
+                if self.state != TERMINATE:
+                    self._break(error)
+            self.poke()
+            self.core.serve()
+            raise
 
     def poke(self) -> None:
         """Have the watcher look around."""
@@ -316,12 +329,18 @@ class Crew:
         """What all tasks fail with because a worker ended so; None if that is no reason."""
         return None
 
-    def _settle(self, member: Member, exitcode: int | None, task: int, function: Any, retries: int) -> None:
+    def _settle(self, member: Member, exitcode: int | None, task: int, retries: int) -> None:
         """Deal with the task of a worker that ended."""
         pid = member.process.pid
         if retries and self.core.retry(task):
             return
-        self.core.fail(task, WorkerDied(named(function), pid, exitcode, self._why(exitcode)))
+        words = self._words(task) or "a task"
+        self.core.fail(task, WorkerDied(words, pid, exitcode, self._why(exitcode)))
+
+    def _words(self, task: int) -> str:
+        """The task in a message; nothing if it is resolved."""
+        known = self.core.known_of(task)
+        return "" if known is None else described(*known)
 
     def _why(self, exitcode: int | None) -> str:
         why = how_it_ended(exitcode)
@@ -356,11 +375,12 @@ class Crew:
                 soonest = left if soonest is None else min(soonest, left)
                 continue
             member = self._members[slot]
-            asked = self.core.limit_of(task)
-            if asked is not None:
-                function, limit = asked
-                words = f"{named(function)} ran longer than {limit:g} seconds in worker process {member.process.pid}"
-                self.core.fail(task, TaskTimeout(f"{words}, and was stopped"))
+            limit = self.core.limit_of(task)
+            if limit is not None:
+                words = f"{self._words(task)} ran longer than {limit:g} seconds"
+                self.core.fail(
+                    task, TaskTimeout(f"{words} in worker process {member.process.pid}, and was stopped")
+                )
             self._stop(member, task)
         for member in self._members.values():
             if self.state == TERMINATE:
@@ -371,21 +391,26 @@ class Crew:
                 soonest = due if soonest is None else min(soonest, due)
         return soonest
 
-    def cancel(self, task: int) -> bool:
-        """Keep the task from being done, or stop it. False if it is done."""
+    def cancel(self, tasks: Iterable[int]) -> bool:
+        """Keep the tasks from being done, or stop them. False if all are done."""
         self.core.check()
-        with self._lock:
-            where = self.core.cancel(task)
-            if where == -1:
-                return False
-            if where is not None:
-                member = self._members.get(where)
-                if member is not None:
-                    self._stop(member, task)
-            # With the lock: the watcher could have it done again.
-            done = self.core.fail(task, CancelledError())
+        cancelled = False
+        for task in tasks:
+            # Each with the lock: the watcher could have it done again.
+            with self._lock:
+                cancelled |= self._cancel(task)
         self.poke()
-        return done
+        return cancelled
+
+    def _cancel(self, task: int) -> bool:
+        where = self.core.cancel(task)
+        if where == -1:
+            return False
+        if where is not None:
+            member = self._members.get(where)
+            if member is not None:
+                self._stop(member, task)
+        return self.core.fail(task, CancelledError())
 
     def _stop(self, member: Member, task: int) -> None:
         if member.stopping is None or member.stopping.task != task:

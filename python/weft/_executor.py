@@ -75,23 +75,29 @@ class Executor(_pool.ExecutorBase, _base.Executor):
         max_tasks_per_child: int | None = None,
         retries: int = 0,
     ) -> None:
-        from weft._pool import _portable
+        from weft import _portability
 
-        if retries < 0:
-            raise ValueError(f"retries must be 0 or more, not {retries}")
+        if not isinstance(retries, int):
+            raise TypeError(f"retries must be an integer, not {retries!r}")
+        if not 0 <= retries < 1 << 32:
+            raise ValueError(f"retries must be 0 or more, and less than 2**32, not {retries}")
         self._check(max_workers, initializer, max_tasks_per_child)
         self._mp_context = mp_context
         at_once, make_process = _maker(mp_context)
+        portable = _portability.of("fork" if at_once else "template")
+        if initializer is not None and not at_once:
+            initializer = portable(initializer)
         duty = _duty(initializer, initargs, max_tasks_per_child)
-        self._set_up(max_workers, duty, make_process, at_once, False, _portable)
+        self._set_up(max_workers, duty, make_process, at_once, False, portable)
         self._crew.core.retries = retries
+        self._crew.core.refuse_unpicklable()
 
     @staticmethod
     def _check(max_workers: int | None, initializer: Callable[..., object] | None, most: int | None) -> None:
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
         if most is not None:
             if not isinstance(most, int):
                 raise TypeError("max_tasks_per_child must be an integer")

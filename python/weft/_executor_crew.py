@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
@@ -100,10 +101,12 @@ class ExecutorCrew(Crew):
         self.by_pid.pop(process.pid, None)
 
     def _watch(self) -> None:
-        super()._watch()
-        # Futures that nobody waits for are shown to be done all the same.
-        self.core.wait_idle()
-        self._dismiss_service()
+        try:
+            super()._watch()
+        finally:
+            # Futures that nobody waits for are shown to be done all the same.
+            self.core.wait_idle()
+            self._dismiss_service()
 
     def _dismiss_service(self) -> None:
         self.core.stop()
@@ -129,14 +132,28 @@ class ExecutorCrew(Crew):
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked worker's copy, at the worker's end
         with self._lock:
             if self.state == RUN:
                 # Before anything else: whatever runs meanwhile puts no task any more.
                 self.core.state = CLOSE
             super().close()
-            if self._watcher is None:
+            if self._watcher is None and not self._is_begun():
                 self._close()
                 self.core.stop()
+
+    def _is_begun(self) -> bool:
+        """Whether a first task was taken in the very moment of the end. It came too late to start workers, so that is done here."""
+        if self.core.seal():
+            return False
+        self._hired = self.size if self._at_once else 1
+        try:
+            self.start()
+        except Exception as error:
+            self._break(error)
+            return False
+        return True
 
     def cancel_queued(self) -> None:
         """Take no more tasks, and cancel those that no worker has begun. Where that is to be as in the standard library, so many

@@ -7,12 +7,13 @@ by an exception that says what it was.
 from __future__ import annotations
 
 import concurrent.futures.process
+import reprlib
 import signal
 import traceback
 import types
 from concurrent.futures.process import BrokenProcessPool
 
-from weft._unpicklable import culprit
+from weft._unpicklable import UnpicklableError, culprit, kind_of
 from weft.multiprocessing._stock import context, reduction
 
 TYPE_CHECKING = False
@@ -92,13 +93,44 @@ def how_it_ended(exitcode: int | None) -> str:
 
 def named(function: object) -> str:
     """A task in a message."""
+    try:
+        return _named(function)
+    except Exception:  # of the program's own attributes; nobody's error may be lost over a name
+        return f"a call of {type(function).__qualname__}"
+
+
+def _named(function: object) -> str:
     name = getattr(function, "__qualname__", None)
     if name is None:
         inner = getattr(function, "func", None)  # a partial
-        name = type(function).__qualname__ if inner is None else f"partial of {named(inner)}"
+        name = type(function).__qualname__ if inner is None else f"partial of {_named(inner)}"
         return f"a call of {name}" if inner is None else str(name)
     module = getattr(function, "__module__", None)
     return f"{module}.{name}()" if module else f"{name}()"
+
+
+class _Brief(reprlib.Repr):
+    """Plain arguments, in few characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 40
+        self.maxtuple = 6
+
+
+_brief = _Brief()
+
+
+def described(function: object, arguments: object, items: tuple[int, int] | None) -> str:
+    """A task in a message, with what is known of its arguments: themselves, if they are plain and few, or which items of a
+    map they are, the first one and how many."""
+    name = named(function)
+    if isinstance(arguments, tuple) and name.endswith("()"):
+        name = f"{name[:-1]}{', '.join(map(_brief.repr, arguments))})"
+    if items is None:
+        return name
+    first, count = items
+    return f"{name}, item {first}" if count == 1 else f"{name}, items {first} to {first + count - 1}"
 
 
 # --- in the worker ------------------------------------------------------------------------------------------------
@@ -185,23 +217,57 @@ def unreadable(failure: BaseException) -> BaseException:
     return error
 
 
-def unpicklable(error: Exception, function: object, arguments: object) -> Exception:
-    """The failure of a task that could not be sent: what the pickler raised, and which part it was about."""
+# What the parts of a message are called in the calls that make it, by the number of `weft_pool::Call`.
+_ARGUMENTS = ("args", "args, kwds", "item", "items", "items")
+
+
+def unpicklable(error: Exception, function: object, arguments: object, call: int, refuses: bool) -> Exception:
+    """The failure of a task that could not be sent: what the pickler raised, and which part it was about.
+
+    With `refuses` it is a `weft.UnpicklableError`, which is of the pickler's class too; otherwise what the pickler raised, with
+    a note.
+    """
     try:
         path, part = culprit((function, arguments), "task")
-        what = path.replace("task[0]", "the function", 1).replace("task[1]", "the arguments", 1)
-        kind = type(part)
-        error.add_note(f"{what}, a {kind.__qualname__}, cannot be sent to a worker, for {named(function)}")
+        named_so = _ARGUMENTS[call]
+        if named_so == "args, kwds":
+            path = path.replace("task[1][0]", "args", 1).replace("task[1][1]", "kwds", 1)
+        path = path.replace("task[0]", "func", 1).replace("task[1]", named_so, 1)
+        what = f"{path}, a {kind_of(part)}, cannot be sent to a worker, for {named(function)}"
+        hint = ""
         if isinstance(part, types.FunctionType) and "<" in part.__qualname__:
-            error.add_note(
+            hint = (
                 "Lambdas, closures and local classes need weft.Pool or weft.Executor and the package cloudpickle: "
                 "pip install cloudpickle"
             )
     except Exception as worse:
-        error.add_note(
+        path, part, hint = "task", None, ""
+        what = (
             f"a task, {named(function)}, cannot be sent to a worker ({worse!r} when looking for the reason)"
         )
-    return error
+    failure = error
+    if refuses:
+        failure = _refusal(type(error), f"{what}: {_said(error)}", path, part)
+        failure.__cause__ = error
+    else:
+        error.add_note(what)
+    if hint:
+        failure.add_note(hint)
+    return failure
+
+
+def _refusal(kind: type[Exception], message: str, path: str, part: object) -> UnpicklableError:
+    """The error, which is a `kind` too: programs catch what the pickler raises."""
+    cls: Any = UnpicklableError
+    try:
+        if not issubclass(UnpicklableError, kind):
+            cls = type("UnpicklableError", (UnpicklableError, kind), {"__module__": "weft"})
+        made: UnpicklableError = cls(message, path, part)
+    except (
+        Exception
+    ):  # a class of the program's that cannot be a base, or be made of this: the cause is of it
+        made = UnpicklableError(message, path, part)
+    return made
 
 
 def timed_out() -> Exception:

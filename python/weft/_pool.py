@@ -6,10 +6,12 @@ come and go. Its workers start from the template process unless told otherwise, 
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from weft import _portability
 from weft._crew import Crew
 from weft._native import _pool
 from weft._worker import Duty
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
     from weft.multiprocessing._stock import AnyProcess
 
 T = TypeVar("T")
+R = TypeVar("R")
+_Asked = tuple["int | None", "float | None", int]  # retries, seconds, priority
+_Progress = Any  # whether a bar is shown, or what is told
 
 _METHODS = ("template", "forkserver", "spawn", "fork")
 # Items that are out and unread of an iterator over results, for each worker.
 _READ_AHEAD = 16
+_MOST_URGENT = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,8 @@ class PoolOptions:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a callable, not {type(value).__name__}")
+        if self.affinity is not None:
+            _check_affinity(self.affinity)
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class PoolStats:
 
 
 class Result(Generic[T]):
-    """A result that can be cancelled; otherwise as `multiprocessing.pool.AsyncResult`."""
+    """A result, of one call or of many, that can be cancelled; otherwise as `multiprocessing.pool.AsyncResult`."""
 
     def __init__(self, result: _pool.AsyncResult[T], crew: Crew) -> None:
         self._result = result
@@ -115,13 +123,10 @@ class Result(Generic[T]):
     def cancel(self) -> bool:
         """Keep the task from being done, or stop it if a worker is at it; `get` raises CancelledError then.
 
-        A running task gets SIGINT, that is a KeyboardInterrupt, after the pool's `grace` SIGTERM, and then SIGKILL. Returns
+        Of a map, that is all of its tasks which are not done. A running task gets SIGINT, that is a KeyboardInterrupt, after the pool's `grace` SIGTERM, and then SIGKILL. Returns
         False, and does nothing, if the result has come.
         """
-        task = self._result._id
-        if task is None:
-            return False
-        return self._crew.cancel(task)
+        return self._crew.cancel(self._crew.core.tasks_of(self._result))
 
 
 class Pool(_face.Pool):
@@ -154,7 +159,9 @@ class Pool(_face.Pool):
         if options is not None and not isinstance(options, PoolOptions):
             raise TypeError(f"options must be weft.PoolOptions, not {type(options).__name__}")
         self._options = options or PoolOptions()
-        _check_wishes(timeout, retries)
+        _check_wishes(timeout, retries, 0)
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer must be a callable, not {initializer!r}")
         self._limit = timeout
         self._retries = retries
         self._method = "template"
@@ -165,20 +172,50 @@ class Pool(_face.Pool):
         self._given = context
         if context is None:
             context = _context._default_context.get_context()
+        else:
+            self._method = context.get_start_method()
+        self._portable = _portability.of(self._method)
         super().__init__(processes, initializer, initargs, maxtasksperchild, context)
 
     def _make_crew(self, make_process: Callable[..., AnyProcess], size: int, duty: Duty) -> Crew:
         options = self._options
         duty.patience, duty.memory = options.idle_timeout, options.memory_limit
         duty.affinity, duty.reseed = options.affinity, options.reseed
-        duty.state, duty.farewell = options.worker_state, options.worker_exit
+        for name, function in (
+            ("initializer", duty.initializer),
+            ("state", options.worker_state),
+            ("farewell", options.worker_exit),
+        ):
+            stays = function is None or self._method == "fork"
+            setattr(duty, name, function if stays else self._portable(function))  # type: ignore[arg-type]
         if self._given is None:
             make_process = _Maker(self._method)
         crew = Crew(make_process, size, duty, self._pool, options.grace)
         crew.core.retries = self._retries
+        crew.core.refuse_unpicklable()
         return crew
 
     # --- calls -----------------------------------------------------------------------------------------------------
+
+    def _asked(self, timeout: float | None, retries: int | None, priority: int) -> _Asked:
+        """What is asked of a task beyond its being done."""
+        if timeout is not None or retries is not None or priority != 0:
+            _check_wishes(timeout, retries, priority)
+        return retries, self._limit if timeout is None else timeout, priority
+
+    def _is_plain(self, asked: _Asked) -> bool:
+        retries, limit, priority = asked
+        return limit is None and not priority and retries in (None, self._retries)
+
+    def _is_meant_for_calls(self, asked: _Asked) -> bool:
+        """Whether it is meant for a call, not for many in turn."""
+        return asked[1] is not None or bool(asked[0] or self._retries)
+
+    def _tended(self, result: R, asked: _Asked) -> R:
+        """A result; the watcher has to see to its time limit, if it has one."""
+        if asked[1] is not None:
+            self._crew.poke()
+        return result
 
     def apply(  # type: ignore[override]
         self,
@@ -193,11 +230,10 @@ class Pool(_face.Pool):
         """Call `func(*args, **kwds)` in a worker, and return what it returns, or raise what it raises.
 
         It may run for `timeout` seconds, is done again up to `retries` times if its worker dies, and overtakes waiting
-        tasks of lower `priority`. Raises what `Result.get` raises.
+        tasks of lower `priority`. Raises what `Result.get` raises, and `weft.UnpicklableError` if it cannot be sent.
         """
-        if timeout is None and self._limit is None and not priority:
-            if retries is None or retries == self._retries:
-                return super().apply(_portable(func), args, kwds)
+        if self._limit is None and timeout is None and retries is None and priority == 0:
+            return super().apply(self._portable(func), args, kwds)
         return self.apply_async(func, args, kwds, timeout=timeout, retries=retries, priority=priority).get()
 
     def apply_async(  # type: ignore[override]
@@ -215,16 +251,12 @@ class Pool(_face.Pool):
         """As `apply`, without waiting: return a `Result`.
 
         `callback` is called with what it returns, `error_callback` with what it raises, in another thread, before the result
-        is ready.
+        is ready. What cannot be sent is raised here.
         """
-        _check_wishes(timeout, retries)
-        limit = self._limit if timeout is None else timeout
-        result = self._apply_async(
-            _portable(func), args, kwds or {}, callback, error_callback, retries, limit, priority
-        )
-        if limit is not None:
-            self._crew.poke()
-        return Result(result, self._crew)
+        asked = self._asked(timeout, retries, priority)
+        portable = self._portable(func)
+        result = self._apply_async(portable, args, kwds or {}, callback, error_callback, asked)
+        return Result(self._tended(result, asked), self._crew)
 
     def map(
         self,
@@ -243,26 +275,12 @@ class Pool(_face.Pool):
         retries the default is one item a task. With `progress` true a bar of the package tqdm
         shows how many items are done; a callable is called with the number of those done and of all.
         """
-        if progress:
-            items = list(iterable)
-            meant_for_calls = timeout is not None or self._limit is not None or retries or self._retries
-            size = chunksize or (1 if meant_for_calls else max(1, -(-len(items) // (self._crew.size * 4))))
-            results = self.imap(
-                func,
-                items,
-                size,
-                read_ahead=max(1, len(items)),
-                timeout=timeout,
-                retries=retries,
-                priority=priority,
-            )
-            return list(_watched(results, len(items), progress))
-        limit = self._limit if timeout is None else timeout
-        if limit is None and retries is None and not self._retries and not priority:
-            return super().map(_portable(func), iterable, chunksize)
-        return self._many(func, iterable, chunksize, None, None, False, retries, limit, priority).get()
+        asked = self._asked(timeout, retries, priority)
+        if not progress and self._is_plain(asked) and not self._retries:
+            return super().map(self._portable(func), iterable, chunksize)
+        return self._all(func, iterable, chunksize, False, asked, progress)
 
-    def map_async(
+    def map_async(  # type: ignore[override]
         self,
         func: Callable[[Any], T],
         iterable: Iterable[Any],
@@ -273,12 +291,12 @@ class Pool(_face.Pool):
         timeout: float | None = None,
         retries: int | None = None,
         priority: int = 0,
-    ) -> _pool.AsyncResult[list[T]]:
-        """As `map`, without waiting; callbacks as in `apply_async`."""
-        limit = self._limit if timeout is None else timeout
-        return self._many(
-            func, iterable, chunksize, callback, error_callback, False, retries, limit, priority
-        )
+        progress: bool | Callable[[int, int], object] = False,
+    ) -> Result[list[T]]:
+        """As `map`, without waiting: return a `Result`. Callbacks as in `apply_async`, and so is `progress`, which is told of items
+        that failed, too."""
+        asked = self._asked(timeout, retries, priority)
+        return self._later(func, iterable, chunksize, (callback, error_callback), False, asked, progress)
 
     def starmap(
         self,
@@ -289,13 +307,12 @@ class Pool(_face.Pool):
         timeout: float | None = None,
         retries: int | None = None,
         priority: int = 0,
+        progress: bool | Callable[[int, int], object] = False,
     ) -> list[T]:
         """As `map`, with a tuple of arguments for each call."""
-        return self.starmap_async(
-            func, iterable, chunksize, timeout=timeout, retries=retries, priority=priority
-        ).get()
+        return self._all(func, iterable, chunksize, True, self._asked(timeout, retries, priority), progress)
 
-    def starmap_async(
+    def starmap_async(  # type: ignore[override]
         self,
         func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
@@ -306,32 +323,46 @@ class Pool(_face.Pool):
         timeout: float | None = None,
         retries: int | None = None,
         priority: int = 0,
-    ) -> _pool.AsyncResult[list[T]]:
-        """As `starmap`, without waiting; callbacks as in `apply_async`."""
-        limit = self._limit if timeout is None else timeout
-        return self._many(func, iterable, chunksize, callback, error_callback, True, retries, limit, priority)
+        progress: bool | Callable[[int, int], object] = False,
+    ) -> Result[list[T]]:
+        """As `starmap`, without waiting; otherwise as `map_async`."""
+        asked = self._asked(timeout, retries, priority)
+        return self._later(func, iterable, chunksize, (callback, error_callback), True, asked, progress)
 
-    def _many(
+    def _all(
         self,
         func: Callable[..., T],
         iterable: Iterable[Any],
         chunksize: int | None,
-        callback: Callable[[list[T]], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
         star: bool,
-        retries: int | None,
-        limit: float | None,
-        priority: int,
-    ) -> _pool.AsyncResult[list[T]]:
-        _check_wishes(limit, retries)
-        if chunksize is None and (limit is not None or retries or self._retries):
-            chunksize = 1  # they are meant for a call, not for many in turn
-        result = self._map_async(
-            _portable(func), iterable, chunksize, callback, error_callback, star, retries, limit, priority
+        asked: _Asked,
+        progress: _Progress,
+    ) -> list[T]:
+        if not progress:
+            return self._later(func, iterable, chunksize, (None, None), star, asked, False).get()
+        # In the caller's thread, where what `progress` raises is raised.
+        items = list(iterable)
+        size = chunksize or (
+            1 if self._is_meant_for_calls(asked) else max(1, -(-len(items) // (self._crew.size * 4)))
         )
-        if limit is not None:
-            self._crew.poke()
-        return result
+        results = self._results(func, items, size, (True, star, max(1, len(items))), asked)
+        return list(_watched(results, len(items), progress))
+
+    def _later(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        callbacks: tuple[Callable[[list[T]], object] | None, Callable[[BaseException], object] | None],
+        star: bool,
+        asked: _Asked,
+        progress: _Progress,
+    ) -> Result[list[T]]:
+        if chunksize is None and self._is_meant_for_calls(asked):
+            chunksize = 1
+        told = (*callbacks, _teller(progress) if progress else None)
+        result = self._map_async(self._portable(func), iterable, chunksize, told, star, asked)
+        return Result(self._tended(result, asked), self._crew)
 
     def imap(
         self,
@@ -350,7 +381,8 @@ class Pool(_face.Pool):
         The iterable is read as the results are: at most `read_ahead` items (None: 16 for each worker, and a chunk) are out
         whose results were not read. So it may be endless, and results do not pile up.
         """
-        results = self._results(func, iterable, chunksize, True, read_ahead, timeout, retries, priority)
+        asked = self._asked(timeout, retries, priority)
+        results = self._results(func, iterable, chunksize, (True, False, read_ahead), asked)
         return _watched(results, _length(iterable), progress) if progress else results
 
     def imap_unordered(
@@ -366,32 +398,26 @@ class Pool(_face.Pool):
         progress: bool | Callable[[int, int], object] = False,
     ) -> Any:
         """As `imap`, results in the order in which they come."""
-        results = self._results(func, iterable, chunksize, False, read_ahead, timeout, retries, priority)
+        asked = self._asked(timeout, retries, priority)
+        results = self._results(func, iterable, chunksize, (False, False, read_ahead), asked)
         return _watched(results, _length(iterable), progress) if progress else results
 
     def _results(
         self,
-        func: Callable[[Any], T],
+        func: Callable[..., T],
         iterable: Iterable[Any],
         chunksize: int,
-        ordered: bool,
-        read_ahead: int | None,
-        timeout: float | None,
-        retries: int | None,
-        priority: int,
+        manner: tuple[bool, bool, int | None],
+        asked: _Asked,
     ) -> _pool.IMapIterator[T]:
+        """An iterator over results: whether they keep their order, whether an item is a tuple of arguments, how far it reads."""
+        ordered, star, read_ahead = manner
         if read_ahead is None:
             read_ahead = max(_READ_AHEAD * self._crew.size, 2 * chunksize * self._crew.size)
         elif read_ahead < 1:
             raise ValueError(f"read_ahead must be at least 1, not {read_ahead}")
-        _check_wishes(timeout, retries)
-        limit = self._limit if timeout is None else timeout
-        results = self._imap(
-            _portable(func), iterable, chunksize, ordered, read_ahead, retries, limit, priority
-        )
-        if limit is not None:
-            self._crew.poke()
-        return results
+        manner = ordered, star, read_ahead
+        return self._tended(self._imap(self._portable(func), iterable, chunksize, manner, asked), asked)
 
     # --- the pool ------------------------------------------------------------------------------------------------------
 
@@ -421,16 +447,38 @@ class Pool(_face.Pool):
         )
 
 
-def _check_wishes(timeout: object, retries: object) -> None:
+def _check_wishes(timeout: object, retries: object, priority: object) -> None:
     """TypeError or ValueError for what no task can have."""
     if retries is not None and not isinstance(retries, int):
         raise TypeError(f"retries must be an integer, not {retries!r}")
-    if retries is not None and retries < 0:
-        raise ValueError(f"retries must be 0 or more, not {retries}")
+    if retries is not None and not 0 <= retries < 1 << 32:
+        raise ValueError(f"retries must be 0 or more, and less than 2**32, not {retries}")
     if timeout is not None and not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
     if timeout is not None and not timeout > 0:  # nor nan
         raise ValueError(f"timeout must be more than 0 seconds, not {timeout}")
+    if not isinstance(priority, int):
+        raise TypeError(f"priority must be an integer, the higher the more urgent, not {priority!r}")
+    if not -_MOST_URGENT <= priority <= _MOST_URGENT:
+        raise ValueError(f"priority must be from {-_MOST_URGENT} to {_MOST_URGENT}, not {priority}")
+
+
+def _check_affinity(affinity: Any) -> None:
+    """TypeError or ValueError for what are no sets of processors."""
+    meant = "affinity must be a sequence of sets of processor numbers, as [{0}, {1}]"
+    try:
+        sets = [list(one) for one in affinity]
+    except TypeError:
+        raise TypeError(f"{meant}, not {affinity!r}") from None
+    there = os.sysconf("SC_NPROCESSORS_CONF")
+    for one in sets:
+        if not one:
+            raise ValueError(f"{meant}, and none of them empty, not {affinity!r}")
+        for processor in one:
+            if not isinstance(processor, int):
+                raise TypeError(f"{meant}; {processor!r} is no number")
+            if not 0 <= processor < there:
+                raise ValueError(f"{meant}; there is no processor {processor}, of {there} from 0 on")
 
 
 class _Maker:
@@ -445,64 +493,6 @@ class _Maker:
         return process
 
 
-# --- functions that have no name ----------------------------------------------------------------------------------------
-
-
-class _ByValue:
-    """A function that travels as its code."""
-
-    def __init__(self, function: Callable[..., Any], pickled: bytes) -> None:
-        self.func = function  # as a partial's: what gives the task its name
-        self._pickled = pickled
-        self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
-        self.__module__ = getattr(function, "__module__", "")
-
-    def __reduce__(self) -> Any:
-        return _from_value, (self._pickled,)
-
-
-_made: dict[bytes, Any] = {}
-_MOST_MADE = 64
-
-
-def _from_value(pickled: bytes) -> Any:
-    """In a worker: the function. It is unpickled once."""
-    import pickle
-
-    function = _made.get(pickled)
-    if function is None:
-        if len(_made) >= _MOST_MADE:
-            _made.clear()
-        function = _made[pickled] = pickle.loads(pickled)
-    return function
-
-
-def _portable(function: Callable[..., T]) -> Callable[..., T]:
-    """The function, or what takes its place in a message if its name leads nowhere."""
-    name = getattr(function, "__qualname__", None)
-    if type(function) is not _FUNCTION or ("<" not in str(name) and not _is_in_hidden_main(function)):
-        return function
-    try:
-        import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError:
-        return function  # the pickler says what is wrong
-    # Each time: what it refers to may have changed.
-    portable: Any = _ByValue(function, cloudpickle.dumps(function))
-    made: Callable[..., T] = portable
-    return made
-
-
-_FUNCTION: type = type(_portable)
-
-
-def _is_in_hidden_main(function: Any) -> bool:
-    if function.__module__ != "__main__":
-        return False
-    from weft.multiprocessing import _payload
-
-    return not _payload.main_can_be_imported()
-
-
 # --- progress ------------------------------------------------------------------------------------------------------------
 
 
@@ -513,17 +503,38 @@ def _length(iterable: Iterable[Any]) -> int:
         return -1
 
 
-def _watched(results: Iterable[T], total: int, progress: Any) -> Any:
+def _watched(results: Iterable[T], total: int, progress: _Progress) -> Any:
     """The results, with their number shown or told as they come; `total` is -1 if it is not known."""
     if callable(progress):
         for done, result in enumerate(results, 1):
             progress(done, total)
             yield result
         return
+    yield from _bars()(results, total=None if total < 0 else total, file=sys.stderr)
+
+
+def _teller(progress: _Progress) -> Callable[[int, int], object]:
+    """What is told how many items of how many are done: `progress` itself, or what shows a bar."""
+    if callable(progress):
+        told: Callable[[int, int], object] = progress
+        return told
+    bar = _bars()(file=sys.stderr)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
+
+
+def _bars() -> Any:
+    """The class of bars."""
     try:
         from tqdm.auto import tqdm  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         raise ModuleNotFoundError(
             "progress=True needs the package tqdm: pip install tqdm; or give a callable (done, total)"
         ) from None
-    yield from tqdm(results, total=None if total < 0 else total, file=sys.stderr)
+    return tqdm

@@ -15,8 +15,9 @@ NAME = "obj"  # what the argument of `put` is called
 class UnpicklableError(pickle.PicklingError, TypeError):
     """An object that was to be sent to another process cannot be pickled.
 
-    `path` says which part of the argument it is, as an expression in `obj`; `part` is that part.
-    The cause is what the pickler raised.
+    `path` says which part of the arguments it is, as an expression: in `obj` of a queue's `put`, in `func`, `args` and `kwds` of
+    a call for a pool, in the `item` or (from the first of a chunk on) `items` of a map. `part` is that part.
+    The cause is what the pickler raised; raised for a pool's task, the error is of the cause's class too.
     """
 
     __module__ = "weft"
@@ -30,8 +31,13 @@ class UnpicklableError(pickle.PicklingError, TypeError):
 def explained(error: BaseException, obj: object, sending: str, name: str = NAME) -> UnpicklableError:
     """The error for an object, called `name`, that was to be sent: `sending` has a {} for its innermost bad part."""
     path, part = culprit(obj, name)
-    kind = f"{type(part).__module__}.{type(part).__qualname__}"
-    return UnpicklableError(f"{sending.format(f'{path}, a {kind}')}: {error}", path, part)
+    what = f"{path}, a {kind_of(part)}"
+    return UnpicklableError(f"{sending.format(what)}: {error}", path, part)
+
+
+def kind_of(part: object) -> str:
+    """The class of an object, in a message."""
+    return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 def culprit(obj: object, name: str = NAME) -> tuple[str, object]:

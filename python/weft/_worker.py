@@ -64,7 +64,12 @@ class Duty:
         strict: bool = False,
     ) -> None:
         self.initializer = initializer
-        self.initargs = initargs
+        try:
+            self.initargs = tuple(initargs)
+        except TypeError:
+            raise TypeError(
+                f"initargs must be the arguments of the initializer, as a tuple, not {initargs!r}"
+            ) from None
         self.most = most  # tasks that a worker does before another one takes its place
         self.sends_all = sends_all  # also what is no Exception; as an executor
         self.strict = strict  # a task that cannot be unpickled ends its worker

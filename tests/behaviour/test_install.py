@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import weft
 from interpreter import environment, prints, python
-from weft import _install, _support
+from weft import _install, _patches, _support
 
 needs_greenlet = pytest.mark.skipif(
     importlib.util.find_spec("greenlet") is None, reason="the greenlet package is not installed"
@@ -21,6 +21,18 @@ needs_greenlet = pytest.mark.skipif(
 
 # How a child says whether its greenlet is weft's.
 ASK = "import greenlet, weft.greenlet as ours; print('weft' if ours is greenlet else 'stock')"
+
+
+# By module of ours: the module that it changes, and how.
+OURS = {
+    replacement.rpartition(".")[0]: (
+        stock,
+        [row for row in rows if row[0] != "()" and row[1].count(".") == replacement.count(".")],
+    )
+    for stock, rows in _patches.IN_PLACE["multiprocessing"].items()
+    for _, replacement in rows
+    if replacement.rpartition(".")[0] != "weft._sentinel"
+}
 
 
 @pytest.fixture
@@ -345,6 +357,18 @@ if __name__ == "__main__":
         print(later.submit(abs, -3).result())
 """)
         assert prints(script) == ["Queue Queue SimpleQueue", "1 2", "3"]
+
+    @pytest.mark.parametrize("ours", sorted(OURS))
+    @pytest.mark.parametrize("first", ["ours", "stock", "installed"])
+    def test_whatever_is_imported_first(self, ours, first):
+        """A name that is looked up after `install` is ours, also if our module that has it was imported before."""
+        stock, rows = OURS[ours]
+        steps = {"ours": f"import {ours}", "stock": f"import {stock}", "installed": "weft.install()"}
+        code = f"import weft; {steps.pop(first)}; {'; '.join(steps.values())}; import sys\n"
+        for attribute, replacement in rows:
+            source, _, name = replacement.rpartition(".")
+            code += f"assert sys.modules[{stock!r}].{attribute} is sys.modules[{source!r}].{name}, {attribute!r}\n"
+        assert prints("-c", f"{code}print('ours')") == ["ours"]
 
     @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
     def test_locks_of_before_go_on(self, tmp_path, method):

@@ -21,7 +21,7 @@ from multiprocessing import connection as _stock
 from multiprocessing import context, reduction
 from typing import TYPE_CHECKING, Any
 
-from weft import _native
+from weft import _native, _patches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -239,3 +239,6 @@ def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     return getattr(_stock, name)
+
+
+_patches.finish(__name__)

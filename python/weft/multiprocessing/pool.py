@@ -22,6 +22,7 @@ from multiprocessing import pool as _stock_pool
 from multiprocessing import util
 from typing import TYPE_CHECKING, Any
 
+from weft import _patches
 from weft._crew import CLOSE, RUN, TERMINATE, Crew, check_size
 from weft._native import _pool
 from weft._worker import Duty
@@ -168,3 +169,6 @@ def take_over(stock: types.ModuleType) -> None:
             rebind(cls, as_it_was)
     before.__qualname__ = "_StockPool"
     stock._StockPool = before  # type: ignore[attr-defined]
+
+
+_patches.finish(__name__)

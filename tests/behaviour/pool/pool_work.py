@@ -88,6 +88,24 @@ def append(path: str, text: str) -> None:
         file.write(f"{text}\n")
 
 
+def append_to_all(path: str) -> None:
+    """As `append`, for a map."""
+    append(path, "done")
+
+
+def fail_at_done(done: int, total: int) -> None:
+    """Told of progress, raises at the second."""
+    if done == 2:
+        raise ValueError(f"{done} of {total}")
+
+
+def die_if(item: int) -> int:
+    """One of the items is the end of its worker."""
+    if item == 7:
+        die()
+    return item
+
+
 def die(_item: object = None, how: int = signal.SIGKILL) -> None:
     """Be killed."""
     os.kill(os.getpid(), how)

@@ -97,6 +97,20 @@ def test_what_cannot_be_sent(executor: Executor) -> None:
     assert executor.submit(tasks.same, 1).result() == 1
 
 
+def test_what_cannot_be_sent_is_refused_at_once(own: Executor, tmp_path: Path) -> None:
+    with pytest.raises(weft.UnpicklableError, match="not to be pickled") as caught:
+        own.submit(tasks.same, [0, tasks.Unpicklable()])
+    assert caught.value.path == "args[0][1]" and isinstance(caught.value, TypeError)
+    with pytest.raises(weft.UnpicklableError, match=r"kwds\['self'\]"):
+        own.submit(tasks.keyword, self=tasks.Unpicklable())
+    held = Held(own, tmp_path, 2)
+    with pytest.raises(weft.UnpicklableError):
+        own.map(tasks.touch, [str(tmp_path)] * 3, ["one", "two", tasks.Unpicklable()])
+    held.let_go()
+    assert own.submit(tasks.same, 1).result() == 1
+    assert not (tmp_path / "one").exists(), "nobody could ask for it"
+
+
 def test_what_cannot_be_unpickled_fails_its_task_only(own: Executor) -> None:
     with pytest.raises(LookupError):
         own.submit(tasks.same, tasks.Unreadable()).result()
@@ -410,7 +424,7 @@ def test_arguments() -> None:
     for wrong in ({"max_workers": 0}, {"max_tasks_per_child": 0}, {"mp_context": "no"}, {"retries": -1}):
         with pytest.raises(ValueError):
             weft.Executor(**wrong)
-    for wrong in ({"initializer": 3}, {"max_tasks_per_child": 1.5}):
+    for wrong in ({"initializer": 3}, {"max_tasks_per_child": 1.5}, {"retries": 1.5}, {"initargs": 3}):
         with pytest.raises(TypeError):
             weft.Executor(**wrong)
 

@@ -148,3 +148,19 @@ def test_shut_down_while_others_submit(executor: Executor) -> None:
 
     together(submit, submit, end)
     assert {future.result() for future in futures} == {1}
+
+
+def test_shut_down_in_the_moment_of_the_first_task() -> None:
+    """It was taken, but its workers were not started yet: they are all the same."""
+    executor = weft.Executor(2)
+    crew = executor._crew
+    futures: list[Any] = []
+    first = threading.Thread(target=lambda: futures.append(executor.submit(tasks.same, 5)))
+    with crew._lock:  # workers are started under it
+        first.start()
+        while not crew.core.outstanding():
+            pass
+        executor.shutdown(wait=False)
+    first.join()
+    assert futures[0].result(60) == 5
+    executor.shutdown()

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import types
+from multiprocessing import active_children
 from multiprocessing import process as stock_process
 from pathlib import Path
 from typing import Any
@@ -376,3 +378,140 @@ def test_a_time_limit_or_retries_of_a_map_are_for_each_item(wishes: dict[str, An
         assert pool.stats().done == 40
         assert pool.map(work.square, range(40)) == [n * n for n in range(40)]
         assert pool.stats().done == 48
+
+
+class Ends:
+    """Ends the pool while it is pickled, and cannot be."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+
+    def __reduce__(self) -> Any:
+        self.pool.terminate()
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("submit", ["apply_async", "map_async"])
+def test_what_ends_while_it_is_put_is_told_once(submit: str) -> None:
+    told: list[BaseException] = []
+    pool = weft.Pool(1)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(pool, submit)(work.both, [Ends(pool)], error_callback=told.append)
+    pool.join()
+    assert [type(error) for error in told] == [weft.PoolTerminated]
+    assert not pool._core.is_busy()
+
+
+def test_who_wants_to_be_told_while_others_are() -> None:
+    """No hold on the pool stays behind."""
+    told: list[Any] = []
+    begun = threading.Event()
+    with FORK.Pool(1) as pool:
+
+        def callback(_value: int) -> None:
+            begun.wait()
+            result._then(told.append)
+
+        result = pool.apply_async(work.square, (3,), callback=callback)
+        begun.set()
+        assert result.get() == 9
+        assert pool._core.wait_idle(60)
+        assert told == [result]
+        result._then(told.append)
+        assert pool._core.wait_idle(60)
+        assert told == [result] * 2
+
+
+class OddModule(types.ModuleType):
+    """Gives its names away only after a call of the pool."""
+
+    pool: Any = None
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        if self.pool is not None:
+            assert self.pool.apply(work.square, (3,)) == 9
+        names: dict[str, Any] = types.ModuleType.__dict__["__dict__"].__get__(self)
+        return names
+
+
+def test_what_runs_while_a_function_is_learnt_may_use_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = OddModule("weft_odd_module")
+    exec("def seven():\n    return 7", types.ModuleType.__dict__["__dict__"].__get__(odd))
+    monkeypatch.setitem(sys.modules, odd.__name__, odd)
+    with FORK.Pool(1) as pool:
+        odd.pool = pool
+        assert pool.apply(odd.seven) == 7
+        odd.pool = None
+
+
+class NoAttributes:
+    """Whatever it is asked for, it raises."""
+
+    def __call__(self) -> None: ...
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def test_a_task_that_will_not_be_named_is_no_obstacle(tmp_path: Path) -> None:
+    ready, gate = fifos(tmp_path)
+    pool = weft.Pool(1, retries=1)
+    held = pool.apply_async(work.hold, (ready, gate))
+    Path(ready).read_text()
+    results = [held, pool.apply_async(NoAttributes()), pool.apply_async(work.square, (3,))]
+    pool.terminate()
+    for result in results:
+        with pytest.raises(weft.PoolTerminated):
+            result.get()
+
+
+def test_no_thread_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "weft-pool-watcher":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = set(active_children())
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        weft.Pool(2)
+    with weft.Executor(2) as executor, pytest.raises(RuntimeError, match="can't start new thread"):
+        executor.submit(work.square, 3)
+    assert set(active_children()) == before
+
+
+class ServesBadly:
+    """The core of a pool, which once has no memory for results."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+        self._served = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        (super().__setattr__ if name in ("_core", "_served") else self._core.__setattr__)(name, value)
+
+    def serve(self) -> None:
+        self._served += 1
+        if self._served == 1:
+            while not self._core.outstanding():
+                pass
+            raise MemoryError("on purpose")
+        self._core.serve()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_service_that_fails_leaves_nobody_waiting() -> None:
+    told: list[BaseException] = []
+    with FORK.Pool(1) as pool:
+        pool._crew.core = ServesBadly(pool._crew.core)
+        with pytest.raises(MemoryError, match="on purpose"):
+            pool.apply_async(work.rests, (100,), error_callback=told.append).get()
+        assert [str(error) for error in told] == ["on purpose"]
+        with pytest.raises(MemoryError, match="on purpose"):
+            pool.apply(work.square, (3,))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import control_group
 import pool_work as work
 import pytest
 import weft
@@ -152,6 +151,40 @@ def test_a_task_that_does_not_want_to_be_cancelled(fifos: tuple[str, str]) -> No
         assert result.cancel()
         assert pool.apply(work.pid) != before
         assert isinstance(result_error(result), CancelledError) and pool.stats().retried == 0
+
+
+@pytest.mark.parametrize("star", [False, True])
+def test_a_map_is_cancelled(fifos: tuple[str, str], tmp_path: Path, star: bool) -> None:
+    done = str(tmp_path / "done")
+    with weft.Pool(1) as pool:
+        holds = pool.apply_async(work.hold, fifos)
+        until_ready(fifos[0])
+        submit: Any = pool.starmap_async if star else pool.map_async
+        task = work.append if star else work.append_to_all
+        items: list[Any] = [(done, str(number)) if star else done for number in range(3000)]
+        results = [submit(task, items, 1), submit(task, items, 7, priority=1), submit(task, items, 3000)]
+        kept = submit(task, items[:1])
+        assert all(result.cancel() for result in results) and not any(result.cancel() for result in results)
+        for result in results:
+            with pytest.raises(CancelledError):
+                result.get()
+        open_gate(fifos[1])
+        holds.get()
+        kept.get()
+        assert len(Path(done).read_text().splitlines()) == 1
+        assert pool.stats().outstanding == 0
+
+
+def test_a_map_that_runs_is_cancelled(fifos: tuple[str, str], tmp_path: Path) -> None:
+    with weft.Pool(1) as pool:
+        noted = str(tmp_path / "result")
+        result = pool.starmap_async(work.hold_and_clean_up, [(fifos[0], noted)] * 2, 1)
+        until_ready(fifos[0])
+        assert result.cancel()
+        with pytest.raises(CancelledError):
+            result.get()
+        assert pool.apply(work.square, (3,)) == 9
+        assert Path(noted).read_text() == "cleaned up"
 
 
 def test_cancelling_what_is_done() -> None:
@@ -322,118 +355,6 @@ def test_random_generators_of_workers_differ() -> None:
     )
 
 
-# -- Functions, arguments, progress
-
-
-def test_functions_without_a_name() -> None:
-    pytest.importorskip("cloudpickle")
-    factor = 3
-    with weft.Pool(2) as pool:
-        scaled = lambda number: number * factor  # noqa: E731
-        assert pool.map(scaled, range(5)) == [0, 3, 6, 9, 12]
-        factor = 4  # the function is sent as it is now
-        assert pool.map(scaled, range(5)) == [0, 4, 8, 12, 16]
-        assert pool.apply(scaled, (2,)) == 8 and list(pool.imap(scaled, [2], timeout=9)) == [8]
-        assert pool.apply(functools.partial(work.both, 1), (2,)) == ((1, 2), {})
-        with pytest.raises(weft.WorkerDied, match="<lambda>"):
-            pool.apply(lambda: os.kill(os.getpid(), 9))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_pools_in_workers(method: str) -> None:
-    with weft.Pool(2, context=method) as pool:
-        assert pool.map(work.nested, [[1, 2], [3], []], 1) == [[1, 4], [9], []]
-
-
-def test_a_shared_object() -> None:
-    numpy = pytest.importorskip("numpy")
-    array = numpy.arange(1 << 17)
-    shared = weft.share(array)
-    assert shared.nbytes >= array.nbytes and (shared.get() == array).all()
-    with weft.Pool(1) as pool:
-        seen = [pool.apply(work.total, (shared, i)) for i in range(5)]
-    assert [one for one, _, _ in seen] == [int(array.sum()) + i for i in range(5)]
-    assert len({address for _, address, _ in seen}) == 1, "each worker gets it once"
-    assert not any(writable for _, _, writable in seen)
-    with pytest.raises(TypeError):
-        weft.share(threading.Lock())
-
-
-def test_a_worker_lets_go_of_what_is_no_longer_shared() -> None:
-    with weft.Pool(1) as pool:
-        kept = weft.share([0])
-        assert pool.apply(work.both, (kept,)) == (([0],), {})
-        for number in range(1, 6):
-            shared = weft.share([number])
-            assert pool.apply(work.both, (shared,)) == (([number],), {})
-            del shared
-        assert pool.apply(work.objects_kept) == 2
-        assert kept.get() == [0]
-
-
-def test_progress_told() -> None:
-    told: list[tuple[int, int]] = []
-    note: Any = lambda done, total: told.append((done, total))  # noqa: E731
-    with weft.Pool(2) as pool:
-        assert pool.map(work.square, range(10), progress=note) == [n * n for n in range(10)]
-        assert told == [(n + 1, 10) for n in range(10)]
-        told.clear()
-        assert pool.map(work.square, [], progress=note) == [] and told == []
-        unknown = (n for n in range(3))
-        assert list(pool.imap(work.square, unknown, progress=note)) == [0, 1, 4]
-        assert told == [(1, -1), (2, -1), (3, -1)]
-        told.clear()
-        assert sorted(pool.imap_unordered(work.square, range(3), progress=note)) == [0, 1, 4]
-        assert told == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_progress_shown(capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("tqdm")
-    with weft.Pool(1) as pool:
-        assert pool.map(work.square, range(4), progress=True) == [0, 1, 4, 9]
-    assert "4/4" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        ({"retries": -1}, ValueError),
-        ({"timeout": 0}, ValueError),
-        ({"context": "threads"}, ValueError),
-        ({"processes": 0}, ValueError),
-        ({"initializer": 7}, TypeError),
-    ],
-)
-def test_bad_arguments(arguments: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        weft.Pool(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"idle_timeout": 0}, ValueError),
-        ({"memory_limit": -1}, ValueError),
-        ({"grace": 0}, ValueError),
-        ({"worker_state": 7}, TypeError),
-        ({"worker_exit": "x"}, TypeError),
-    ],
-)
-def test_bad_options(options: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        weft.PoolOptions(**options)
-
-
-def test_bad_wishes() -> None:
-    with weft.Pool(1) as pool:
-        for wishes in ({"timeout": 0}, {"timeout": -1.0}, {"timeout": float("nan")}):
-            with pytest.raises(ValueError, match="timeout must be more than"):
-                pool.apply(work.square, (1,), **wishes)
-        with pytest.raises(ValueError, match="read_ahead"):
-            pool.imap(work.square, [1], read_ahead=0)
-        assert pool.stats().outstanding == 0
-
-
 # -- The kernel's reasons
 
 GROUP_LIMIT = 256 << 20
@@ -455,25 +376,8 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def small_group() -> Iterator[Path]:
-    """A control group with little memory."""
-    for top, limit in (
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-        ("/sys/fs/cgroup", "memory.max"),
-    ):
-        group = Path(top, f"weft-{uuid.uuid4().hex}")
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            (group / limit).write_text(str(GROUP_LIMIT))
-        except OSError:
-            group.rmdir()
-            continue
+    with control_group.with_memory(GROUP_LIMIT) as group:
         yield group
-        group.rmdir()
-        return
-    pytest.skip("no control groups with a limit on memory can be made here")
 
 
 def test_a_worker_that_the_kernel_killed_for_memory(small_group: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import arena
+import control_group
 import pytest
 
 GROUP_LIMIT = 300 << 20  # bytes
@@ -26,25 +26,8 @@ def test_exhausted(what: str, method: str, weft: arena.Side) -> None:
 
 @pytest.fixture
 def memory_group() -> Iterator[Path]:
-    """A control group that may use GROUP_LIMIT bytes of memory, where this user may make one."""
-    for top, limit in (
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-        ("/sys/fs/cgroup", "memory.max"),
-    ):
-        group = Path(top, f"weft-{uuid.uuid4().hex}")
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            (group / limit).write_text(str(GROUP_LIMIT))
-        except OSError:
-            group.rmdir()
-            continue
+    with control_group.with_memory(GROUP_LIMIT) as group:
         yield group
-        group.rmdir()
-        return
-    pytest.skip("this user may not make a control group with a limit on memory")
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

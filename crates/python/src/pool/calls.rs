@@ -13,7 +13,7 @@ use pyo3::types::PyTuple;
 use weft_pool::{Call, TaskTrailer};
 use weft_shm::Arena;
 
-use super::functions::{References, reference_to};
+use super::functions::{Known, References, reference_to};
 use crate::queue::codec::{self, Failure, Spans};
 
 /// One task, not yet a message.
@@ -39,8 +39,10 @@ pub(super) fn encode(
     if let Some(kind) = try_known(task, references, arena, message, spans, &trailer)? {
         return Ok(kind);
     }
-    if let Some(reference) = reference_to(task.function).map_err(Failure::Pickle)? {
-        let forgotten = references.lock().learn(task.function, reference.as_bytes());
+    if let Some(reference) = reference_to(task.function).map_err(Failure::Pickle)?
+        && let Some(known) = Known::of(task.function, reference.as_bytes())
+    {
+        let forgotten = references.lock().learn(known);
         drop(forgotten);
         if let Some(kind) = try_known(task, references, arena, message, spans, &trailer)? {
             return Ok(kind);

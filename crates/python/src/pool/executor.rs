@@ -129,8 +129,28 @@ impl ExecutorBase {
         chunk: usize,
         most: Option<usize>,
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let py = slf.py();
         let mut futures = Vec::new();
+        if let Err(error) = Self::put_many(slf, function, arguments, chunk, most, &mut futures) {
+            // Nobody will ask for these.
+            for future in &futures {
+                FutureBase::cancel(future.cast::<FutureBase>()?)?;
+            }
+            return Err(error);
+        }
+        Ok(futures)
+    }
+}
+
+impl ExecutorBase {
+    fn put_many<'py>(
+        slf: &Bound<'py, Self>,
+        function: &Bound<'py, PyAny>,
+        arguments: &Bound<'py, PyIterator>,
+        chunk: usize,
+        most: Option<usize>,
+        futures: &mut Vec<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
         let mut arguments = arguments.clone();
         let mut function = function.clone();
         while most.is_none_or(|most| futures.len() < most) {
@@ -150,6 +170,6 @@ impl ExecutorBase {
             };
             futures.push(future);
         }
-        Ok(futures)
+        Ok(())
     }
 }

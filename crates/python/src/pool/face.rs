@@ -23,8 +23,15 @@ pub(crate) struct PoolBase {
     core: OnceLock<Py<Core>>,
 }
 
-/// The caller's wishes, from the arguments of the methods.
-fn wishes(core: &Core, retries: Option<u32>, timeout: Option<f64>, priority: i64) -> PyResult<Wishes> {
+/// What a caller asked of a task: retries, seconds it may run, priority.
+type Asked = (Option<u32>, Option<f64>, i64);
+
+/// Who is told: of what was returned, of what was raised, of progress.
+type Told = (Option<Py<PyAny>>, Option<Py<PyAny>>, Option<Py<PyAny>>);
+
+const NOTHING: Asked = (None, None, 0);
+
+fn wishes(core: &Core, (retries, timeout, priority): Asked) -> PyResult<Wishes> {
     let timeout = match timeout {
         None => 0,
         Some(seconds) if seconds > 0.0 => (seconds * 1e9) as u64,
@@ -33,6 +40,15 @@ fn wishes(core: &Core, retries: Option<u32>, timeout: Option<f64>, priority: i64
         }
     };
     Ok(Wishes { retries: retries.unwrap_or_else(|| core.get_retries()), timeout, priority })
+}
+
+/// How many calls are made of an iterable.
+struct Many {
+    chunksize: Option<isize>,
+    /// An item is a tuple of arguments.
+    star: bool,
+    /// The caller waits for the results anyway, and is held back.
+    patient: bool,
 }
 
 impl PoolBase {
@@ -55,14 +71,15 @@ impl PoolBase {
     /// The result has a hold on the pool: one that nobody else has is not terminated under its tasks.
     fn call_one<'py>(
         slf: &Bound<'py, Self>,
-        core: &Bound<'py, Core>,
         function: &Bound<'py, PyAny>,
         args: Option<&Bound<'py, PyAny>>,
         kwds: Option<&Bound<'py, PyAny>>,
         observers: Option<Box<Observers>>,
-        wishes: Wishes,
+        asked: Asked,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let py = core.py();
+        let py = function.py();
+        let core = slf.get().running(py)?;
+        let wishes = wishes(core.get(), asked)?;
         let is_observed = observers.is_some();
         let result = Bound::new(py, AsyncResult::single(core, slf.as_any(), observers))?;
         let none = || no_arguments(py);
@@ -81,47 +98,36 @@ impl PoolBase {
             Some(kwds) => PyTuple::new(py, [&args, kwds])
                 .and_then(|both| Core::submit(core, function, Call::Named, &both.into_any(), target, wishes)),
         };
-        let id = id.inspect_err(|_| {
-            if is_observed {
-                core.get().unobserve();
-            }
-        })?;
+        let id = id.inspect_err(|_| result.get().abandon(py))?;
         result.get().set_id(id);
         Ok(result)
     }
 
-    /// The items in chunks, each a task. With `patient`, the caller waits for the results anyway, and is held back.
-    #[expect(clippy::too_many_arguments, reason = "the methods' own")]
+    /// The items in chunks, each a task.
     fn call_many<'py>(
         slf: &Bound<'py, Self>,
-        core: &Bound<'py, Core>,
         function: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
-        chunksize: Option<isize>,
-        star: bool,
+        Many { chunksize, star, patient }: Many,
         observers: Option<Box<Observers>>,
-        wishes: Wishes,
-        patient: bool,
+        asked: Asked,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let py = core.py();
+        let py = function.py();
+        let core = slf.get().running(py)?;
+        let wishes = wishes(core.get(), asked)?;
         let items: Vec<_> = iterable.try_iter()?.collect::<PyResult<_>>()?;
         let chunk = match chunksize {
             Some(size) => size.max(1) as usize,
             None => items.len().div_ceil((core.get().get_size() * 4).max(1)).max(1),
         };
-        let parts = items.len().div_ceil(chunk);
-        let is_observed = observers.is_some() && parts > 0;
+        let is_observed = observers.is_some() && !items.is_empty();
         let single = chunk == 1;
-        let result = Bound::new(py, AsyncResult::many(core, slf.as_any(), parts, !single, observers))?;
+        let many = AsyncResult::many(core, slf.as_any(), items.len(), chunk, observers);
+        let result = Bound::new(py, many)?;
         if is_observed {
             core.get().observe(py)?;
         }
-        let call = match (single, star) {
-            (true, false) => Call::Item,
-            (true, true) => Call::Arguments,
-            (false, false) => Call::Items,
-            (false, true) => Call::Tuples,
-        };
+        let call = call_of(single, star);
         let mut part = 0;
         let mut put = |arguments: &Bound<'py, PyAny>| {
             let target = Target::Result(result.clone().unbind(), part);
@@ -142,13 +148,20 @@ impl PoolBase {
             }
             Ok(())
         };
-        put_all().inspect_err(|_| {
-            // The parts that were put are done; but nobody is told of it, because the others never will be.
-            if is_observed {
-                core.get().unobserve();
-            }
-        })?;
+        // The parts that were put are done; but nobody is told of it, because the others never will be.
+        put_all().inspect_err(|_| result.get().abandon(py))?;
         Ok(result)
+    }
+
+    fn map_at_once<'py>(
+        slf: &Bound<'py, Self>,
+        function: &Bound<'py, PyAny>,
+        iterable: &Bound<'py, PyAny>,
+        chunksize: Option<isize>,
+        star: bool,
+    ) -> PyResult<Py<PyAny>> {
+        let many = Many { chunksize, star, patient: true };
+        Self::call_many(slf, function, iterable, many, None, NOTHING)?.get().get_value(function.py(), None)
     }
 
     fn stream<'py>(
@@ -156,19 +169,17 @@ impl PoolBase {
         function: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: isize,
-        ordered: bool,
-        read_ahead: Option<u64>,
-        wishes: Wishes,
+        (ordered, star, read_ahead): (bool, bool, Option<u64>),
+        asked: Asked,
     ) -> PyResult<Bound<'py, Reader>> {
-        let py = slf.py();
-        let core = slf.get().running(py)?;
+        let core = slf.get().running(slf.py())?;
+        let wishes = wishes(core.get(), asked)?;
         if chunksize < 1 {
             return Err(PyValueError::new_err(format!("Chunksize must be 1+, not {chunksize}")));
         }
         let source = PyIterator::from_object(iterable)?;
-        let call = if chunksize == 1 { Call::Item } else { Call::Items };
         let manner = Manner {
-            call,
+            call: call_of(chunksize == 1, star),
             chunk: chunksize as usize,
             ordered,
             eager: read_ahead.is_none(),
@@ -176,6 +187,16 @@ impl PoolBase {
             wishes,
         };
         Stream::begin(core, slf.as_any(), function, &source, manner)
+    }
+}
+
+/// How the items of an iterable are called with: one a task or many, as arguments (`star`) or each as the only one.
+const fn call_of(single: bool, star: bool) -> Call {
+    match (single, star) {
+        (true, false) => Call::Item,
+        (true, true) => Call::Arguments,
+        (false, false) => Call::Items,
+        (false, true) => Call::Tuples,
     }
 }
 
@@ -220,10 +241,7 @@ impl PoolBase {
         args: Option<&Bound<'py, PyAny>>,
         kwds: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let py = func.py();
-        let core = slf.get().running(py)?;
-        let wishes = wishes(core.get(), None, None, 0)?;
-        Self::call_one(slf, core, func, args, kwds, None, wishes)?.get().get_value(py, None)
+        Self::call_one(slf, func, args, kwds, None, NOTHING)?.get().get_value(func.py(), None)
     }
 
     /// As `apply`, without waiting: return an `AsyncResult`.
@@ -239,14 +257,11 @@ impl PoolBase {
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = slf.get().running(func.py())?;
-        let wishes = wishes(core.get(), None, None, 0)?;
-        Self::call_one(slf, core, func, args, kwds, Observers::of(callback, error_callback), wishes)
+        Self::call_one(slf, func, args, kwds, Observers::of(callback, error_callback, None), NOTHING)
     }
 
-    /// As `apply_async`, with what else can be asked of a task.
-    #[pyo3(signature = (func, args, kwds, callback, error_callback, retries, timeout, priority))]
-    #[expect(clippy::too_many_arguments, reason = "the faces' own")]
+    /// As `apply_async`, with what else can be asked of a task: retries, seconds, priority.
+    #[pyo3(signature = (func, args, kwds, callback, error_callback, asked))]
     fn _apply_async<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
@@ -254,21 +269,10 @@ impl PoolBase {
         kwds: &Bound<'py, PyAny>,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
-        retries: Option<u32>,
-        timeout: Option<f64>,
-        priority: i64,
+        asked: Asked,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = slf.get().running(func.py())?;
-        let wishes = wishes(core.get(), retries, timeout, priority)?;
-        Self::call_one(
-            slf,
-            core,
-            func,
-            Some(args),
-            Some(kwds),
-            Observers::of(callback, error_callback),
-            wishes,
-        )
+        let observers = Observers::of(callback, error_callback, None);
+        Self::call_one(slf, func, Some(args), Some(kwds), observers, asked)
     }
 
     /// Call `func` with each item, `chunksize` items a task, and return the list of results.
@@ -279,11 +283,7 @@ impl PoolBase {
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<isize>,
     ) -> PyResult<Py<PyAny>> {
-        let py = func.py();
-        let core = slf.get().running(py)?;
-        let wishes = wishes(core.get(), None, None, 0)?;
-        let result = Self::call_many(slf, core, func, iterable, chunksize, false, None, wishes, true)?;
-        result.get().get_value(py, None)
+        Self::map_at_once(slf, func, iterable, chunksize, false)
     }
 
     /// As `map`, with a tuple of arguments for each call.
@@ -294,11 +294,7 @@ impl PoolBase {
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<isize>,
     ) -> PyResult<Py<PyAny>> {
-        let py = func.py();
-        let core = slf.get().running(py)?;
-        let wishes = wishes(core.get(), None, None, 0)?;
-        let result = Self::call_many(slf, core, func, iterable, chunksize, true, None, wishes, true)?;
-        result.get().get_value(py, None)
+        Self::map_at_once(slf, func, iterable, chunksize, true)
     }
 
     /// As `map`, without waiting; callbacks as in `apply_async`.
@@ -311,10 +307,8 @@ impl PoolBase {
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = slf.get().running(func.py())?;
-        let wishes = wishes(core.get(), None, None, 0)?;
-        let observers = Observers::of(callback, error_callback);
-        Self::call_many(slf, core, func, iterable, chunksize, false, observers, wishes, false)
+        let told = (callback, error_callback, None);
+        Self::_map_async(slf, func, iterable, chunksize, told, false, NOTHING)
     }
 
     /// As `starmap`, without waiting; callbacks as in `apply_async`.
@@ -327,31 +321,26 @@ impl PoolBase {
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = slf.get().running(func.py())?;
-        let wishes = wishes(core.get(), None, None, 0)?;
-        let observers = Observers::of(callback, error_callback);
-        Self::call_many(slf, core, func, iterable, chunksize, true, observers, wishes, false)
+        let told = (callback, error_callback, None);
+        Self::_map_async(slf, func, iterable, chunksize, told, true, NOTHING)
     }
 
-    /// As `map_async` or, with `star`, `starmap_async`, with what else can be asked of a task.
-    #[pyo3(signature = (func, iterable, chunksize, callback, error_callback, star, retries, timeout, priority))]
-    #[expect(clippy::too_many_arguments, reason = "the faces' own")]
+    /// As `map_async` or, with `star`, `starmap_async`, with what else can be asked of a task. Of progress is told how many items are
+    /// over, and how many there are.
+    #[pyo3(signature = (func, iterable, chunksize, told, star, asked))]
     fn _map_async<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<isize>,
-        callback: Option<Py<PyAny>>,
-        error_callback: Option<Py<PyAny>>,
+        told: Told,
         star: bool,
-        retries: Option<u32>,
-        timeout: Option<f64>,
-        priority: i64,
+        asked: Asked,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let core = slf.get().running(func.py())?;
-        let wishes = wishes(core.get(), retries, timeout, priority)?;
-        let observers = Observers::of(callback, error_callback);
-        Self::call_many(slf, core, func, iterable, chunksize, star, observers, wishes, false)
+        let (callback, error_callback, progress) = told;
+        let observers = Observers::of(callback, error_callback, progress);
+        let many = Many { chunksize, star, patient: false };
+        Self::call_many(slf, func, iterable, many, observers, asked)
     }
 
     /// As `map`, one result after the other: return an iterator. All calls are made, whether it is read or not.
@@ -362,8 +351,7 @@ impl PoolBase {
         iterable: &Bound<'py, PyAny>,
         chunksize: isize,
     ) -> PyResult<Bound<'py, Reader>> {
-        let wishes = wishes(slf.get().core(slf.py())?.get(), None, None, 0)?;
-        Self::stream(slf, func, iterable, chunksize, true, None, wishes)
+        Self::stream(slf, func, iterable, chunksize, (true, false, None), NOTHING)
     }
 
     /// As `imap`, results in the order in which they come.
@@ -374,25 +362,20 @@ impl PoolBase {
         iterable: &Bound<'py, PyAny>,
         chunksize: isize,
     ) -> PyResult<Bound<'py, Reader>> {
-        let wishes = wishes(slf.get().core(slf.py())?.get(), None, None, 0)?;
-        Self::stream(slf, func, iterable, chunksize, false, None, wishes)
+        Self::stream(slf, func, iterable, chunksize, (false, false, None), NOTHING)
     }
 
-    /// As `imap`, with what else can be asked; at most `read_ahead` items are out that were not read.
-    #[pyo3(signature = (func, iterable, chunksize, ordered, read_ahead, retries, timeout, priority))]
-    #[expect(clippy::too_many_arguments, reason = "the faces' own")]
+    /// As `imap`, with what else can be asked. The manner: whether results keep their order, whether an item is a tuple of
+    /// arguments, and how many items are out at most that were not read.
+    #[pyo3(signature = (func, iterable, chunksize, manner, asked))]
     fn _imap<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: isize,
-        ordered: bool,
-        read_ahead: Option<u64>,
-        retries: Option<u32>,
-        timeout: Option<f64>,
-        priority: i64,
+        manner: (bool, bool, Option<u64>),
+        asked: Asked,
     ) -> PyResult<Bound<'py, Reader>> {
-        let wishes = wishes(slf.get().core(slf.py())?.get(), retries, timeout, priority)?;
-        Self::stream(slf, func, iterable, chunksize, ordered, read_ahead, wishes)
+        Self::stream(slf, func, iterable, chunksize, manner, asked)
     }
 }

@@ -16,7 +16,7 @@ const MOST: usize = 256;
 pub(super) const LONGEST: usize = 1024;
 
 /// A function that a name leads to.
-struct Known {
+pub(super) struct Known {
     function: Py<PyAny>,
     /// The module's names, and its name among them.
     names: Py<PyDict>,
@@ -25,8 +25,9 @@ struct Known {
 }
 
 impl Known {
-    /// What is known of a function that pickles by its name; `None` for all others.
-    fn of(function: &Bound<'_, PyAny>, reference: &[u8]) -> Option<Self> {
+    /// What is known of a function that pickles by its name; `None` for all others. Runs Python code: of modules, and, where
+    /// objects are made, finalizers.
+    pub(super) fn of(function: &Bound<'_, PyAny>, reference: &[u8]) -> Option<Self> {
         let by_name = function.is_exact_instance_of::<PyFunction>()
             || function.is_exact_instance_of::<PyCFunction>()
             || function.is_exact_instance_of::<PyType>();
@@ -80,12 +81,11 @@ impl References {
         Some(known.reference.len() as u16)
     }
 
-    /// Remembers a function that was pickled, if it is one of those that can be. Returns what is to be let go of.
+    /// Remembers a function. Returns what is to be let go of.
     #[must_use]
-    pub(super) fn learn(&mut self, function: &Bound<'_, PyAny>, reference: &[u8]) -> impl Sized + use<> {
-        let known = Known::of(function, reference);
+    pub(super) fn learn(&mut self, known: Known) -> impl Sized + use<> {
         let full = if self.known.len() >= MOST { std::mem::take(&mut self.known) } else { HashMap::new() };
-        let before = known.and_then(|known| self.known.insert(function.as_ptr() as usize, known));
+        let before = self.known.insert(known.function.as_ptr() as usize, known);
         (full, before)
     }
 }

@@ -385,7 +385,7 @@ impl FutureBase {
     }
 
     /// Keep the call from being made. False if a worker is at it, or it is over.
-    fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+    pub(super) fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let (this, py) = (slf.get(), slf.py());
         if this.is_over() {
             return Ok(this.cancelled(py));

@@ -29,6 +29,8 @@ struct State {
     value: Value,
     many: Option<Many>,
     observers: Option<Box<Observers>>,
+    /// Its last part has come; or never will, because it could not be put.
+    complete: bool,
     /// The number of the task, of the first one if there are many.
     id: Option<u64>,
 }
@@ -37,8 +39,19 @@ struct State {
 struct Many {
     parts: Vec<Value>,
     left: usize,
-    /// Whether each part is a list of results.
-    chunked: bool,
+    /// How many calls a part is of, the last one of fewer.
+    chunk: usize,
+    /// How many calls there are, and how many of them are over.
+    calls: usize,
+    over: usize,
+}
+
+impl Many {
+    /// The first call of a part, and how many it is of.
+    fn calls_of(&self, part: u32) -> (usize, usize) {
+        let first = part as usize * self.chunk;
+        (first, self.chunk.min(self.calls.saturating_sub(first)))
+    }
 }
 
 /// Who is told.
@@ -46,15 +59,21 @@ struct Many {
 pub(super) struct Observers {
     callback: Option<Py<PyAny>>,
     error_callback: Option<Py<PyAny>>,
+    /// Called with the number of calls that are over, and of all, whenever some are.
+    progress: Option<Py<PyAny>>,
     /// Called with the result itself when it is done.
     then: Vec<Py<PyAny>>,
 }
 
 impl Observers {
-    /// Those two callbacks; `None` if there is neither.
-    pub(super) fn of(callback: Option<Py<PyAny>>, error_callback: Option<Py<PyAny>>) -> Option<Box<Self>> {
-        (callback.is_some() || error_callback.is_some())
-            .then(|| Box::new(Self { callback, error_callback, then: Vec::new() }))
+    /// Those callbacks; `None` if there is none.
+    pub(super) fn of(
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+        progress: Option<Py<PyAny>>,
+    ) -> Option<Box<Self>> {
+        (callback.is_some() || error_callback.is_some() || progress.is_some())
+            .then(|| Box::new(Self { callback, error_callback, progress, then: Vec::new() }))
     }
 }
 
@@ -70,7 +89,7 @@ impl AsyncResult {
             _pool: pool.clone().unbind(),
             done: AtomicBool::new(many.as_ref().is_some_and(|many| many.left == 0)),
             opening: AtomicBool::new(false),
-            state: Mutex::new(State { value: Value::None, many, observers, id: None }),
+            state: Mutex::new(State { value: Value::None, many, observers, complete: false, id: None }),
         }
     }
 
@@ -83,16 +102,34 @@ impl AsyncResult {
         Self::with(core, pool, None, observers)
     }
 
-    /// For `parts` tasks, each of one call, or of many if `chunked`.
+    /// For so many calls, `chunk` of them a task.
     pub(super) fn many(
         core: &Bound<'_, Core>,
         pool: &Bound<'_, PyAny>,
-        parts: usize,
-        chunked: bool,
+        calls: usize,
+        chunk: usize,
         observers: Option<Box<Observers>>,
     ) -> Self {
-        let values = (0..parts).map(|_| Value::None).collect();
-        Self::with(core, pool, Some(Many { parts: values, left: parts, chunked }), observers)
+        let left = calls.div_ceil(chunk);
+        let parts = (0..left).map(|_| Value::None).collect();
+        Self::with(core, pool, Some(Many { parts, left, chunk, calls, over: 0 }), observers)
+    }
+
+    /// A task of it could not be put, and its caller gets no result. Nobody is told of anything, unless the last of it has come
+    /// all the same, because the pool ended meanwhile.
+    pub(super) fn abandon(&self, py: Python<'_>) {
+        let observers = {
+            let mut state = self.state.lock();
+            if std::mem::replace(&mut state.complete, true) { None } else { state.observers.take() }
+        };
+        if observers.is_some() {
+            self.core.bind(py).get().unobserve();
+        }
+    }
+
+    /// The calls of a part of many: the first one, and how many.
+    pub(super) fn calls_of(&self, part: u32) -> Option<(usize, usize)> {
+        self.state.lock().many.as_ref().map(|many| many.calls_of(part))
     }
 
     pub(super) fn set_id(&self, id: u64) {
@@ -107,6 +144,7 @@ impl AsyncResult {
     /// Takes the outcome of a part.
     pub(super) fn accept(slf: &Bound<'_, Self>, part: u32, value: Value) {
         let this = slf.get();
+        let core = this.core.bind(slf.py()).get();
         let (complete, observed, superfluous) = {
             let mut state = this.state.lock();
             let state = &mut *state;
@@ -118,6 +156,7 @@ impl AsyncResult {
                 }
                 Some(many) => {
                     many.left -= 1;
+                    many.over += many.calls_of(part).1;
                     let complete = many.left == 0;
                     if value.is_failure() {
                         if matches!(state.value, Value::None) {
@@ -131,6 +170,13 @@ impl AsyncResult {
                     complete
                 }
             };
+            if let Some(many) = &state.many
+                && state.observers.as_ref().is_some_and(|observers| observers.progress.is_some())
+            {
+                // Under the lock, which orders them: the numbers rise.
+                core.defer_progress(slf.clone().unbind(), many.over, many.calls);
+            }
+            state.complete |= complete;
             (complete, state.observers.is_some(), superfluous)
         };
         drop(superfluous);
@@ -138,9 +184,24 @@ impl AsyncResult {
             return;
         }
         if observed {
-            this.core.bind(slf.py()).get().defer(slf.py(), slf.clone().unbind());
+            core.defer(slf.py(), slf.clone().unbind());
         } else {
             this.done.store(true, Ordering::Release);
+        }
+    }
+
+    /// Tells how much of it is over. In the service's thread.
+    pub(super) fn tell(slf: &Bound<'_, Self>, over: usize, calls: usize) {
+        let (this, py) = (slf.get(), slf.py());
+        let progress = {
+            let state = this.state.lock();
+            let observers = state.observers.as_ref();
+            observers.and_then(|observers| Some(observers.progress.as_ref()?.clone_ref(py)))
+        };
+        if let Some(progress) = progress
+            && let Err(error) = progress.bind(py).call1((over, calls))
+        {
+            error.write_unraisable(py, Some(progress.bind(py)));
         }
     }
 
@@ -165,9 +226,15 @@ impl AsyncResult {
                 error.write_unraisable(py, observers.callback.as_ref().map(|callback| callback.bind(py)));
             }
         }
-        this.done.store(true, Ordering::Release);
-        // Whoever comes later sees that it is done, or that there are observers again.
-        let later = this.state.lock().observers.take();
+        // Whoever comes later sees that it is done: it defers the result once more then.
+        let later = {
+            let mut state = this.state.lock();
+            this.done.store(true, Ordering::Release);
+            state.observers.take()
+        };
+        if later.is_some() {
+            this.core.bind(py).get().unobserve(); // they came meanwhile, and were counted for themselves
+        }
         for observers in observers.into_iter().chain(later) {
             for then in &observers.then {
                 if let Err(error) = then.bind(py).call1((slf,)) {
@@ -263,7 +330,7 @@ fn list_of(py: Python<'_>, many: &mut Many) -> PyResult<Opened> {
         Value::Returned(object) => Some(object.bind(py)),
         _ => None,
     });
-    if !many.chunked {
+    if many.chunk == 1 {
         let objects: Vec<_> = objects.collect();
         return Ok(Opened::Returned(PyList::new(py, objects)?.into_any().unbind()));
     }
@@ -328,18 +395,18 @@ impl AsyncResult {
     /// Have `then` called with this result, in another thread, when it is done.
     fn _then(slf: &Bound<'_, Self>, then: Py<PyAny>) -> PyResult<()> {
         let (this, py) = (slf.get(), slf.py());
-        let first = {
+        let core = this.core.bind(py).get();
+        // Counted before it can be told.
+        core.observe(py)?;
+        let (first, done) = {
             let mut state = this.state.lock();
             let first = state.observers.is_none();
             state.observers.get_or_insert_default().then.push(then);
-            first
+            (first, this.is_done())
         };
         if !first {
-            return Ok(());
-        }
-        let core = this.core.bind(py).get();
-        core.observe(py)?;
-        if this.is_done() {
+            core.unobserve();
+        } else if done {
             core.defer(py, slf.clone().unbind());
         }
         Ok(())

@@ -209,6 +209,11 @@ impl Stream {
         self.fed.load(Ordering::Acquire)
     }
 
+    /// The first item of a chunk, and how many there are at most.
+    pub(super) fn items_of(&self, number: u64) -> (usize, usize) {
+        (number as usize * self.chunk, self.chunk)
+    }
+
     /// Takes the outcome of the chunk `number`.
     pub(super) fn accept(&self, number: u64, value: Value) {
         let mut state = self.state.lock();
