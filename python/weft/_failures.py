@@ -263,9 +263,8 @@ def _refusal(kind: type[Exception], message: str, path: str, part: object) -> Un
         if not issubclass(UnpicklableError, kind):
             cls = type("UnpicklableError", (UnpicklableError, kind), {"__module__": "weft"})
         made: UnpicklableError = cls(message, path, part)
-    except (
-        Exception
-    ):  # a class of the program's that cannot be a base, or be made of this: the cause is of it
+    except Exception:
+        # A class of the program's that cannot be a base, or be made of this: the cause is of it.
         made = UnpicklableError(message, path, part)
     return made
 
