@@ -172,14 +172,37 @@ impl Map {
         value: &mut Value,
         host: &mut H,
     ) -> Result<bool, H::Interrupt> {
+        let found = self.look(
+            (kind, key),
+            |kind, bytes, stamp| {
+                value.kind = kind;
+                value.stamp = stamp;
+                value.bytes.clear();
+                value.bytes.extend_from_slice(bytes);
+            },
+            host,
+        )?;
+        Ok(found.is_some())
+    }
+
+    /// Shows the value of the key to `look`: what it is, its bytes, its stamp. `None` if there is none.
+    ///
+    /// The shard is locked meanwhile, so `look` is quick, and calls nothing of the program.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    #[inline]
+    pub fn look<H: Host, T>(
+        &self,
+        (kind, key): (u8, &[u8]),
+        look: impl FnOnce(u8, &[u8], u64) -> T,
+        host: &mut H,
+    ) -> Result<Option<T>, H::Interrupt> {
         let (number, key) = Self::key(kind, key);
         let open = self.open(number, host)?;
-        let Some(record) = open.get(key.hash, key.kind, key.bytes)? else { return Ok(false) };
-        value.kind = record.value_kind;
-        value.stamp = record.stamp;
-        value.bytes.clear();
-        value.bytes.extend_from_slice(record.value);
-        Ok(true)
+        let record = open.get(key.hash, key.kind, key.bytes)?;
+        Ok(record.map(|record| look(record.value_kind, record.value, record.stamp)))
     }
 
     /// Sets the value of the key.

@@ -168,6 +168,9 @@ impl Patience {
 ///
 /// It does where the other one has a processor of its own, and is lost time where both share one. So after a few spins
 /// that found nothing there is none, but for a probe ever more seldom.
+///
+/// Where there is one processor only, it is passed to the other one instead, which is runnable as a rule, because it does the
+/// same: that is a fraction of what it costs to sleep and be woken. If somebody else took it, for long, or nobody, that was in vain.
 #[derive(Debug, Default)]
 pub struct Prospect {
     futile: AtomicU32,
@@ -182,6 +185,8 @@ impl Prospect {
     const SELDOM: u32 = 9;
     /// Looks in a glance.
     const GLANCE: u32 = 24;
+    /// How often the processor is passed on in one wait.
+    const PASSES: u32 = 3;
 
     /// One that expects the best.
     pub const fn new() -> Self {
@@ -210,7 +215,7 @@ impl Prospect {
             self.skip.store(skip - 1, Ordering::Relaxed);
             return false;
         }
-        if spin_for(SPIN, ready) {
+        if if may_spin() { spin_for(SPIN, ready) } else { Self::pass_on(ready) } {
             self.futile.store(0, Ordering::Relaxed);
             return true;
         }
@@ -220,6 +225,17 @@ impl Prospect {
             self.skip.store(1 << futile.min(Self::SELDOM), Ordering::Relaxed);
         }
         false
+    }
+}
+
+impl Prospect {
+    /// Lets others run, a few times. Says whether `ready` became true soon.
+    fn pass_on(ready: &mut dyn FnMut() -> bool) -> bool {
+        let start = Instant::now();
+        (0..Self::PASSES).any(|_| {
+            std::thread::yield_now();
+            ready()
+        }) && start.elapsed() < SPIN
     }
 }
 

@@ -8,10 +8,11 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use weft_manager::{Answer, Lane, ManagerError};
+use weft_manager::{Answer, Lane, ManagerError, Reply};
 use weft_wait::thread::Prospect;
 
 use super::proxy::Arguments;
+use super::short::{self, Reader};
 use super::wire::{FIRST, KEYWORDS, Tag, write_head};
 use crate::queue::arenas::shm_error;
 use crate::queue::codec::{self, Failure, Spans};
@@ -57,7 +58,7 @@ impl Shared {
         py: Python<'py>,
         names: (&str, &str),
         args: &Arguments<'_, 'py>,
-    ) -> Result<(Tag, Bound<'py, PyAny>), Option<PyErr>> {
+    ) -> CallOutcome<'py> {
         if !self.lane.is_usable() || self.lane.is_busy() {
             return Err(None);
         }
@@ -70,13 +71,40 @@ impl Shared {
         outcome
     }
 
+    /// As [`call`](Self::call), for an object by the word of its identity and a method by its number. `None`: this call is none
+    /// of a few words.
+    #[inline]
+    pub(super) fn call_short<'py>(
+        &self,
+        py: Python<'py>,
+        (identity, method): (u64, usize),
+        args: &[*mut pyo3::ffi::PyObject],
+    ) -> Option<CallOutcome<'py>> {
+        // The first call through a lane says so, which there is no room for.
+        if !self.used.load(Ordering::Relaxed) || !self.lane.is_usable() || self.lane.is_busy() {
+            return None;
+        }
+        let words = short::encode_call(py, identity, args)?;
+        let what = method as u32 | (args.len() as u32) << 8;
+        let mut parker = GilParker::for_answer(py, &PROSPECT, Some(self.lane.desk().life()));
+        // Filled by an answer that is long.
+        let mut bytes = Vec::new();
+        Some(match self.lane.call_short(what, &words, &mut bytes, &mut parker) {
+            Ok(Reply::Short(_, words)) => {
+                Reader::of_answer(&words).node(py, None).map(|value| (Tag::Return, value)).map_err(Some)
+            }
+            Ok(Reply::Long(answer)) => opened(py, answer, &bytes).map_err(Some),
+            Err(error) => Err(self.failed(py, error)),
+        })
+    }
+
     fn call_with<'py>(
         &self,
         py: Python<'py>,
         names: (&str, &str),
         args: &Arguments<'_, 'py>,
         (call, bytes): &mut (Vec<u8>, Vec<u8>),
-    ) -> Result<(Tag, Bound<'py, PyAny>), Option<PyErr>> {
+    ) -> CallOutcome<'py> {
         if !write_head(names.0, names.1, call) {
             let error = PyRuntimeError::new_err("the name of a method is longer than 255 bytes");
             return Err(Some(error));
@@ -88,13 +116,9 @@ impl Shared {
         let what = u32::from(kind) | keywords | first;
         let mut parker = GilParker::for_answer(py, &PROSPECT, Some(self.lane.desk().life()));
         let outcome = self.lane.call(what, &[call], &mut buffers, bytes, &mut parker);
-        let Answer { what, mut buffers } = outcome.map_err(|error| self.failed(py, error))?;
+        let answer = outcome.map_err(|error| self.failed(py, error))?;
         self.used.store(true, Ordering::Relaxed);
-        let tag = Tag::of_number((what >> 8) as u8).ok_or_else(|| {
-            PyOSError::new_err("an answer in shared memory is damaged: it has no known tag")
-        })?;
-        let decoded = codec::decode(py, what as u8, bytes, &mut buffers);
-        Ok((tag, decoded.map_err(|(error, _)| error)?))
+        Ok(opened(py, answer, bytes)?)
     }
 
     /// Appends the body of a call to `call`, whose head has `head` bytes. Returns its kind, and what says that it has keywords.
@@ -147,6 +171,21 @@ impl Shared {
             Err(error) => error,
         })
     }
+}
+
+/// What a call came to; `None` as an error: the lane cannot be used, or not now.
+type CallOutcome<'py> = Result<(Tag, Bound<'py, PyAny>), Option<PyErr>>;
+
+/// What an answer means.
+fn opened<'py>(
+    py: Python<'py>,
+    Answer { what, mut buffers }: Answer,
+    bytes: &[u8],
+) -> PyResult<(Tag, Bound<'py, PyAny>)> {
+    let tag = Tag::of_number((what >> 8) as u8)
+        .ok_or_else(|| PyOSError::new_err("an answer in shared memory is damaged: it has no known tag"))?;
+    let decoded = codec::decode(py, what as u8, bytes, &mut buffers);
+    Ok((tag, decoded.map_err(|(error, _)| error)?))
 }
 
 /// The exception for a lane that cannot be used, or not now.
