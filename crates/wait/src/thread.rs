@@ -198,10 +198,12 @@ impl Prospect {
         if self.skip.load(Ordering::Relaxed) > 0 || !may_spin() {
             return false;
         }
-        let found = (0..Self::GLANCE).any(|_| {
-            hint::spin_loop();
-            ready()
-        });
+        // At first without a pause, which is longer than what is waited for takes at its best.
+        let found = (0..Self::GLANCE).any(|_| ready())
+            || (0..Self::GLANCE).any(|_| {
+                hint::spin_loop();
+                ready()
+            });
         if found {
             self.futile.store(0, Ordering::Relaxed);
         }

@@ -1,8 +1,10 @@
 //! What a client's thread calls through.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -14,6 +16,7 @@ use weft_wait::thread::Prospect;
 use super::proxy::Arguments;
 use super::short::{self, Reader};
 use super::wire::{FIRST, KEYWORDS, Tag, write_head};
+use crate::gil::GilCell;
 use crate::queue::arenas::shm_error;
 use crate::queue::codec::{self, Failure, Spans};
 use crate::queue::parker::GilParker;
@@ -38,16 +41,86 @@ pub(super) struct Shared {
     lane: Lane,
     used: AtomicBool,
     server: u32,
+    /// Guarded by the GIL.
+    users: GilCell<Users>,
+}
+
+/// Who uses a lane without owning it.
+#[derive(Default)]
+struct Users {
+    count: usize,
+    /// The lane itself, if it was given back while it was in use: the last one drops it.
+    given_back: Option<Arc<Shared>>,
+}
+
+/// A lane in use by a proxy, which does not keep it: counting the use of it without atomic operations is a good part of a call.
+pub(super) struct Using<'py> {
+    shared: NonNull<Shared>,
+    _attached: Python<'py>,
+}
+
+impl<'py> Using<'py> {
+    /// `None` if it was given back.
+    #[inline]
+    pub(super) fn begin(py: Python<'py>, lane: &Weak<Shared>) -> Option<Self> {
+        if lane.strong_count() == 0 {
+            return None;
+        }
+        let shared = NonNull::new(lane.as_ptr().cast_mut())?;
+        // SAFETY: somebody owns it, and owners drop it only with the GIL, which is held; from now on it is in use, which they
+        // respect (`ManagerLane::give_back`).
+        unsafe { (*shared.as_ref().users.get()).count += 1 };
+        Some(Self { shared, _attached: py })
+    }
+}
+
+impl Deref for Using<'_> {
+    type Target = Shared;
+
+    #[inline]
+    fn deref(&self) -> &Shared {
+        // SAFETY: it is in use.
+        unsafe { self.shared.as_ref() }
+    }
+}
+
+impl Drop for Using<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: it is in use until here, and the GIL is held. What is dropped is the lane itself, which nobody looks at any more.
+        let given_back = unsafe {
+            let users = &mut *self.shared.as_ref().users.get();
+            users.count -= 1;
+            if users.count == 0 { users.given_back.take() } else { None }
+        };
+        drop(given_back);
+    }
 }
 
 impl ManagerLane {
     pub(super) fn new(lane: Lane, server: u32) -> Self {
-        let shared = Shared { lane, used: AtomicBool::new(false), server };
+        let users = GilCell::new(Users::default());
+        let shared = Shared { lane, used: AtomicBool::new(false), server, users };
         Self(parking_lot::Mutex::new(Some(Arc::new(shared))))
     }
 
     pub(super) fn shared(&self) -> Option<Arc<Shared>> {
         self.0.lock().clone()
+    }
+
+    fn give_back(&self) {
+        let Some(shared) = self.0.lock().take() else { return };
+        // SAFETY: the GIL is held, as it is whenever a method is called or an object goes.
+        let users = unsafe { &mut *shared.users.get() };
+        if users.count > 0 {
+            users.given_back = Some(shared);
+        }
+    }
+}
+
+impl Drop for ManagerLane {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -257,7 +330,7 @@ impl ManagerLane {
 
     /// Give it back.
     fn close(&self) {
-        drop(self.0.lock().take());
+        self.give_back();
     }
 }
 

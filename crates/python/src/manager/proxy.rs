@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
-use super::lane::{ManagerLane, Shared};
+use super::lane::{ManagerLane, Shared, Using};
 use super::table;
 use super::wire::Tag;
 use crate::gil::GilCell;
@@ -40,14 +40,15 @@ fn this_thread() -> usize {
 }
 
 /// The thread's lane, if it called through this proxy last.
-fn quick_lane(this: &ProxyBase) -> Option<std::sync::Arc<Shared>> {
+#[inline]
+fn quick_lane<'py>(py: Python<'py>, this: &ProxyBase) -> Option<Using<'py>> {
     // SAFETY: the GIL is held, and nothing here runs Python code.
     let state = unsafe { &*this.state.get() };
     let (thread, lane) = state.last.as_ref()?;
     if *thread != this_thread() {
         return None;
     }
-    lane.upgrade()
+    Using::begin(py, lane)
 }
 
 /// Calls a method of the shared object by way of the thread's lane, or whatever `_tls` has instead.
@@ -58,7 +59,7 @@ pub(super) fn call<'py>(
     args: &Arguments<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = slf.py();
-    if let Some(lane) = quick_lane(slf.get()) {
+    if let Some(lane) = quick_lane(py, slf.get()) {
         // SAFETY: the GIL is held; set once, when the proxy is made, so it stays there.
         let (ident, identity) = unsafe {
             let state = slf.get().state.get();
