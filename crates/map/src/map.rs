@@ -9,12 +9,13 @@ use std::time::Duration;
 use weft_shm::{Arena, Carrier, Handle, ShmError};
 
 use crate::hash::hash;
+use crate::segment::Glance;
 use crate::shard::{Open, Seen, Shard};
 
 /// Into how many parts a map is divided, each with a lock of its own.
 pub const SHARDS: usize = 64;
 
-const TAG: u64 = u64::from_le_bytes(*b"weftmap1");
+const TAG: u64 = u64::from_le_bytes(*b"weftmap2");
 /// How long a thread sleeps for a lock before its host is asked whether to go on.
 const SLICE: Duration = Duration::from_millis(50);
 
@@ -203,6 +204,23 @@ impl Map {
         let open = self.open(number, host)?;
         let record = open.get(key.hash, key.kind, key.bytes)?;
         Ok(record.map(|record| look(record.value_kind, record.value, record.stamp)))
+    }
+
+    /// As [`look`](Self::look), without the lock, if nobody changes the shard meanwhile: then what was seen is what one would have
+    /// seen with it. `None`: it has to be looked at with the lock.
+    ///
+    /// What is copied out is short: a key and a value of at most [`GLANCE`] bytes together.
+    ///
+    /// # Safety
+    ///
+    /// No other thread of this process uses the map meanwhile.
+    #[inline]
+    pub unsafe fn glance(&self, (kind, key): (u8, &[u8])) -> Option<Glance> {
+        self.carrier.check().ok()?;
+        let (number, key) = Self::key(kind, key);
+        let (shard, seen) = (&self.layout().shards[number], &self.seen[number]);
+        // SAFETY: by the contract, nobody changes what this process knows of the shard.
+        unsafe { shard.glance(seen, key.hash, key.kind, key.bytes) }
     }
 
     /// Sets the value of the key.

@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use weft_map::{Host, Map, SHARDS, Value};
+use weft_map::{Glance, Host, Map, SHARDS, Value};
 use weft_shm::{Handle, ShmError};
 use weft_wait::Parker;
 
@@ -158,6 +158,17 @@ impl SharedDictBase {
         let map = self.map()?;
         let mut word = [0; 8];
         if let Some(quick) = quick_key(key, &mut word) {
+            // SAFETY: the GIL is held, as by all threads of this process that use a map: they give it up to wait for a lock only.
+            match unsafe { map.glance(quick) } {
+                Some(Glance::Nothing) => return Ok(None),
+                Some(glance @ Glance::Value(kind, ..)) => {
+                    let (_, bytes) = glance.bytes();
+                    return codec::decode_plain(py, kind, bytes)
+                        .unwrap_or_else(|| decode(py, kind, bytes))
+                        .map(Some);
+                }
+                None => {}
+            }
             let found = map.look(quick, |kind, bytes, _| Copied::of(kind, bytes), &mut Waiter(py))?;
             return found.map(|value| value.decode(py)).transpose();
         }
