@@ -153,7 +153,11 @@ impl Segment {
             let (key_length, value) = (lengths as u32 as usize, (lengths >> 32) as usize);
             let end = key_length + value;
             // Two keys with the same hash are left to those who look more closely.
-            if key_length != key.len() || kinds as u8 != kind || end > GLANCE || RECORD + end > self.size - offset {
+            if key_length != key.len()
+                || kinds as u8 != kind
+                || end > GLANCE
+                || RECORD + end > self.size - offset
+            {
                 return None;
             }
             let mut words = [0; GLANCE_WORDS];

@@ -131,9 +131,8 @@ impl ManagerDesk {
         let (identity, mut reader) = Reader::of_call(words);
         let method = (what & 0xff) as usize;
         let mut next = || self.table(py, |table| reader.node(py, Some(&mut table.names)));
-        let call = |args: &[Bound<'py, PyAny>]| {
-            self.call_numbered(py, lane, (identity, method), args, callbacks)
-        };
+        let call =
+            |args: &[Bound<'py, PyAny>]| self.call_numbered(py, lane, (identity, method), args, callbacks);
         match what >> 8 {
             0 => call(&[]),
             1 => call(&[next()?]),

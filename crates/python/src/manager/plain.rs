@@ -69,9 +69,15 @@ pub(super) fn call<'py>(
                 Ok(None) => Err(missing(key)),
                 Err(error) => Err(error),
             },
-            (Sort::Dict, GET, [key]) => find(object, key).map(|found| found.unwrap_or_else(|| py.None().into_bound(py))),
-            (Sort::Dict, GET, [key, default]) => find(object, key).map(|found| found.unwrap_or_else(|| default.clone())),
-            (Sort::Dict, SETITEM, [key, value]) => none(ffi::PyDict_SetItem(this, key.as_ptr(), value.as_ptr())),
+            (Sort::Dict, GET, [key]) => {
+                find(object, key).map(|found| found.unwrap_or_else(|| py.None().into_bound(py)))
+            }
+            (Sort::Dict, GET, [key, default]) => {
+                find(object, key).map(|found| found.unwrap_or_else(|| default.clone()))
+            }
+            (Sort::Dict, SETITEM, [key, value]) => {
+                none(ffi::PyDict_SetItem(this, key.as_ptr(), value.as_ptr()))
+            }
             (Sort::Dict, CONTAINS, [key]) => match ffi::PyDict_Contains(this, key.as_ptr()) {
                 -1 => Err(PyErr::fetch(py)),
                 found => Ok(pyo3::types::PyBool::new(py, found != 0).to_owned().into_any()),
@@ -102,7 +108,10 @@ fn is_text(object: &Bound<'_, PyAny>) -> bool {
 /// # Safety
 ///
 /// The object is a dictionary.
-unsafe fn find<'py>(dict: &Bound<'py, PyAny>, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+unsafe fn find<'py>(
+    dict: &Bound<'py, PyAny>,
+    key: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = dict.py();
     // SAFETY: a dictionary, by the contract; the GIL is held.
     unsafe {

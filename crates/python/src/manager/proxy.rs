@@ -200,7 +200,10 @@ unsafe extern "C" {
 
 /// The attribute of the object's class as it lies there, to be compared with others only.
 #[inline]
-pub(super) fn class_attribute(slf: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> Option<*mut ffi::PyObject> {
+pub(super) fn class_attribute(
+    slf: &Bound<'_, PyAny>,
+    name: &Bound<'_, PyString>,
+) -> Option<*mut ffi::PyObject> {
     // SAFETY: the GIL is held, and both are alive.
     let found = unsafe { _PyType_Lookup(slf.get_type_ptr(), name.as_ptr()) };
     (!found.is_null()).then_some(found)

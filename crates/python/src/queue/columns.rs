@@ -235,7 +235,7 @@ unsafe fn column(items: &[*mut PyObject], body: &mut Vec<u8>) -> bool {
 
 /// # Safety
 ///
-/// As of [`column`].
+/// As of [`column()`].
 unsafe fn integers(items: &[*mut PyObject], body: &mut Vec<u8>) -> bool {
     body.reserve(2 + 8 * items.len());
     body.extend_from_slice(&[INTEGERS, 8]);
@@ -279,7 +279,7 @@ fn narrow<const WIDTH: usize>(start: usize, count: usize, body: &mut Vec<u8>) {
 
 /// # Safety
 ///
-/// As of [`column`].
+/// As of [`column()`].
 unsafe fn floats(items: &[*mut PyObject], body: &mut Vec<u8>) -> bool {
     body.reserve(1 + 8 * items.len());
     body.push(FLOATS);
@@ -343,7 +343,7 @@ unsafe fn utf8<'a>(object: *mut PyObject) -> Option<&'a [u8]> {
 
 /// # Safety
 ///
-/// As of [`column`].
+/// As of [`column()`].
 unsafe fn texts(items: &[*mut PyObject], body: &mut Vec<u8>) -> bool {
     let mut recent = Recent::new();
     let start = body.len();
@@ -386,7 +386,7 @@ fn finish(start: usize, behind: usize, recent: &Recent, body: &mut [u8]) {
 
 /// # Safety
 ///
-/// As of [`column`].
+/// As of [`column()`].
 unsafe fn mixed(items: &[*mut PyObject], body: &mut Vec<u8>) -> bool {
     let mut recent = Recent::new();
     let start = body.len();
@@ -517,9 +517,10 @@ impl<'a, 'py> Reader<'a, 'py> {
     fn length(&mut self) -> PyResult<usize> {
         let word = self.take(8)?.try_into().map(u64::from_le_bytes).unwrap_or(u64::MAX);
         // No container has more items than there is memory.
-        usize::try_from(word).ok().filter(|length| *length <= isize::MAX as usize / 8).ok_or_else(|| {
-            damaged("a length is no length")
-        })
+        usize::try_from(word)
+            .ok()
+            .filter(|length| *length <= isize::MAX as usize / 8)
+            .ok_or_else(|| damaged("a length is no length"))
     }
 
     fn end(&self) -> PyResult<()> {
@@ -658,7 +659,11 @@ impl<'a, 'py> Reader<'a, 'py> {
             Bound::from_owned_ptr_or_err(self.py, made)
         };
         text.map_err(|error| {
-            if error.is_instance_of::<PyMemoryError>(self.py) { error } else { damaged("a string is not UTF-8") }
+            if error.is_instance_of::<PyMemoryError>(self.py) {
+                error
+            } else {
+                damaged("a string is not UTF-8")
+            }
         })
     }
 }
@@ -670,7 +675,8 @@ impl<'py> Column<'_, 'py> {
             Self::Same(object) => Ok(object.clone()),
             Self::Integers(values, width) => integer(values, *width),
             Self::Floats(values) => {
-                let (value, rest) = values.split_first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
+                let (value, rest) =
+                    values.split_first_chunk::<8>().ok_or_else(|| damaged("it is cut short"))?;
                 *values = rest;
                 // SAFETY: the GIL is held, as `'py` shows.
                 unsafe {
