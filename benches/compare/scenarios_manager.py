@@ -74,7 +74,7 @@ def manager_namespace(api: Api) -> Loop:
 
     def run(count: int) -> None:
         for _ in repeat(None, count):
-            names.x
+            _ = names.x
 
     return Loop(run)
 
@@ -84,7 +84,7 @@ def manager_value(api: Api) -> Loop:
 
     def run(count: int) -> None:
         for _ in repeat(None, count):
-            value.value
+            _ = value.value
 
     return Loop(run)
 

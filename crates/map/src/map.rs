@@ -209,7 +209,7 @@ impl Map {
     /// As [`look`](Self::look), without the lock, if nobody changes the shard meanwhile: then what was seen is what one would have
     /// seen with it. `None`: it has to be looked at with the lock.
     ///
-    /// What is copied out is short: a key and a value of at most [`GLANCE`] bytes together.
+    /// What is copied out is short: a key and a value of at most [`GLANCE`](crate::GLANCE) bytes together.
     ///
     /// # Safety
     ///

@@ -514,7 +514,7 @@ class ValueProxy(BaseProxy):
 
 for _name in ("get", "set"):
     setattr(ValueProxy, _name, _native.proxy_method(ValueProxy, _name))
-ValueProxy.value = property(ValueProxy.get, ValueProxy.set)  # type: ignore[assignment]
+ValueProxy.value = property(ValueProxy.get, ValueProxy.set)
 
 _STOCK_LIST = _STOCK.ListProxy._exposed_
 BaseListProxy: Any = MakeProxyType("BaseListProxy", _STOCK_LIST)

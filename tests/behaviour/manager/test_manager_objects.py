@@ -51,7 +51,7 @@ def test_values_of_every_size_arrive(shared: SyncManager) -> None:
 
 
 LARGE = [
-    {number: 1 for number in range(5000)},
+    dict.fromkeys(range(5000), 1),
     {number: number for number in range(100_000)},
     {f"key {number}": number / 2 for number in range(1000)},
     {number: (None, True, 1, 2.5, "x", b"y")[number % 6] for number in range(1000)},
@@ -99,7 +99,19 @@ def test_calls_with_arguments_that_do_not_fit(shared: SyncManager) -> None:
         assert d["k" * length] == "v" * length
         assert d.get("n" * length, "d" * length) == "d" * length
         assert "k" * length in d
-    for value in (2**63 - 1, -(2**63), 2**63, 127, 128, -128, -129, 1e300, "\ud800", "\N{GRINNING FACE}", b""):
+    for value in (
+        2**63 - 1,
+        -(2**63),
+        2**63,
+        127,
+        128,
+        -128,
+        -129,
+        1e300,
+        "\ud800",
+        "\N{GRINNING FACE}",
+        b"",
+    ):
         d[value] = value
         assert (d[value], type(d[value])) == (value, type(value))
     d[1] = "one"

@@ -139,7 +139,7 @@ def test_a_long_list_of_numbers_arrives_as_it_was(message: Any) -> None:
 
 TEXT = "a string that is longer than a word, but not long"
 COLUMNS = [
-    {number: 1 for number in range(1000)},
+    dict.fromkeys(range(1000), 1),
     {number: number * 1000 for number in range(-500, 500)},
     {f"key {number}": number / 3 for number in range(1000)},
     {f"Schlüssel {number} \N{GRINNING FACE}": None for number in range(100)},
@@ -195,7 +195,7 @@ def test_what_was_one_object_is_one_where_that_matters() -> None:
     one, other = queue.get()
     assert one == changing
     assert one is other
-    queue.put({number: text for number in range(100)})
+    queue.put(dict.fromkeys(range(100), text))
     assert len(set(map(id, queue.get().values()))) == 1
 
 
