@@ -84,10 +84,10 @@ impl Drop for Serving {
     }
 }
 
-/// A call that was begun.
+/// A call that was begun, or an answer that nobody took.
 #[derive(Debug)]
 pub struct Request {
-    /// What the caller said it is.
+    /// What its sender said it is.
     pub what: u32,
     /// The buffers that came with it.
     pub buffers: Buffers,
@@ -223,7 +223,7 @@ impl Desk {
         Some(read.map(|(what, buffers)| Request { what, buffers }))
     }
 
-    /// Answers the call in the lane. If nobody waits for the answer, the lane is free.
+    /// Answers the call in the lane. If nobody waits for the answer, which is false, the lane is free.
     ///
     /// # Errors
     ///
@@ -234,16 +234,18 @@ impl Desk {
         what: u32,
         parts: &[&[u8]],
         buffers: &mut Buffers,
-    ) -> Result<(), ShmError> {
+    ) -> Result<bool, ShmError> {
         let slot = self.slot(lane);
         message::write(&self.carrier, lane, slot, what, parts, buffers)?;
         if slot.change(RUNNING, ANSWERED) {
             raise(&slot.reply);
-        } else if slot.state.load(Ordering::Acquire) == ABANDONED {
+            return Ok(true);
+        }
+        if slot.state.load(Ordering::Acquire) == ABANDONED {
             self.discard(lane);
             slot.free();
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Whose the lane is.
@@ -261,35 +263,43 @@ impl Desk {
     }
 
     /// Frees the lanes of a process that has ended. A call that is being carried out goes on, and frees its lane
-    /// at its end.
-    pub fn sweep(&self, dead: Identity) {
+    /// at its end. Answers that were never taken are given to `unread`, with their bytes and the lane. For one thread at a
+    /// time.
+    pub fn sweep(&self, dead: Identity, unread: &mut dyn FnMut(usize, Request, &[u8])) {
+        let mut bytes = Vec::new();
         for lane in 0..LANES {
             let slot = self.slot(lane);
             if slot.owner.load(Ordering::Acquire) != word_of(dead) {
                 continue;
             }
-            let is_idle = loop {
+            let before = loop {
                 let state = slot.state.load(Ordering::Acquire);
                 match state {
-                    RUNNING if slot.change(RUNNING, ABANDONED) => break false,
-                    ABANDONED => break false,
-                    CALLED | ANSWERED if slot.change(state, IDLE) => break true,
-                    IDLE => break true,
+                    RUNNING if slot.change(RUNNING, ABANDONED) => break ABANDONED,
+                    CALLED | ANSWERED if slot.change(state, IDLE) => break state,
+                    IDLE | ABANDONED => break state,
                     _ => {}
                 }
             };
-            if is_idle {
-                self.discard(lane);
-                slot.free();
+            if before == ABANDONED {
+                continue;
             }
+            if before == ANSWERED {
+                // What is damaged nobody can have.
+                if let Ok((what, buffers)) = message::read(&self.carrier, lane, slot, &mut bytes) {
+                    unread(lane, Request { what, buffers }, &bytes);
+                }
+            }
+            self.discard(lane);
+            slot.free();
         }
     }
 
     /// As [`sweep`](Self::sweep) for all processes that have ended, also those that never called.
-    pub fn sweep_dead(&self) {
+    pub fn sweep_dead(&self, unread: &mut dyn FnMut(usize, Request, &[u8])) {
         for owner in self.owners() {
             if !owner.is_alive() {
-                self.sweep(owner);
+                self.sweep(owner, unread);
             }
         }
     }

@@ -2,12 +2,14 @@
 //!
 //! * [`desk`]: what a server has: its objects, and the loop that answers calls;
 //! * [`lane`]: what a client's thread calls through;
+//! * [`parcel`]: calls whose arguments somebody else has to unpickle;
 //! * [`proxy`]: the quick part of proxies;
 //! * [`table`]: objects by their identity, and which of their methods are called without further ado;
 //! * [`wire`]: what the bytes of a call and of an answer mean.
 
 mod desk;
 mod lane;
+mod parcel;
 mod proxy;
 mod table;
 mod wire;
@@ -18,6 +20,7 @@ use pyo3::prelude::*;
 pub(crate) fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<desk::ManagerDesk>()?;
     module.add_class::<lane::ManagerLane>()?;
+    module.add_class::<parcel::ManagerParcel>()?;
     module.add_class::<proxy::ProxyBase>()?;
     module.add_function(wrap_pyfunction!(proxy::proxy_method, module)?)
 }

@@ -15,8 +15,21 @@ struct Place {
     entry: Option<Entry>,
 }
 
-/// Methods that are called by the serving thread itself, by name: they do not block.
-pub(super) type Direct = HashMap<Box<str>, Py<PyAny>>;
+/// A method that is called by the serving thread itself: it does not block, and runs nobody's code.
+pub(super) struct Method {
+    pub(super) call: Py<PyAny>,
+    /// Puts what it took from the object back, if nobody gets it.
+    pub(super) back: Option<Py<PyAny>>,
+}
+
+impl Method {
+    pub(super) fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self { call: self.call.clone_ref(py), back: self.back.as_ref().map(|back| back.clone_ref(py)) }
+    }
+}
+
+/// These methods, by name.
+pub(super) type Direct = HashMap<Box<str>, Method>;
 
 /// What is known of an object.
 struct Entry {
@@ -66,9 +79,25 @@ impl Table {
         Some(entry.direct)
     }
 
+    /// Takes methods of the object out of those that are called directly: the named ones, or all. To be dropped as with
+    /// [`leave`](Self::leave).
+    pub(super) fn restrict(&mut self, ident: &str, methods: Option<&[String]>) -> Direct {
+        let entry = parse(ident).and_then(|(index, generation)| {
+            let place = self.places.get_mut(index as usize)?;
+            place.entry.as_mut().filter(|_| place.generation == generation)
+        });
+        let Some(entry) = entry else { return Direct::new() };
+        match methods {
+            None => std::mem::take(&mut entry.direct),
+            Some(methods) => {
+                methods.iter().filter_map(|method| entry.direct.remove_entry(method.as_str())).collect()
+            }
+        }
+    }
+
     /// The method to be called directly; `None` if somebody else has to look at it.
     #[inline]
-    pub(super) fn direct(&self, ident: &str, method: &str) -> Option<&Py<PyAny>> {
+    pub(super) fn direct(&self, ident: &str, method: &str) -> Option<&Method> {
         let (index, generation) = parse(ident)?;
         let place = self.places.get(index as usize)?;
         let entry = place.entry.as_ref().filter(|_| place.generation == generation)?;
@@ -77,7 +106,11 @@ impl Table {
 }
 
 fn methods(direct: &Bound<'_, PyDict>) -> PyResult<Direct> {
-    direct.iter().map(|(name, method)| Ok((name.extract::<String>()?.into(), method.unbind()))).collect()
+    let method = |method: Bound<'_, PyAny>| match method.extract::<(Py<PyAny>, Py<PyAny>)>() {
+        Ok((call, back)) => Method { call, back: Some(back) },
+        Err(_) => Method { call: method.unbind(), back: None },
+    };
+    direct.iter().map(|(name, value)| Ok((name.extract::<String>()?.into(), method(value)))).collect()
 }
 
 /// The place and the generation that an identity stands for.

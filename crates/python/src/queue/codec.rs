@@ -335,6 +335,12 @@ pub(crate) fn is_plain(kind: u8, spans: &Spans) -> bool {
     kind != kind::PICKLE && spans.is_empty()
 }
 
+/// Whether decoding a message of this kind may run anybody's code.
+#[inline]
+pub(crate) fn is_pickle(kind: u8) -> bool {
+    kind & !kind::IN_SPAN == kind::PICKLE
+}
+
 /// The pickle of a message, and its buffers, as Python objects.
 struct Pickled {
     data: Py<PyAny>,
