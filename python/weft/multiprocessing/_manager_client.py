@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
+from contextlib import contextmanager
 from multiprocessing import managers as _managers
-from multiprocessing import process, reduction, util
-from typing import Any
+from multiprocessing import context, process, reduction, util
+from typing import TYPE_CHECKING, Any
 
 from weft import _native
 from weft.multiprocessing import _manager_ends as ends
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # With its private parts, which its type stubs do not have.
 _stock: Any = _managers
@@ -41,18 +44,15 @@ class _Socket:
         self._connection = connection
         self._address = address
         self._busy = False
-        # Whether the server knows whose connection this is.
-        self.is_known = False
-        self.pid = os.getpid()
 
-    def introduce(self) -> None:
-        """Tell the server who this is, and learn who that is. One of the standard library answers with an error."""
+    def introduce(self) -> bool:
+        """Tell the server who this is, and learn who that is. False if it is one of the standard library's."""
         self._connection.send((SERVER, "hello", (ends.identity(),), {}))
         kind, result = self._connection.recv()
-        if kind == "#RETURN":
-            ends.learn(self._address, tuple(result))
-            self.is_known = True
-            _sockets.add(self)
+        if kind != "#RETURN":
+            return False
+        ends.learn(self._address, tuple(result))
+        return True
 
     def call(self, ident: str, method: str, args: Any, kwds: Any, otherwise: Any) -> Any:
         if self._busy or self._connection.closed:
@@ -111,8 +111,8 @@ def _copied(value: Any) -> Any:
 Route = Any
 Lane = _native.ManagerLane
 
-# Those of this process, and of those it was forked from, whose servers know whose they are.
-_sockets: weakref.WeakSet[_Socket] = weakref.WeakSet()
+# Servers that know a process by a connection, by that process and their addresses, and how they are reached.
+_introduced: dict[tuple[int, Any], tuple[bytes, Any]] = {}
 
 
 class _Desk:
@@ -155,12 +155,12 @@ def open_route(address: Any, authkey: bytes, client: Any, name: str) -> Route:
         try:
             _stock.dispatch(connection, None, "accept_connection", (name,))
             route = _Socket(connection, address)
-            route.introduce()
+            if route.introduce():
+                _introduced[os.getpid(), address] = authkey, client
+                _say_goodbye_at_the_end()
         except BaseException:
             connection.close()
             raise
-    if route.is_known:
-        _say_goodbye_at_the_end()
     return route
 
 
@@ -277,13 +277,21 @@ def _say_goodbye_at_the_end() -> None:
 def _say_goodbye() -> None:
     """Let the servers know that this process ends normally: what it leaves locked is left so on purpose."""
     with _lock:
-        routes = {a: known.desk.claim(known.pid) for a, known in _desks.items() if known and known.desk.alive}
-    for route in list(_sockets):
-        if route.pid == os.getpid() and route.usable and routes.get(route._address) is None:
-            routes[route._address] = route
-    for address, route in routes.items():
-        if route is not None:
-            try:
-                route.call(SERVER, "goodbye", (), {}, _failed)
-            except (EOFError, OSError, _stock.RemoteError) as error:
-                util.debug("no goodbye to the manager at %r: %s", address, error)
+        desks = {address: known for address, known in _desks.items() if known and known.desk.alive}
+    for address, known in desks.items():
+        lane = known.claim()
+        if lane is not None:
+            with _unheard_by(address):
+                lane.call(SERVER, "goodbye", (), {}, _failed)
+    for (pid, address), (authkey, client) in list(_introduced.items()):
+        if pid == os.getpid() and address not in desks:
+            with _unheard_by(address), client(address, authkey=authkey) as connection:
+                _stock.dispatch(connection, None, "goodbye", (ends.identity(),))
+
+
+@contextmanager
+def _unheard_by(address: Any) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError, context.AuthenticationError, _stock.RemoteError) as error:
+        util.debug("no goodbye to the manager at %r: %s", address, error)

@@ -197,6 +197,10 @@ class Gate(_StockServer):  # type: ignore[misc]
         except (EOFError, ConnectionError):
             util.debug("got EOF -- exiting thread serving %r", threading.current_thread().name)
             sys.exit(0)
+        except OSError as error:
+            # Where the next message begins is not known.
+            util.info("a message to %r is no good: %r", threading.current_thread().name, error)
+            sys.exit(1)
         back = None
         try:
             ident, method, args, kwds = _loads(conn, data)

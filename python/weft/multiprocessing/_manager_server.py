@@ -238,9 +238,12 @@ class Server(Gate):
         """Which process this is."""
         return ends.identity()
 
-    def goodbye(self, c: Any) -> None:
-        """The process that calls is about to end normally."""
-        self._ends_normally.add(c.owner)
+    def goodbye(self, c: Any, other: ends.Identity | None = None) -> None:
+        """The process that calls, or `other`, of this machine, is about to end normally."""
+        if other is None:
+            self._ends_normally.add(c.owner)
+        elif ends.is_near(other) and (other[0], other[1]) in self._owned:
+            self._ends_normally.add((other[0], other[1]))
 
     def shutdown(self, c: Any) -> None:
         """Shut this process down."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import resource
 import signal
 import threading
@@ -88,6 +89,7 @@ class Remote(BaseManager):
 
 _shared: dict[str, Any] = {}
 Remote.register("shared", lambda: _shared, SyncManager._registry["dict"][-1])
+Remote.register("inbox", queue.Queue)
 Remote.register("Iterator", proxytype=SyncManager._registry["Iterator"][-1], create_method=False)
 
 
@@ -167,14 +169,9 @@ def connect_and_wait(address: Any, key: bytes, answer: Any) -> None:
     """A client that knows the address alone."""
     manager = Remote(address, key)
     manager.connect()
-    shared = manager.shared()
-    answer.send(shared.get("server"))
-    shared["begun"] = True
-    answer.send(what_it_raises(lambda: shared.update_with("x", blocked, default=0)))
-
-
-def blocked(_value: Any) -> None:
-    threading.Event().wait()
+    inbox = manager.inbox()
+    answer.send(inbox.qsize())
+    answer.send(what_it_raises(inbox.get))
 
 
 # -- Locks
