@@ -44,6 +44,8 @@ class _Socket:
         self._connection = connection
         self._address = address
         self._busy = False
+        # Not every kind of connection can tell.
+        self.closed = False
 
     def introduce(self) -> bool:
         """Tell the server who this is, and learn who that is. False if it is one of the standard library's."""
@@ -55,7 +57,7 @@ class _Socket:
         return True
 
     def call(self, ident: str, method: str, args: Any, kwds: Any, otherwise: Any) -> Any:
-        if self._busy or self._connection.closed:
+        if self._busy or self.closed:
             raise LaneUnusable
         self._busy = True
         try:
@@ -64,7 +66,7 @@ class _Socket:
                 kind, result = self._connection.recv()
         except BaseException:
             # Whoever calls next would receive the answer to this call.
-            self._connection.close()
+            self.close()
             raise
         finally:
             self._busy = False
@@ -74,9 +76,10 @@ class _Socket:
 
     @property
     def usable(self) -> bool:
-        return not self._busy and not self._connection.closed
+        return not self._busy and not self.closed
 
     def close(self) -> None:
+        self.closed = True
         self._connection.close()
 
     def __getattr__(self, name: str) -> Any:
