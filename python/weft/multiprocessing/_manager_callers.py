@@ -51,6 +51,9 @@ class LaneCaller(Caller):
             ident, method, args, kwds = self._work.popleft()
             back = self._server.way_back(ident, method)
             try:
+                if self.gone:
+                    # What was not begun is not done: somebody may have been told that its sender died.
+                    raise CallerGone
                 answer = self._carry_out(ident, method, args, kwds)
             except CallerGone:
                 answer = ("#RETURN", None)  # to nobody

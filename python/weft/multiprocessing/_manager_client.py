@@ -53,7 +53,7 @@ class _Socket:
         kind, result = self._connection.recv()
         if kind != "#RETURN":
             return False
-        ends.learn(self._address, tuple(result))
+        ends.learn(self._address, result)
         return True
 
     def call(self, ident: str, method: str, args: Any, kwds: Any, otherwise: Any) -> Any:
@@ -203,7 +203,7 @@ def _introduce(address: Any, authkey: bytes, client: Any) -> _Desk | None:
         desk = _native.ManagerDesk()
         desk.attach(place)
         connection.recv()
-    ends.learn(address, ends.identity_of(pid), desk)
+    ends.learn(address, ends.identity_of(pid, place))
     return _Desk(desk, pid)
 
 
@@ -226,7 +226,7 @@ def connect(address: Any, authkey: bytes, client: Any) -> None:
             connection.close()
     ends.forget_ended(address)
     if who is not None:
-        ends.learn(address, tuple(who))
+        ends.learn(address, who)
 
 
 def request(address: Any, authkey: bytes, client: Any, tls: Any, name: str, *args: Any, **kwds: Any) -> Any:

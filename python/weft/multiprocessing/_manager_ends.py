@@ -14,8 +14,10 @@ import socket
 import threading
 from contextlib import contextmanager, suppress
 from functools import cache
+from multiprocessing import util
 from typing import TYPE_CHECKING, Any
 
+from weft import _native
 from weft.multiprocessing.errors import ManagerDied, ManagerMissing, ManagerRefused
 
 if TYPE_CHECKING:
@@ -26,8 +28,12 @@ __all__ = ["Known", "find", "forget_ended", "identity", "identity_of", "learn", 
 # How long the system may take between a server's last sign of life and telling how it ended, in seconds.
 _GRACE = 2.0
 
-# Who a process is to others on any machine: its id, its start, where these count, and how it ended, if it has.
-Identity = tuple[int, int, str, int | None]
+# Where a server's desk is in shared memory.
+_Place = tuple[int, int, int]
+
+# Who a process is to others on any machine: its id, its start, where these count; of a server also how it ended, if it has, and
+# where its desk is.
+Identity = tuple[int, int, str, int | None, _Place | None]
 
 # What a connection raises whose other end is not there, or not any more.
 _LOST = (ConnectionError, FileNotFoundError, EOFError)
@@ -44,13 +50,25 @@ class Known:
         # In the process that started it, and its forks.
         self.process: Any = None
         self.desk: Any = None
+        self.place: _Place | None = None
         self.code: int | None = None
 
     def told_as(self, in_full: bool) -> Identity:
         """What another process has to be told of it; `in_full` whether it has ended."""
         if in_full and self.is_near and not self.lives():
             _exit_code(self)
-        return self.pid, self.start, _here() if self.is_near else "", self.code
+        return self.pid, self.start, _here() if self.is_near else "", self.code, self.place
+
+    def attach(self, place: _Place) -> None:
+        """Have its desk, in which whoever finds out how it ended says so. Its shared memory may not have reached this process."""
+        self.place = place
+        desk = _native.ManagerDesk()
+        try:
+            desk.attach(place)
+        except (OSError, RuntimeError) as error:
+            util.debug("the desk of server %s is out of reach: %s", self.pid, error)
+        else:
+            self.desk = desk
 
     def lives(self, grace: float = 0) -> bool:
         """Whether it runs, as far as this process can see; `grace` is how many seconds its end may take to be seen."""
@@ -100,14 +118,14 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def identity() -> Identity:
-    """Who this process is to others, on any machine."""
-    return identity_of(os.getpid())
+def identity(place: _Place | None = None) -> Identity:
+    """Who this process is to others, on any machine, and where its desk is if it is a server."""
+    return identity_of(os.getpid(), place)
 
 
-def identity_of(pid: int) -> Identity:
+def identity_of(pid: int, place: _Place | None = None) -> Identity:
     """Who a process is that this one's kernel can be asked about."""
-    return pid, start_of(pid), _here(), None
+    return pid, start_of(pid), _here(), None, place
 
 
 def is_near(other: Identity) -> bool:
@@ -115,22 +133,22 @@ def is_near(other: Identity) -> bool:
     return other[2] == _here()
 
 
-def learn(address: Any, other: Identity, desk: Any = None) -> None:
-    """The server at `address` is this process, and has this desk."""
-    pid, start, _place, code = other
+def learn(address: Any, other: Identity) -> None:
+    """The server at `address` is this process."""
+    pid, start, _here, code, place = other
     with _lock:
         known = _known.get(address)
         if known is None or (known.pid, known.start) != (pid, start):
             known = _known[address] = Known(pid, start, is_near(other))
         if code is not None:
             known.code = code
-        if desk is not None:
-            known.desk = desk
+        if place is not None and known.is_near and known.desk is None:
+            known.attach(place)
 
 
-def started(address: Any, process: Any) -> None:
-    """This process started the server at `address`."""
-    learn(address, identity_of(process.pid))
+def started(address: Any, process: Any, who: Identity | None) -> None:
+    """This process started the server at `address`, which says that it is `who`, if it says so."""
+    learn(address, who or identity_of(process.pid))
     find(address).process = process
 
 
@@ -219,19 +237,29 @@ def _exit_code(known: Known) -> int | None:
     """How the server ended, as far as anybody can know, and tell the others who use it."""
     # One at a time: of two threads that wait for one child the second learns nothing.
     with _ending:
-        if known.code is None and known.desk is not None:
-            known.code = known.desk.cause
-        if known.code is None:
-            known.code = _of_child(known) if known.process is not None else None
-        if known.code is None:
-            known.code = of_zombie(known.pid, known.start)
+        # The kernel first: when the parent has waited, it knows no more, and others have to be told before that.
+        for source in (_of_desk, _of_zombie, _of_child, _of_desk):
+            if known.code is None:
+                known.code = source(known)
         if known.code is not None and known.desk is not None:
             known.desk.cause = known.code
     return known.code
 
 
+def _of_desk(known: Known) -> int | None:
+    """What somebody has left there of how a server ended."""
+    code: int | None = None if known.desk is None else known.desk.cause
+    return code
+
+
+def _of_zombie(known: Known) -> int | None:
+    return of_zombie(known.pid, known.start)
+
+
 def _of_child(known: Known) -> int | None:
     """How a process ended that this one, or the one that it was forked from, started."""
+    if known.process is None:
+        return None
     if known.process._parent_pid == os.getpid():
         # It was closed if somebody else waited for it, and let it go.
         with suppress(ValueError):

@@ -201,6 +201,9 @@ class Gate(_StockServer):  # type: ignore[misc]
             # Where the next message begins is not known.
             util.info("a message to %r is no good: %r", threading.current_thread().name, error)
             sys.exit(1)
+        if caller.gone:
+            # What was not begun is not done: somebody may have been told that its sender died.
+            raise CallerGone
         back = None
         try:
             ident, method, args, kwds = _loads(conn, data)
@@ -246,7 +249,7 @@ class Gate(_StockServer):  # type: ignore[misc]
             if ends.is_near(other):
                 caller.owner = other[0], other[1]
                 self.watch_process(caller.owner, is_mute=False)
-        return ends.identity()
+        return self.who_serves(caller)
 
     def _owner_of(self, conn: Any) -> Owner:
         """Whose thread this is, until it says so itself."""
@@ -290,6 +293,7 @@ class Gate(_StockServer):  # type: ignore[misc]
             self, caller: Any, ident: str, method: str, args: Any, kwds: Any
         ) -> tuple[str, Any]: ...
         def way_back(self, ident: str, method: str) -> Any: ...
+        def who_serves(self, c: Any) -> ends.Identity: ...
         def watch_process(self, owner: Owner, is_mute: bool) -> None: ...
         def owner_ended(self, owner: Owner, killed: bool) -> None: ...
 

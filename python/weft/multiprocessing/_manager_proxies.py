@@ -110,7 +110,11 @@ class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
             finally:
                 del result  # or the exception would keep itself and this proxy
         exposed, token = result
-        proxytype = self._manager._registry[token.typeid][-1]
+        if self._manager is not None:
+            proxytype = self._manager._registry[token.typeid][-1]
+        else:
+            # In a process that got this proxy from another one.
+            proxytype = IteratorProxy if token.typeid == "Iterator" else AutoProxy
         token.address = self._token.address
         proxy = proxytype(
             token, self._serializer, manager=self._manager, authkey=self._authkey, exposed=exposed

@@ -81,7 +81,7 @@ class Server(Gate):
         """Run the server until it is told to shut down; then exit this process."""
         self.stop_event = threading.Event()
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
-        ends.learn(self.address, ends.identity(), self.desk)
+        ends.learn(self.address, self.who_serves(None))
         try:
             is_open = threading.Event()
             threading.Thread(target=self._serve_lanes, args=(is_open,), name="lanes", daemon=True).start()
@@ -235,8 +235,8 @@ class Server(Gate):
             self._foreign.discard(ident)
 
     def who_serves(self, c: Any) -> ends.Identity:
-        """Which process this is."""
-        return ends.identity()
+        """Which process this is, and where its desk is."""
+        return ends.identity(self.desk.handle())
 
     def goodbye(self, c: Any, other: ends.Identity | None = None) -> None:
         """The process that calls, or `other`, of this machine, is about to end normally."""

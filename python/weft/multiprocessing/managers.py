@@ -197,15 +197,18 @@ class BaseManager(_StockManager):  # type: ignore[misc]
         server.name = f"{type(self).__name__}-{ident}"
         server.start()
         writer.close()
+        who = None
         try:
             self._address = reader.recv()
+            if type(self)._run_server.__func__ is BaseManager._run_server.__func__:  # type: ignore[attr-defined]
+                who = reader.recv()
         except EOFError as error:
             server.join()
             raise ManagerDied(server.pid, "manager", server.exitcode, self._address) from error
         finally:
             reader.close()
         client.forget(self._address)
-        ends.started(self._address, server)
+        ends.started(self._address, server, who)
         self._state.value = State.STARTED
         self.shutdown = util.Finalize(
             self,
@@ -230,6 +233,7 @@ class BaseManager(_StockManager):  # type: ignore[misc]
             initializer(*initargs)
         server = cls._make_server(registry, address, authkey, serializer)
         writer.send(server.address)
+        writer.send(server.who_serves(None))
         writer.close()
         util.info("manager serving at %r", server.address)
         server.serve_forever()

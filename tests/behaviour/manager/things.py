@@ -283,3 +283,7 @@ def call_until_told(shared: Any, answer: Any) -> None:
         except Exception:
             seen += 1
     answer.send(seen)
+
+
+def iterate(shared: Any, answer: Any) -> None:
+    answer.send(sorted(shared))
