@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
-from multiprocessing import managers as _managers
 from multiprocessing import context, process, reduction, util
+from multiprocessing import managers as _managers
 from typing import TYPE_CHECKING, Any
 
 from weft import _native
@@ -131,7 +131,8 @@ class _Desk:
 
 # By address: the server's desk, or None if it has none for this process. A forked child knows what its parent knew.
 _desks: dict[Any, _Desk | None] = {}
-_lock = threading.Lock()
+# A thread may need it in its own midst: finalizers of proxies run wherever the interpreter collects garbage.
+_lock = threading.RLock()
 os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 

@@ -12,9 +12,10 @@ import os
 import select
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 from functools import cache
-from multiprocessing import util
+from multiprocessing import reduction, util
 from typing import TYPE_CHECKING, Any
 
 from weft import _native
@@ -23,10 +24,25 @@ from weft.multiprocessing.errors import ManagerDied, ManagerMissing, ManagerRefu
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Known", "find", "forget_ended", "identity", "identity_of", "learn", "naming", "server_gone", "start_of", "started"]
+__all__ = [
+    "Known",
+    "find",
+    "forget_ended",
+    "identity",
+    "identity_of",
+    "learn",
+    "naming",
+    "server_gone",
+    "start_of",
+    "started",
+]
 
 # How long the system may take between a server's last sign of life and telling how it ended, in seconds.
 _GRACE = 2.0
+
+# How long, in seconds, one waits for somebody who knows more, and how often it looks.
+_COURTESY = 0.25
+_STEP = 0.005
 
 # Where a server's desk is in shared memory.
 _Place = tuple[int, int, int]
@@ -52,6 +68,7 @@ class Known:
         self.desk: Any = None
         self.place: _Place | None = None
         self.code: int | None = None
+        self.was_awaited = False
 
     def told_as(self, in_full: bool) -> Identity:
         """What another process has to be told of it; `in_full` whether it has ended."""
@@ -88,11 +105,11 @@ class Known:
             os.close(descriptor)
 
 
+# Without a lock: who is told twice of one server learns the same.
 _known: dict[Any, Known] = {}
-_lock = threading.Lock()
-_ending = threading.Lock()
-for _each in (_lock, _ending):
-    os.register_at_fork(after_in_child=_each._at_fork_reinit)  # type: ignore[attr-defined]
+# A thread may need it in its own midst: finalizers of proxies run wherever the interpreter collects garbage.
+_ending = threading.RLock()
+os.register_at_fork(after_in_child=_ending._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 @cache
@@ -135,15 +152,15 @@ def is_near(other: Identity) -> bool:
 
 def learn(address: Any, other: Identity) -> None:
     """The server at `address` is this process."""
-    pid, start, _here, code, place = other
-    with _lock:
-        known = _known.get(address)
-        if known is None or (known.pid, known.start) != (pid, start):
-            known = _known[address] = Known(pid, start, is_near(other))
-        if code is not None:
-            known.code = code
-        if place is not None and known.is_near and known.desk is None:
-            known.attach(place)
+    pid, start, _where, code, place = other
+    known = _known.get(address)
+    if known is None or (known.pid, known.start) != (pid, start):
+        known = Known(pid, start, is_near(other))
+    if code is not None:
+        known.code = code
+    if place is not None and known.is_near and known.desk is None:
+        known.attach(place)
+    _known[address] = known
 
 
 def started(address: Any, process: Any, who: Identity | None) -> None:
@@ -154,16 +171,14 @@ def started(address: Any, process: Any, who: Identity | None) -> None:
 
 def find(address: Any) -> Any:
     """What is known of the server at `address`, or None."""
-    with _lock:
-        return _known.get(address)
+    return _known.get(address)
 
 
 def forget_ended(address: Any) -> None:
     """Somebody serves at `address`: it is not one of whose end this process knows."""
-    with _lock:
-        known = _known.get(address)
-        if known is not None and (not known.is_near or not known.lives()):
-            del _known[address]
+    known = _known.get(address)
+    if known is not None and (not known.is_near or not known.lives()):
+        _known.pop(address, None)
 
 
 def ended(address: Any) -> None:
@@ -171,6 +186,30 @@ def ended(address: Any) -> None:
     known = find(address)
     if known is not None and known.process is not None:
         _exit_code(known)
+
+
+class Introduction:
+    """What a process that has a proxy tells another one of its server, with the proxy."""
+
+    def __init__(self, known: Known, starting: Any) -> None:
+        """`starting` is the process that is being started with the proxy, if that is so: then it gets the shared memory, too."""
+        self.told = known.told_as(in_full=starting is not None)
+        self.memory: Any = None
+        if starting is not None and known.desk is not None and known.place is not None:
+            arena = known.place[0]
+            segments: dict[int, Any] = starting.__dict__.setdefault("_weft_segments", {})
+            if arena not in segments:
+                segments[arena] = reduction.DupFd(_native.arena_descriptor(arena))
+            self.memory = segments[arena]
+
+    def make(self, address: Any) -> None:
+        """In the other process."""
+        known, place = find(address), self.told[4]
+        if known is not None and (known.pid == self.told[0] or known.lives()):
+            return
+        if self.memory is not None and place is not None:
+            _native.attach_arena(place[0], self.memory.detach)
+        learn(address, self.told)
 
 
 # -- Errors that say who ended, and how
@@ -224,10 +263,8 @@ def _named(address: Any, known: Known | None, error: BaseException) -> ManagerDi
 
 def server_gone(pid: int, died: bool) -> BaseException:
     """The exception for calls through a lane to a server that serves no more: it died, or was closed in good order."""
-    with _lock:
-        address, known = next(
-            ((address, known) for address, known in _known.items() if known.pid == pid), (None, None)
-        )
+    found = ((address, known) for address, known in _known.copy().items() if known.pid == pid)
+    address, known = next(found, (None, None))
     if not died:
         return ManagerDied(pid, "manager", 0, address)
     return ManagerDied(pid, "manager", _exit_code(known or Known(pid, start_of(pid), True)), address)
@@ -238,7 +275,7 @@ def _exit_code(known: Known) -> int | None:
     # One at a time: of two threads that wait for one child the second learns nothing.
     with _ending:
         # The kernel first: when the parent has waited, it knows no more, and others have to be told before that.
-        for source in (_of_desk, _of_zombie, _of_child, _of_desk):
+        for source in (_of_desk, _of_zombie, _of_child, _awaited):
             if known.code is None:
                 known.code = source(known)
         if known.code is not None and known.desk is not None:
@@ -250,6 +287,18 @@ def _of_desk(known: Known) -> int | None:
     """What somebody has left there of how a server ended."""
     code: int | None = None if known.desk is None else known.desk.cause
     return code
+
+
+def _awaited(known: Known) -> int | None:
+    """As `_of_desk`, after a moment for whoever has waited for the server to say so. Nobody does if it does not use the server."""
+    end = time.monotonic() + _COURTESY
+    while known.desk is not None and not known.was_awaited and time.monotonic() < end:
+        code = _of_desk(known)
+        if code is not None:
+            return code
+        time.sleep(_STEP)
+    known.was_awaited = True
+    return None
 
 
 def _of_zombie(known: Known) -> int | None:

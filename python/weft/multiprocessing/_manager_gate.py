@@ -27,7 +27,7 @@ from traceback import format_exc, format_exception
 from typing import TYPE_CHECKING, Any
 
 from weft.multiprocessing import _manager_ends as ends
-from weft.multiprocessing import connection as connections
+from weft.multiprocessing import connection
 from weft.multiprocessing._manager_callers import RemoteCaller
 from weft.multiprocessing._manager_waits import CallerGone, Owner, waiting
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # With its private parts, which its type stubs do not have.
 _stock: Any = _managers
 _StockServer: Any = _stock.Server
+_connection: Any = connection
 
 __all__ = ["Gate", "is_for_anybody", "peer_of"]
 
@@ -136,8 +137,8 @@ class Gate(_StockServer):  # type: ignore[misc]
 
     def _handle_request(self, c: Any) -> None:
         try:
-            connections.deliver_challenge(c, self.authkey)
-            connections.answer_challenge(c, self.authkey)
+            _connection.deliver_challenge(c, self.authkey)
+            _connection.answer_challenge(c, self.authkey)
             data = c.recv_bytes(self.longest_message)
         except Exception as error:
             util.info("a peer did not prove that it has the key, or asked for nothing: %r", error)

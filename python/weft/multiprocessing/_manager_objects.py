@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import array
 import queue
-import threading
 from collections import deque
 from functools import partial
 from multiprocessing import managers as _managers
@@ -204,9 +203,7 @@ _ITERATORS: frozenset[type] = frozenset(type(iter(empty)) for empty in _EMPTY) |
 }
 
 
-def direct_methods(
-    obj: Any, exposed: Any, made_shared: Any, caller: Callable[[], Caller]
-) -> dict[str, Any]:
+def direct_methods(obj: Any, exposed: Any, made_shared: Any, caller: Callable[[], Caller]) -> dict[str, Any]:
     """Those of the `exposed` methods of `obj` that the serving thread may call, by name.
 
     A method that takes something away comes with one that puts it back. `made_shared` has the names of those whose results become

@@ -172,8 +172,8 @@ class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
         known = ends.find(self._token.address)
         if known is not None and _is_for_us():
             # So that whoever comes after the server's end can say whose that was.
-            told = known.told_as(in_full=get_spawning_popen() is not None)
-            return _rebuild_known, (cls, self._token, self._serializer, keywords, told)
+            introduction = ends.Introduction(known, get_spawning_popen())
+            return _rebuild_known, (cls, self._token, self._serializer, keywords, introduction)
         return rebuild, (cls, self._token, self._serializer, keywords)
 
 
@@ -214,11 +214,9 @@ def RebuildProxy(func: Any, token: Any, serializer: str, kwds: Any) -> Any:
     return func(token, serializer, incref=incref, **kwds)
 
 
-def _rebuild_known(func: Any, token: Any, serializer: str, kwds: Any, of: ends.Identity) -> Any:
+def _rebuild_known(func: Any, token: Any, serializer: str, kwds: Any, introduction: ends.Introduction) -> Any:
     """As `RebuildProxy`, from a process that knew the server."""
-    known = ends.find(token.address)
-    if known is None or (known.pid != of[0] and not known.lives()):
-        ends.learn(token.address, of)
+    introduction.make(token.address)
     return RebuildProxy(func, token, serializer, kwds)
 
 

@@ -377,7 +377,9 @@ class Server(Gate):
 
     # -- Locks, which know who has them
 
-    def _quick_lock(self, caller: LaneCaller, ident: str, entry: Any, method: str, args: Any, kwds: Any) -> Any:
+    def _quick_lock(
+        self, caller: LaneCaller, ident: str, entry: Any, method: str, args: Any, kwds: Any
+    ) -> Any:
         """The answer to a call of a lock that need not wait; None if it has to."""
         lock, exposed, _ = entry
         if method not in exposed:
@@ -501,6 +503,7 @@ _QUICKLY_MADE = frozenset(
     | {threading.Lock, locks.RLock, locks.Semaphore, locks.BoundedSemaphore}
     | {locks.Event, locks.Condition, locks.Barrier}
 )
+
 
 class SharedMemoryServer(Server):
     """A server that knows the segments of shared memory that were made through its manager, and removes them."""

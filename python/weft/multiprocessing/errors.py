@@ -95,7 +95,9 @@ class ManagerRefused(ManagerDied, ConnectionRefusedError):
     _errno = errno.ECONNREFUSED
 
     def _lost(self) -> str:
-        return "is not there: it ended, or was not started; nobody listens at this address (connection refused)"
+        return (
+            "is not there: it ended, or was not started; nobody listens at this address (connection refused)"
+        )
 
 
 class ManagerMissing(ManagerDied, FileNotFoundError):

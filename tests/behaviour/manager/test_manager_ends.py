@@ -63,9 +63,7 @@ def test_a_proxy_that_is_unpickled_after_the_death(started: Any) -> None:
     assert (caught.value.pid, caught.value.signal) == (pid, signal.SIGKILL)
     assert isinstance(caught.value, (FileNotFoundError, ConnectionRefusedError))
     # By a process that never knew the server: who it was is in the pickle.
-    program = (
-        f"import pickle, weft\ntry: pickle.loads({data!r})\nexcept weft.ManagerDied as error: print(error.pid)"
-    )
+    program = f"import pickle, weft\ntry: pickle.loads({data!r})\nexcept weft.ManagerDied as error: print(error.pid)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == str(pid)
 

@@ -254,7 +254,9 @@ def test_the_public_names() -> None:
 def test_iterating_in_a_process_that_did_not_start_the_manager(manager: SyncManager) -> None:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=iterate, args=(manager.dict(a=1, b=2), theirs))
+    d = manager.dict(a=1, b=2)
+    process = context.Process(target=iterate, args=(d, theirs))
     process.start()
+    theirs.close()
     assert ours.recv() == ["a", "b"]
     process.join()

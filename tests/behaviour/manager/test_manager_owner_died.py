@@ -272,9 +272,9 @@ def test_a_barrier_breaks(manager: Any) -> None:
     process, _ = begin(wait_at_barrier, barrier)
     wait_for(lambda: barrier.n_waiting == 1)
     kill(process)
+    wait_for(lambda: barrier.broken)
     with pytest.raises(threading.BrokenBarrierError):
         barrier.wait()
-    assert barrier.broken
     barrier.reset()
     threads = [threading.Thread(target=barrier.wait) for _ in range(2)]
     for thread in threads:
