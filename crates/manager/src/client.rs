@@ -8,8 +8,9 @@ use weft_wait::{Deadline, Parker, WaitError, wait_until};
 
 use crate::desk::Desk;
 use crate::error::ManagerError;
-use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, RUNNING, word_of};
+use crate::lane::word_of;
 use crate::message::{self, Buffers};
+use crate::turn::GivenUp;
 
 /// One caller's place at a desk. It is given back when this is dropped.
 pub struct Lane {
@@ -97,9 +98,9 @@ impl Lane {
         self.check()?;
         let slot = self.desk.slot(self.index);
         message::write(self.desk.carrier(), self.index, slot, what, parts, buffers)?;
-        slot.state.store(CALLED, Ordering::Release);
+        slot.state.call();
         self.desk.ring(self.index);
-        let answered = || slot.state.load(Ordering::Acquire) == ANSWERED;
+        let answered = || slot.state.is_answered();
         let waited = wait_until(&slot.reply, parker, Deadline::NEVER, answered, |_| {
             if answered() { Some(Ok(())) } else { self.check().err().map(Err) }
         });
@@ -114,7 +115,7 @@ impl Lane {
             }
         }
         let read = message::read(self.desk.carrier(), self.index, slot, bytes);
-        slot.state.store(IDLE, Ordering::Release);
+        slot.state.take();
         let (what, buffers) = read?;
         Ok(Answer { what, buffers })
     }
@@ -137,22 +138,17 @@ impl Lane {
     /// Takes the call back if it has not begun; otherwise leaves the lane to the server.
     fn give_up(&self) {
         let slot = self.desk.slot(self.index);
-        loop {
-            match slot.state.load(Ordering::Acquire) {
-                CALLED if slot.change(CALLED, IDLE) => break,
-                RUNNING if slot.change(RUNNING, ABANDONED) => {
-                    self.abandoned.store(true, Ordering::Relaxed);
-                    return;
-                }
-                // Too late for the server, too. The answer's buffers are freed when it is read.
-                ANSWERED => break,
-                CALLED | RUNNING => {}
-                _ => return,
+        match slot.state.give_up() {
+            GivenUp::Unbegun | GivenUp::Answered => {}
+            GivenUp::Left => {
+                self.abandoned.store(true, Ordering::Relaxed);
+                return;
             }
+            GivenUp::Nothing => return,
         }
         // The call's own buffers, or the answer's, come back to be freed.
         let _ = message::read(self.desk.carrier(), self.index, slot, &mut Vec::new());
-        slot.state.store(IDLE, Ordering::Release);
+        slot.state.take();
     }
 }
 

@@ -16,8 +16,9 @@ use weft_shm::{Arena, Carrier, Handle, ShmError};
 use weft_wait::{Deadline, Parker, Signal, WaitError, wait_until};
 
 use crate::client::Lane;
-use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, NOBODY, RUNNING, Slot, identity_of, word_of};
+use crate::lane::{Slot, identity_of, word_of};
 use crate::message::{self, Buffers, is_of_lane};
+use crate::turn::{Handed, NOBODY, Swept};
 
 /// How many callers there may be at a time.
 pub const LANES: usize = 254;
@@ -216,7 +217,7 @@ impl Desk {
     /// [`ShmError`] if it cannot be taken out; the call has begun all the same, and needs an answer.
     pub fn begin(&self, lane: usize, bytes: &mut Vec<u8>) -> Option<Result<Request, ShmError>> {
         let slot = self.slot(lane);
-        if !slot.change(CALLED, RUNNING) {
+        if !slot.state.begin() {
             return None;
         }
         let read = message::read(&self.carrier, lane, slot, bytes);
@@ -237,20 +238,23 @@ impl Desk {
     ) -> Result<bool, ShmError> {
         let slot = self.slot(lane);
         message::write(&self.carrier, lane, slot, what, parts, buffers)?;
-        if slot.change(RUNNING, ANSWERED) {
-            raise(&slot.reply);
-            return Ok(true);
-        }
-        if slot.state.load(Ordering::Acquire) == ABANDONED {
-            self.discard(lane);
-            slot.free();
+        match slot.state.answer() {
+            Handed::Out => {
+                raise(&slot.reply);
+                return Ok(true);
+            }
+            Handed::Unwanted => {
+                self.discard(lane);
+                slot.free();
+            }
+            Handed::Nowhere => {}
         }
         Ok(false)
     }
 
     /// Whose the lane is.
     pub fn owner(&self, lane: usize) -> Option<Identity> {
-        let word = self.slot(lane).owner.load(Ordering::Acquire);
+        let word = self.slot(lane).owner.word();
         (word != NOBODY).then(|| identity_of(word))
     }
 
@@ -269,25 +273,17 @@ impl Desk {
         let mut bytes = Vec::new();
         for lane in 0..LANES {
             let slot = self.slot(lane);
-            if slot.owner.load(Ordering::Acquire) != word_of(dead) {
+            if slot.owner.word() != word_of(dead) {
                 continue;
             }
-            let before = loop {
-                let state = slot.state.load(Ordering::Acquire);
-                match state {
-                    RUNNING if slot.change(RUNNING, ABANDONED) => break ABANDONED,
-                    CALLED | ANSWERED if slot.change(state, IDLE) => break state,
-                    IDLE | ABANDONED => break state,
-                    _ => {}
-                }
-            };
-            if before == ABANDONED {
-                continue;
-            }
-            if before == ANSWERED {
-                // What is damaged nobody can have.
-                if let Ok((what, buffers)) = message::read(&self.carrier, lane, slot, &mut bytes) {
-                    unread(lane, Request { what, buffers }, &bytes);
+            match slot.state.sweep() {
+                Swept::Running => continue,
+                Swept::Unbegun => {}
+                Swept::Unread => {
+                    // What is damaged nobody can have.
+                    if let Ok((what, buffers)) = message::read(&self.carrier, lane, slot, &mut bytes) {
+                        unread(lane, Request { what, buffers }, &bytes);
+                    }
                 }
             }
             self.discard(lane);
@@ -348,9 +344,7 @@ impl Desk {
         }
         let me = word_of(self.arena().identity());
         (0..LANES).find_map(|lane| {
-            let owner = &self.slot(lane).owner;
-            let is_free = owner.load(Ordering::Relaxed) == NOBODY
-                && owner.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+            let is_free = self.slot(lane).owner.claim(me);
             is_free.then(|| Lane::new(Arc::clone(self), lane, me))
         })
     }
