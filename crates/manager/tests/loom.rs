@@ -3,7 +3,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p weft-manager --release --test loom`. What lies in the lane is a cell of the
 //! model's, so that it is reported if two touch it at once. Nobody sleeps here: that is the signal's affair, and in its own model.
 //!
-//! The bound: two threads without any, three with at most three preemptions each run.
+//! The bound: two threads without any, but two calls in a row and three threads with at most three preemptions each run.
 
 #![cfg(loom)]
 
@@ -112,7 +112,7 @@ fn server(lane: &Arc<Lane>) -> thread::JoinHandle<bool> {
 
 #[test]
 fn two_calls_are_answered() {
-    model(None, || {
+    model(Some(3), || {
         let lane = Lane::new();
         assert!(lane.owner.claim(7));
         let serving = thread::spawn({
