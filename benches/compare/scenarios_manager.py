@@ -33,29 +33,60 @@ def repeated(call: Callable[[], object]) -> Loop:
     return Loop(run)
 
 
+def gets(d: Any, key: Any) -> Loop:
+    """Without a function around it, which would take as long as a get of a dictionary in shared memory."""
+
+    def run(count: int) -> None:
+        for _ in repeat(None, count):
+            d[key]
+
+    return Loop(run)
+
+
+def sets(d: Any, key: Any) -> Loop:
+    def run(count: int) -> None:
+        for _ in repeat(None, count):
+            d[key] = 2
+
+    return Loop(run)
+
+
 def manager_get(api: Api) -> Loop:
-    d = manager().dict(key=1)
-    return repeated(lambda: d["key"])
+    return gets(manager().dict(key=1), "key")
 
 
 def manager_set(api: Api) -> Loop:
-    d = manager().dict()
-    return repeated(lambda: d.__setitem__("key", 2))
+    return sets(manager().dict(), "key")
 
 
 def manager_append(api: Api) -> Loop:
     items = manager().list()
-    return repeated(lambda: items.append(1))
+
+    def run(count: int) -> None:
+        for _ in repeat(None, count):
+            items.append(1)
+
+    return Loop(run)
 
 
 def manager_namespace(api: Api) -> Loop:
     names = manager().Namespace(x=1)
-    return repeated(lambda: names.x)
+
+    def run(count: int) -> None:
+        for _ in repeat(None, count):
+            _ = names.x
+
+    return Loop(run)
 
 
 def manager_value(api: Api) -> Loop:
     value = manager().Value("i", 1)
-    return repeated(lambda: value.value)
+
+    def run(count: int) -> None:
+        for _ in repeat(None, count):
+            _ = value.value
+
+    return Loop(run)
 
 
 def manager_queue(api: Api) -> Loop:
@@ -87,9 +118,27 @@ def manager_update(api: Api) -> Loop:
     return repeated(lambda: d.update(all_items))
 
 
-def manager_iterate(api: Api) -> Loop:
-    d = manager().dict(dict.fromkeys(range(ITEMS // 100), 1))
+def manager_update_texts(api: Api) -> Loop:
+    d, all_items = manager().dict(), {f"key {number}": number * 0.5 for number in range(ITEMS)}
+    return repeated(lambda: d.update(all_items))
+
+
+def manager_copy(api: Api) -> Loop:
+    d = manager().dict(dict.fromkeys(range(ITEMS), 1))
+    return repeated(d.copy)
+
+
+def iterated(items: int) -> Loop:
+    d = manager().dict(dict.fromkeys(range(items), 1))
     return repeated(lambda: sum(1 for _ in d))
+
+
+def manager_iterate_1000(api: Api) -> Loop:
+    return iterated(1000)
+
+
+def manager_iterate(api: Api) -> Loop:
+    return iterated(ITEMS)
 
 
 def _calls(d: Any, begin: Any, end: Any) -> None:
@@ -125,8 +174,7 @@ def manager_remote(api: Api) -> Loop:
     server = SyncManager(("127.0.0.1", 0), b"key", ctx=multiprocessing.get_context("fork"))
     server.start()
     _managers.append(server)
-    d = server.dict(key=1)
-    return repeated(lambda: d["key"])
+    return gets(server.dict(key=1), "key")
 
 
 def dictionary(**items: Any) -> Any:
@@ -140,13 +188,11 @@ def dictionary(**items: Any) -> Any:
 
 
 def shared_dict_get(api: Api) -> Loop:
-    d = dictionary(key=1)
-    return repeated(lambda: d["key"])
+    return gets(dictionary(key=1), "key")
 
 
 def shared_dict_set(api: Api) -> Loop:
-    d = dictionary()
-    return repeated(lambda: d.__setitem__("key", 2))
+    return sets(dictionary(), "key")
 
 
 def _writes(d: Any, place: int, begin: Any, end: Any) -> None:
@@ -176,7 +222,7 @@ def shared_dict_writers(api: Api) -> Loop:
 def grown(items: int) -> Loop:
     d = dictionary()
     d.update(dict.fromkeys(range(items), 1))
-    return repeated(lambda: d[items // 2])
+    return gets(d, items // 2)
 
 
 def shared_dict_1000(api: Api) -> Loop:

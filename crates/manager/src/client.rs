@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use weft_shm::ShmError;
 use weft_wait::{Deadline, Parker, WaitError, wait_until};
 
 use crate::desk::Desk;
 use crate::error::ManagerError;
-use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, RUNNING, word_of};
+use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, RUNNING, Short, Slot, word_of};
 use crate::message::{self, Buffers};
 
 /// One caller's place at a desk. It is given back when this is dropped.
@@ -35,6 +36,15 @@ pub struct Answer {
     pub what: u32,
     /// The buffers that came with it.
     pub buffers: Buffers,
+}
+
+/// What a short call was answered with.
+#[derive(Debug)]
+pub enum Reply {
+    /// What the server said it is, and a few words.
+    Short(u32, Short),
+    /// As of any other call.
+    Long(Answer),
 }
 
 /// Says that the lane is in use, for as long as it lives.
@@ -87,6 +97,46 @@ impl Lane {
         bytes: &mut Vec<u8>,
         parker: &mut P,
     ) -> Result<Answer, ManagerError<P::Interrupt>> {
+        let write = |slot: &Slot| message::write(self.desk.carrier(), self.index, slot, what, parts, buffers);
+        self.exchange(parker, write, |slot| self.read(slot, bytes))
+    }
+
+    /// As [`call`](Self::call), for a call that is a few words.
+    ///
+    /// # Errors
+    ///
+    /// As of `call`.
+    #[inline]
+    pub fn call_short<P: Parker>(
+        &self,
+        what: u32,
+        words: &Short,
+        bytes: &mut Vec<u8>,
+        parker: &mut P,
+    ) -> Result<Reply, ManagerError<P::Interrupt>> {
+        let write = |slot: &Slot| {
+            message::write_short(slot, what, words);
+            Ok(())
+        };
+        self.exchange(parker, write, |slot| match message::read_answer(slot) {
+            Some((what, words)) => Ok(Reply::Short(what, words)),
+            None => self.read(slot, bytes).map(Reply::Long),
+        })
+    }
+
+    fn read(&self, slot: &Slot, bytes: &mut Vec<u8>) -> Result<Answer, ShmError> {
+        let (what, buffers) = message::read(self.desk.carrier(), self.index, slot, bytes)?;
+        Ok(Answer { what, buffers })
+    }
+
+    /// Makes a call that `write` puts into the lane, waits for the answer, and lets `read` take it out.
+    #[inline]
+    fn exchange<T, P: Parker>(
+        &self,
+        parker: &mut P,
+        write: impl FnOnce(&Slot) -> Result<(), ShmError>,
+        read: impl FnOnce(&Slot) -> Result<T, ShmError>,
+    ) -> Result<T, ManagerError<P::Interrupt>> {
         if !self.is_usable() {
             return Err(ManagerError::Foreign);
         }
@@ -96,10 +146,13 @@ impl Lane {
         let _in_use = InUse(&self.busy);
         self.check()?;
         let slot = self.desk.slot(self.index);
-        message::write(self.desk.carrier(), self.index, slot, what, parts, buffers)?;
-        slot.state.store(CALLED, Ordering::Release);
-        self.desk.ring(self.index);
-        let answered = || slot.state.load(Ordering::Acquire) == ANSWERED;
+        write(slot)?;
+        // Another number than that of the call before, to whose answer the server may still be putting the last touch: its caller
+        // was interrupted, or it was another owner's.
+        let number = slot.call.load(Ordering::Relaxed).wrapping_add(1);
+        slot.call.store(number, Ordering::Relaxed);
+        self.desk.post(self.index, slot);
+        let answered = || slot.answer.call.load(Ordering::Acquire) == number;
         let waited = wait_until(&slot.reply, parker, Deadline::NEVER, answered, |_| {
             if answered() { Some(Ok(())) } else { self.check().err().map(Err) }
         });
@@ -113,10 +166,9 @@ impl Lane {
                 return Err(ManagerError::Interrupted(interrupt));
             }
         }
-        let read = message::read(self.desk.carrier(), self.index, slot, bytes);
+        let answer = read(slot);
         slot.state.store(IDLE, Ordering::Release);
-        let (what, buffers) = read?;
-        Ok(Answer { what, buffers })
+        Ok(answer?)
     }
 
     /// An error if nobody will answer any more.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use weft_shm::identity::Identity;
 use weft_shm::robust::{Robust, RobustMutex};
@@ -16,13 +16,13 @@ use weft_shm::{Arena, Carrier, Handle, ShmError};
 use weft_wait::{Deadline, Parker, Signal, WaitError, wait_until};
 
 use crate::client::Lane;
-use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, NOBODY, RUNNING, Slot, identity_of, word_of};
+use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, NOBODY, RUNNING, Short, Slot, identity_of, word_of};
 use crate::message::{self, Buffers, is_of_lane};
 
 /// How many callers there may be at a time.
 pub const LANES: usize = 254;
 
-const TAG: u64 = u64::from_le_bytes(*b"weftdsk1");
+const TAG: u64 = u64::from_le_bytes(*b"weftdsk2");
 const WORDS: usize = LANES.div_ceil(64);
 
 /// Nobody has served yet.
@@ -43,7 +43,9 @@ struct Header {
     _apart: [u64; 1],
     /// Raised when something is ready.
     bell: Signal,
-    _apart_too: [u32; 15],
+    /// The number of the lane that the server looks at anyway, plus one. Read and seldom written, as the bell is.
+    watched: AtomicU32,
+    _apart_too: [u32; 14],
     /// A bit for each lane with a call in it.
     ready: [AtomicU64; WORDS],
     _apart_three: [u64; 8 - WORDS],
@@ -82,6 +84,15 @@ impl Drop for Serving {
         // SAFETY: this thread locked it, in `open`, and the guard cannot have left it.
         unsafe { self.desk.life().unlock() };
     }
+}
+
+/// What a caller wants.
+#[derive(Debug)]
+pub enum Call {
+    /// What the caller said it is, and a few words.
+    Short(u32, Short),
+    /// Anything else.
+    Long(Request),
 }
 
 /// A call that was begun.
@@ -183,10 +194,38 @@ impl Desk {
         }
     }
 
-    /// Whether some lane's bit is set.
+    /// Whether some lane's bit is set, or a call is in the lane that is watched.
     #[inline]
     pub fn is_ready(&self) -> bool {
         self.layout().header.ready.iter().any(|word| word.load(Ordering::Acquire) != 0)
+            || self.watched().is_some()
+    }
+
+    /// The lane that is watched, if there is a call in it.
+    #[inline]
+    pub fn watched(&self) -> Option<usize> {
+        let lane = (self.layout().header.watched.load(Ordering::Relaxed) as usize).checked_sub(1)?;
+        (lane < LANES && self.slot(lane).state.load(Ordering::Acquire) == CALLED).then_some(lane)
+    }
+
+    /// Looks at this lane from now on, whether its bit is set or not, and at no other one: its caller need not touch the words that
+    /// all callers share. For the one thread that serves.
+    ///
+    /// A caller posts its call before a fence and looks at who is watched after it; here the other way around. So of the
+    /// lane that was watched before either its caller sees that it is not, or its call is seen here.
+    pub fn watch(&self, lane: usize) {
+        let header = &self.layout().header;
+        let before = (header.watched.load(Ordering::Relaxed) as usize).checked_sub(1);
+        if before == Some(lane) {
+            return;
+        }
+        header.watched.store(lane as u32 + 1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if let Some(before) = before.filter(|before| *before < LANES)
+            && self.slot(before).state.load(Ordering::Acquire) == CALLED
+        {
+            header.ready[before / 64].fetch_or(1 << (before % 64), Ordering::AcqRel);
+        }
     }
 
     /// A lane with a call in it, from `after` on and around; its bit is taken.
@@ -214,13 +253,36 @@ impl Desk {
     /// # Errors
     ///
     /// [`ShmError`] if it cannot be taken out; the call has begun all the same, and needs an answer.
-    pub fn begin(&self, lane: usize, bytes: &mut Vec<u8>) -> Option<Result<Request, ShmError>> {
+    #[inline]
+    pub fn begin(&self, lane: usize, bytes: &mut Vec<u8>) -> Option<Result<Call, ShmError>> {
         let slot = self.slot(lane);
         if !slot.change(CALLED, RUNNING) {
             return None;
         }
+        if let Some((what, words)) = message::read_short(slot) {
+            return Some(Ok(Call::Short(what, words)));
+        }
         let read = message::read(&self.carrier, lane, slot, bytes);
-        Some(read.map(|(what, buffers)| Request { what, buffers }))
+        Some(read.map(|(what, buffers)| Call::Long(Request { what, buffers })))
+    }
+
+    /// Answers a short call with a few words. If nobody waits for the answer, the lane is free.
+    #[inline]
+    pub fn answer_short(&self, lane: usize, what: u32, words: &Short) {
+        self.hand_out(lane, self.slot(lane), Some((what, words)));
+    }
+
+    #[inline]
+    fn hand_out(&self, lane: usize, slot: &Slot, short: Option<(u32, &Short)>) {
+        let number = slot.call.load(Ordering::Relaxed);
+        if slot.change(RUNNING, ANSWERED) {
+            message::write_answer(slot, short);
+            slot.answer.call.swap(number, Ordering::SeqCst);
+            raise(&slot.reply);
+        } else if slot.state.load(Ordering::Acquire) == ABANDONED {
+            self.discard(lane);
+            slot.free();
+        }
     }
 
     /// Answers the call in the lane. If nobody waits for the answer, the lane is free.
@@ -237,12 +299,7 @@ impl Desk {
     ) -> Result<(), ShmError> {
         let slot = self.slot(lane);
         message::write(&self.carrier, lane, slot, what, parts, buffers)?;
-        if slot.change(RUNNING, ANSWERED) {
-            raise(&slot.reply);
-        } else if slot.state.load(Ordering::Acquire) == ABANDONED {
-            self.discard(lane);
-            slot.free();
-        }
+        self.hand_out(lane, slot, None);
         Ok(())
     }
 
@@ -345,11 +402,17 @@ impl Desk {
         })
     }
 
-    /// Says that a call is in the lane.
+    /// Says that a call lies in the lane, whole, and lets the server know.
     #[inline]
-    pub(crate) fn ring(&self, lane: usize) {
+    pub(crate) fn post(&self, lane: usize, slot: &Slot) {
         let header = &self.layout().header;
-        header.ready[lane / 64].fetch_or(1 << (lane % 64), Ordering::SeqCst);
+        slot.state.swap(CALLED, Ordering::SeqCst);
+        if !cfg!(target_arch = "x86_64") {
+            fence(Ordering::SeqCst);
+        }
+        if header.watched.load(Ordering::Relaxed) as usize != lane + 1 {
+            header.ready[lane / 64].fetch_or(1 << (lane % 64), Ordering::SeqCst);
+        }
         raise(&header.bell);
     }
 }

@@ -8,7 +8,7 @@
 //! | [`IDLE`] | the owner | [`CALLED`] | a call lies in the lane, whole |
 //! | [`CALLED`] | the server | [`RUNNING`] | it will be carried out |
 //! | [`CALLED`] | the owner that is interrupted, or the server for an owner that died | [`IDLE`] | it never happens |
-//! | [`RUNNING`] | the server | [`ANSWERED`] | an answer lies in the lane, whole |
+//! | [`RUNNING`] | the server | [`ANSWERED`] | an answer lies in the lane, whole; the caller is told by the [`Answered`] behind it |
 //! | [`RUNNING`] | the owner that is interrupted, or the server for an owner that died | [`ABANDONED`] | nobody waits for the answer |
 //! | [`ANSWERED`] | the owner, or the server for an owner that died | [`IDLE`] | |
 //! | [`ABANDONED`] | the server, when it is done | [`IDLE`], and free | |
@@ -16,7 +16,8 @@
 //! So a call is carried out wholly or not at all, whenever its caller is killed. What lies in the lane is written by the
 //! owner in [`IDLE`] and by the server in [`RUNNING`], and read by the other side after the change.
 //!
-//! Beside each change to [`CALLED`] the owner sets the lane's bit among the desk's `ready` words and raises the bell. An
+//! Beside each change to [`CALLED`] the owner sets the lane's bit among the desk's `ready` words, unless this is the lane that
+//! the server looks at anyway ([`Desk::watch`](crate::Desk::watch)), and raises the bell. An
 //! owner that is killed in between leaves a call of which nobody is told: it is swept away with the owner. A bit that is
 //! set for a lane in another state means nothing.
 
@@ -40,30 +41,53 @@ pub(crate) const ABANDONED: u32 = 4;
 /// The size of a lane.
 pub(crate) const SIZE: usize = 2048;
 /// How much of a message lies in the lane itself.
-pub(crate) const ROOM: usize = SIZE - 128;
+pub(crate) const ROOM: usize = SIZE - 192;
 
 /// The word of a lane that is nobody's.
 pub(crate) const NOBODY: u64 = 0;
+
+/// The words of a short message, which lie in one line of the processor's cache with the lane's state.
+pub const SHORT: usize = 6;
+/// A message of a few words.
+pub type Short = [u64; SHORT];
 
 /// One caller's place, in shared memory. Zeroed memory is a free one.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     pub(crate) state: AtomicU32,
-    /// Raised when an answer is there.
-    pub(crate) reply: Signal,
+    /// The number of the call.
+    pub(crate) call: AtomicU32,
     /// What the message is, for its reader: see [`message`](crate::message).
     pub(crate) what: AtomicU32,
     /// How many buffers go with it.
     pub(crate) buffers: AtomicU32,
-    /// How long it is.
+    /// A short message.
+    pub(crate) short: [AtomicU64; SHORT],
+    pub(crate) answer: Answered,
+    /// How long a message that is not short is.
     pub(crate) length: AtomicU64,
-    /// Rises with each message: buffers that go with it are known by it.
+    /// Rises with each of them: buffers that go with it are known by it.
     pub(crate) turn: AtomicU64,
-    _apart: [u64; 4],
     /// Who may call: [`NOBODY`], or the word of a process.
     pub(crate) owner: AtomicU64,
-    _apart_too: [u64; 7],
+    /// Raised when an answer is there.
+    pub(crate) reply: Signal,
+    _apart: [u32; 9],
     bytes: UnsafeCell<[u8; ROOM]>,
+}
+
+/// What the caller looks at while it waits: the server writes it once for each call, at the end. So it can do to the rest of the lane
+/// what it has to without waiting for the line that the caller is looking at, which takes longer than all else.
+#[repr(C, align(64))]
+pub(crate) struct Answered {
+    /// The number of the last call that was answered, written after the change to [`ANSWERED`] and everything else.
+    pub(crate) call: AtomicU32,
+    /// What the answer is, if it is short.
+    pub(crate) what: AtomicU32,
+    /// Whether it is: otherwise it lies where the call lay.
+    pub(crate) is_short: AtomicU32,
+    _apart: u32,
+    pub(crate) short: [AtomicU64; SHORT],
 }
 
 const _: () = assert!(size_of::<Slot>() == SIZE);

@@ -13,7 +13,8 @@ mod error;
 mod lane;
 mod message;
 
-pub use client::{Answer, Lane};
-pub use desk::{Desk, LANES, Request, Serving};
+pub use client::{Answer, Lane, Reply};
+pub use desk::{Call, Desk, LANES, Request, Serving};
 pub use error::ManagerError;
+pub use lane::{SHORT, Short};
 pub use message::Buffers;

@@ -6,22 +6,25 @@
 //!
 //! ```text
 //! in the lane       bytes, table
+//! short             a few words beside the lane's state, or those of the answer, and nothing else
 //! in a span         table of one entry     (in the lane)
 //!                   bytes, table           (in the span)
 //! entry             unit (4 bytes), nothing (4 bytes), length (8 bytes)
 //! ```
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use weft_shm::{Carrier, ShmError, Span};
 
-use crate::lane::{ROOM, Slot};
+use crate::lane::{ROOM, SHORT, Short, Slot};
 
 /// The buffers of a message.
 pub type Buffers = Vec<Span>;
 
 /// Set in the number of buffers if the message lies in a span.
 const SPILLED: u32 = 1 << 31;
+/// The number of buffers of a short message.
+const IS_SHORT: u32 = 1 << 30;
 const ENTRY: usize = 16;
 /// Above this many buffers a message is damaged.
 const MOST: usize = 4096;
@@ -90,6 +93,52 @@ pub(crate) fn write(
         desk.forget(span);
     }
     Ok(())
+}
+
+/// Puts a short call into the lane, which is the caller's to write.
+#[inline]
+pub(crate) fn write_short(slot: &Slot, what: u32, words: &Short) {
+    store(&slot.short, words);
+    slot.what.store(what, Ordering::Relaxed);
+    slot.buffers.store(IS_SHORT, Ordering::Relaxed);
+}
+
+/// The call in the lane, which is the server's to read, if it is a short one.
+#[inline]
+pub(crate) fn read_short(slot: &Slot) -> Option<(u32, Short)> {
+    if slot.buffers.load(Ordering::Relaxed) != IS_SHORT {
+        return None;
+    }
+    Some((slot.what.load(Ordering::Relaxed), load(&slot.short)))
+}
+
+/// As [`write_short`], for the answer, whose place nobody else writes. `None` says that it lies in the lane.
+#[inline]
+pub(crate) fn write_answer(slot: &Slot, answer: Option<(u32, &Short)>) {
+    slot.answer.is_short.store(answer.is_some().into(), Ordering::Relaxed);
+    if let Some((what, words)) = answer {
+        store(&slot.answer.short, words);
+        slot.answer.what.store(what, Ordering::Relaxed);
+    }
+}
+
+/// As [`read_short`], for the answer.
+#[inline]
+pub(crate) fn read_answer(slot: &Slot) -> Option<(u32, Short)> {
+    if slot.answer.is_short.load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    Some((slot.answer.what.load(Ordering::Relaxed), load(&slot.answer.short)))
+}
+
+#[inline]
+fn store(places: &[AtomicU64; SHORT], words: &Short) {
+    places.iter().zip(words).for_each(|(place, word)| place.store(*word, Ordering::Relaxed));
+}
+
+#[inline]
+fn load(places: &[AtomicU64; SHORT]) -> Short {
+    std::array::from_fn(|index| places[index].load(Ordering::Relaxed))
 }
 
 /// # Safety

@@ -4,20 +4,29 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use weft_manager::{Desk, LANES, ManagerError};
+use weft_manager::{Call, Desk, LANES, ManagerError, Reply, Request};
 use weft_shm::{Arena, Span};
 use weft_wait::{Deadline, Parker, Signal, ThreadParker, Ticket};
 
-/// Answers calls with what they were, until the desk is closed.
+/// Answers calls with what they were, until the desk is closed. Short ones with an odd number get an answer that is not.
 fn serve(desk: &Desk) {
     let mut bytes = Vec::new();
     let mut parker = ThreadParker::default();
     while !desk.is_closed() {
         let Ok(_) = desk.wait(&mut parker, Deadline::NEVER);
-        while let Some(lane) = desk.next(0) {
-            let Some(request) = desk.begin(lane, &mut bytes) else { continue };
-            let mut request = request.unwrap();
-            desk.answer(lane, request.what + 1, &[&bytes], &mut request.buffers).unwrap();
+        while let Some(lane) = desk.next(0).or_else(|| desk.watched()) {
+            let Some(call) = desk.begin(lane, &mut bytes) else { continue };
+            match call.unwrap() {
+                Call::Long(Request { what, mut buffers }) => {
+                    desk.answer(lane, what + 1, &[&bytes], &mut buffers).unwrap();
+                }
+                Call::Short(what, words) if what % 2 == 0 => desk.answer_short(lane, what + 1, &words),
+                Call::Short(what, words) => {
+                    desk.answer(lane, what + 1, &[&words[5].to_le_bytes()], &mut Vec::new()).unwrap();
+                }
+            }
+            // Now this one, now another one.
+            desk.watch(lane);
         }
     }
 }
@@ -48,7 +57,7 @@ fn calls_of_every_size_are_answered() {
     with_server(|desk| {
         let lane = desk.claim().unwrap();
         let mut answer = Vec::new();
-        for size in [0, 1, 1000, 1903, 1904, 1920, 1921, 5000, 100_000] {
+        for size in [0, 1, 1000, 1839, 1840, 1856, 1857, 5000, 100_000] {
             for buffers in [0, 1, 3, 200] {
                 let body = vec![size as u8; size];
                 let mut spans: Vec<_> =
@@ -89,6 +98,60 @@ fn callers_get_their_own_answers() {
             }
         });
     });
+}
+
+#[test]
+fn short_calls_get_their_own_answers_of_either_kind() {
+    with_server(|desk| {
+        std::thread::scope(|scope| {
+            for thread in 0..3_u64 {
+                scope.spawn(move || {
+                    let lane = desk.claim().unwrap();
+                    let mut answer = Vec::new();
+                    for number in 0..5000_u32 {
+                        let words = [thread, u64::from(number), 2, 3, 4, thread << 32 | u64::from(number)];
+                        let mut parker = ThreadParker::default();
+                        match lane.call_short(number, &words, &mut answer, &mut parker).unwrap() {
+                            Reply::Short(what, got) => {
+                                assert_eq!((what, got, number % 2), (number + 1, words, 0));
+                            }
+                            Reply::Long(got) => {
+                                assert_eq!((got.what, number % 2), (number + 1, 1));
+                                assert_eq!(answer, words[5].to_le_bytes());
+                            }
+                        }
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn a_call_in_a_lane_that_is_watched_no_more_is_found() {
+    /// Looks elsewhere while a call is being posted, as it sees the posted state and not the bit.
+    struct Elsewhere<'a>(&'a Desk, usize);
+
+    impl Parker for Elsewhere<'_> {
+        type Interrupt = ();
+
+        fn park(&mut self, _: &Signal, _: Ticket, _: Deadline) -> Result<(), ()> {
+            assert_eq!(self.0.next(0), None, "the bit of a lane that is watched is not set");
+            assert_eq!(self.0.watched(), Some(self.1));
+            self.0.watch(self.1 + 1);
+            assert_eq!((self.0.watched(), self.0.next(0)), (None, Some(self.1)));
+            Err(())
+        }
+    }
+
+    let desk = Desk::create(&Arena::create().unwrap()).unwrap();
+    let _life = desk.open().unwrap();
+    let lane = desk.claim().unwrap();
+    desk.watch(lane.index());
+    let mut parker = Elsewhere(&desk, lane.index());
+    let outcome = lane.call_short(1, &[0; 6], &mut Vec::new(), &mut parker);
+    assert!(matches!(outcome, Err(ManagerError::Interrupted(()))));
+    assert!(lane.is_usable());
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod segment;
 mod shard;
 
 pub use map::{Entry, Host, Map, SHARDS, Value};
+pub use segment::{GLANCE, Glance};

@@ -9,12 +9,13 @@ use std::time::Duration;
 use weft_shm::{Arena, Carrier, Handle, ShmError};
 
 use crate::hash::hash;
+use crate::segment::Glance;
 use crate::shard::{Open, Seen, Shard};
 
 /// Into how many parts a map is divided, each with a lock of its own.
 pub const SHARDS: usize = 64;
 
-const TAG: u64 = u64::from_le_bytes(*b"weftmap1");
+const TAG: u64 = u64::from_le_bytes(*b"weftmap2");
 /// How long a thread sleeps for a lock before its host is asked whether to go on.
 const SLICE: Duration = Duration::from_millis(50);
 
@@ -172,14 +173,54 @@ impl Map {
         value: &mut Value,
         host: &mut H,
     ) -> Result<bool, H::Interrupt> {
+        let found = self.look(
+            (kind, key),
+            |kind, bytes, stamp| {
+                value.kind = kind;
+                value.stamp = stamp;
+                value.bytes.clear();
+                value.bytes.extend_from_slice(bytes);
+            },
+            host,
+        )?;
+        Ok(found.is_some())
+    }
+
+    /// Shows the value of the key to `look`: what it is, its bytes, its stamp. `None` if there is none.
+    ///
+    /// The shard is locked meanwhile, so `look` is quick, and calls nothing of the program.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    #[inline]
+    pub fn look<H: Host, T>(
+        &self,
+        (kind, key): (u8, &[u8]),
+        look: impl FnOnce(u8, &[u8], u64) -> T,
+        host: &mut H,
+    ) -> Result<Option<T>, H::Interrupt> {
         let (number, key) = Self::key(kind, key);
         let open = self.open(number, host)?;
-        let Some(record) = open.get(key.hash, key.kind, key.bytes)? else { return Ok(false) };
-        value.kind = record.value_kind;
-        value.stamp = record.stamp;
-        value.bytes.clear();
-        value.bytes.extend_from_slice(record.value);
-        Ok(true)
+        let record = open.get(key.hash, key.kind, key.bytes)?;
+        Ok(record.map(|record| look(record.value_kind, record.value, record.stamp)))
+    }
+
+    /// As [`look`](Self::look), without the lock, if nobody changes the shard meanwhile: then what was seen is what one would have
+    /// seen with it. `None`: it has to be looked at with the lock.
+    ///
+    /// What is copied out is short: a key and a value of at most [`GLANCE`](crate::GLANCE) bytes together.
+    ///
+    /// # Safety
+    ///
+    /// No other thread of this process uses the map meanwhile.
+    #[inline]
+    pub unsafe fn glance(&self, (kind, key): (u8, &[u8])) -> Option<Glance> {
+        self.carrier.check().ok()?;
+        let (number, key) = Self::key(kind, key);
+        let (shard, seen) = (&self.layout().shards[number], &self.seen[number]);
+        // SAFETY: by the contract, nobody changes what this process knows of the shard.
+        unsafe { shard.glance(seen, key.hash, key.kind, key.bytes) }
     }
 
     /// Sets the value of the key.

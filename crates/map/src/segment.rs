@@ -12,10 +12,11 @@
 //!                      key, value
 //! ```
 //!
-//! All of it is read and written under the shard's lock. Lengths and offsets are checked before they are followed: a process
+//! All of it is read and written under the shard's lock, but for glances (see [`shard`](crate::shard)). Lengths and offsets are checked before they are followed: a process
 //! that wrote into memory that is not its own makes errors here, and no wild access.
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use weft_shm::ShmError;
 
@@ -25,6 +26,19 @@ pub(crate) const GONE: u64 = 1;
 const HEAD: usize = 16;
 const RECORD: usize = 32;
 pub(crate) const GRAIN: usize = 16;
+
+/// A glance sees no more bytes than these, of a key and its value together.
+pub const GLANCE: usize = 8 * GLANCE_WORDS;
+const GLANCE_WORDS: usize = 12;
+
+/// What a look without the lock saw.
+#[derive(Debug, Clone, Copy)]
+pub enum Glance {
+    /// There is no such key.
+    Nothing,
+    /// What the value is, the words of the key and, right behind it, the value, and from where to where in their bytes the value goes.
+    Value(u8, [u64; GLANCE_WORDS], u32, u32),
+}
 
 /// A segment that is mapped.
 #[derive(Clone, Copy)]
@@ -43,6 +57,24 @@ pub(crate) struct Record<'a> {
     pub(crate) value_kind: u8,
     pub(crate) key: &'a [u8],
     pub(crate) value: &'a [u8],
+}
+
+impl Glance {
+    /// The key and the value.
+    #[inline]
+    #[must_use]
+    pub const fn bytes(&self) -> (&[u8], &[u8]) {
+        let Self::Value(_, words, middle, end) = self else { return (&[], &[]) };
+        let bytes = words.as_ptr().cast::<u8>();
+        // SAFETY: they are the bytes of the words, of which there are at least `end`, which is behind the middle.
+        unsafe {
+            let value = bytes.add(*middle as usize);
+            (
+                std::slice::from_raw_parts(bytes, *middle as usize),
+                std::slice::from_raw_parts(value, (*end - *middle) as usize),
+            )
+        }
+    }
 }
 
 impl Record<'_> {
@@ -92,6 +124,51 @@ impl Segment {
             return Err(DAMAGED);
         }
         Ok(Self { start, size, places })
+    }
+
+    /// The word of the memory at `at`, which lies within it and is a multiple of 8, while others may be writing it.
+    #[inline]
+    fn racy(&self, at: usize) -> u64 {
+        // SAFETY: by the callers, within the segment, which begins at a page.
+        unsafe { self.start.add(at).cast::<AtomicU64>().as_ref() }.load(Ordering::Relaxed)
+    }
+
+    /// Looks for the key while others may be changing everything. What comes of it means something only if nobody did.
+    #[inline]
+    pub(crate) fn glance(&self, hash: u64, kind: u8, key: &[u8]) -> Option<Glance> {
+        const STEPS: usize = 64;
+        for step in 0..STEPS {
+            let word = self.racy(HEAD + ((hash as usize).wrapping_add(step) & (self.places - 1)) * 8);
+            if word == EMPTY {
+                return Some(Glance::Nothing);
+            }
+            if word == GONE || word >> 32 != hash >> 32 {
+                continue;
+            }
+            let offset = Self::offset(word);
+            if offset < self.first() || offset + RECORD > self.size || self.racy(offset + 8) != hash {
+                return None;
+            }
+            let (lengths, kinds) = (self.racy(offset + 16), self.racy(offset + 24));
+            let (key_length, value) = (lengths as u32 as usize, (lengths >> 32) as usize);
+            let end = key_length + value;
+            // Two keys with the same hash are left to those who look more closely.
+            if key_length != key.len()
+                || kinds as u8 != kind
+                || end > GLANCE
+                || RECORD + end > self.size - offset
+            {
+                return None;
+            }
+            let mut words = [0; GLANCE_WORDS];
+            for (index, word) in words[..end.div_ceil(8)].iter_mut().enumerate() {
+                // A record is a multiple of 16 bytes long, as is the segment.
+                *word = self.racy(offset + RECORD + index * 8);
+            }
+            let glance = Glance::Value((kinds >> 8) as u8, words, key_length as u32, end as u32);
+            return (glance.bytes().0 == key).then_some(glance);
+        }
+        None
     }
 
     pub(crate) const fn places(&self) -> usize {

@@ -2,7 +2,9 @@
 //!
 //! # Who touches what
 //!
-//! Everything is read and written under the shard's robust lock. A shard has one segment, or none yet. `root` names it: its unit
+//! Everything is written under the shard's robust lock, and read under it, but for [`glance`](Shard::glance), which reads without it, and
+//! throws away what it read if `version` is not the same even number before and after: it is odd while something is changed. It
+//! reads word by word, atomically, and believes nothing before that. A shard has one segment, or none yet. `root` names it: its unit
 //! and its number among the segments of the shard.
 //!
 //! # What commits
@@ -22,13 +24,13 @@
 //! twice the size that it needs.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use weft_shm::robust::{Held, Robust, RobustMutex};
 use weft_shm::{Carrier, Look, ShmError, Span};
 
-use crate::segment::{EMPTY, GONE, GRAIN, Record, Segment, size_of_record, size_of_segment};
+use crate::segment::{EMPTY, GONE, GRAIN, Glance, Record, Segment, size_of_record, size_of_segment};
 
 const SPARES: usize = 32;
 /// A longer key or value does not fit.
@@ -50,6 +52,8 @@ pub(crate) struct Shard {
     weight: AtomicU64,
     /// How many places of the index are not empty.
     filled: AtomicU64,
+    /// Odd while somebody changes something, or died while doing so; even, and another number, afterwards.
+    version: AtomicU64,
     /// Places of records that were replaced, by size.
     spares: [AtomicU64; SPARES],
 }
@@ -66,9 +70,54 @@ impl Shard {
     pub(crate) fn len(&self) -> u64 {
         self.live.load(Ordering::Relaxed)
     }
+
+    /// A look at the key without the lock. `None` if somebody changes, or changed, something, or it is not to be seen like this.
+    ///
+    /// # Safety
+    ///
+    /// No other thread of this process uses `seen` meanwhile.
+    #[inline]
+    pub(crate) unsafe fn glance(&self, seen: &Seen, hash: u64, kind: u8, key: &[u8]) -> Option<Glance> {
+        let version = self.version.load(Ordering::Acquire);
+        if version & 1 != 0 {
+            return None;
+        }
+        let root = self.root.load(Ordering::Relaxed);
+        // SAFETY: by the contract.
+        let glance = match unsafe { &*seen.0.get() } {
+            Some((known, _, segment)) if *known == root => segment.glance(hash, kind, key)?,
+            _ if root == 0 => Glance::Nothing,
+            _ => return None,
+        };
+        // Whatever was read was there before this.
+        fence(Ordering::Acquire);
+        (self.version.load(Ordering::Relaxed) == version).then_some(glance)
+    }
 }
 
-/// What a process knows of a shard's segment. Guarded by the shard's lock.
+/// Says that the shard is being changed, for as long as it lives.
+struct Changing<'a>(&'a AtomicU64);
+
+impl<'a> Changing<'a> {
+    /// The caller holds the lock.
+    #[inline]
+    fn begin(shard: &'a Shard) -> Self {
+        let version = &shard.version;
+        version.store(version.load(Ordering::Relaxed) | 1, Ordering::Relaxed);
+        // Whoever sees something of what follows sees this.
+        fence(Ordering::Release);
+        Self(version)
+    }
+}
+
+impl Drop for Changing<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    }
+}
+
+/// What a process knows of a shard's segment. Guarded by the shard's lock, and changed by whoever uses the map only.
 #[derive(Default)]
 pub(crate) struct Seen(UnsafeCell<Option<(u64, Look, Segment)>>);
 
@@ -143,10 +192,19 @@ impl<'a> Open<'a> {
     fn repair(self) -> Result<Self, ShmError> {
         // Whatever comes of it: a lock that is given back without this could never be taken again.
         self.shard.lock.repaired();
+        // Odd, if the holder died in the middle of a change, and afterwards another even number.
+        let _changing = Changing::begin(self.shard);
         let root = self.shard.root.load(Ordering::Relaxed);
         self.shard.spares.iter().for_each(|spare| store(spare, 0));
         let (mut used, mut live, mut weight, mut filled) = (0, 0, 0, 0);
-        if let Some(segment) = self.segment()? {
+        // Not by way of what this process knows of the shard: other threads of it may be looking at that without the lock.
+        let look = match root {
+            0 => None,
+            root => Some(self.carrier.look((root >> 32) as u32, ordinal(self.number, root as u32))?),
+        };
+        if let Some(look) = &look {
+            // SAFETY: mapped as long as `look`; the lock is held.
+            let segment = unsafe { Segment::open(look.start(), look.size())? };
             used = segment.first();
             for index in 0..segment.places() {
                 let word = segment.place(index);
@@ -263,6 +321,7 @@ impl<'a> Open<'a> {
             return Ok(false);
         }
         let Some(offset) = self.room(segment, size) else { return Ok(false) };
+        let _changing = Changing::begin(shard);
         let stamp = shard.stamp.load(Ordering::Relaxed) + 1;
         shard.stamp.store(stamp, Ordering::Relaxed);
         segment.write(offset, &Record { stamp, hash, key_kind, value_kind, key, value });
@@ -321,6 +380,7 @@ impl<'a> Open<'a> {
                 let size = record.size();
                 taken(&record);
                 let shard = self.shard;
+                let _changing = Changing::begin(shard);
                 shard.stamp.store(shard.stamp.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
                 segment.set_place(index, GONE);
                 store(&shard.live, load(&shard.live) - 1);
@@ -397,6 +457,7 @@ impl<'a> Open<'a> {
 
     /// Makes a complete segment the root, and frees the one before.
     fn replace(&self, before: u64, (span, used, filled): Made) -> Result<Segment, ShmError> {
+        let _changing = Changing::begin(self.shard);
         // Numbers go around after 2^32 segments, long after the one with the same number is gone.
         let number = (before as u32).wrapping_add(1).max(1);
         let ordinal_now = ordinal(self.number, number);

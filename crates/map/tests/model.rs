@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use weft_map::{Host, Map, SHARDS, Value};
+use weft_map::{GLANCE, Glance, Host, Map, SHARDS, Value};
 use weft_shm::{Arena, ShmError};
 
 struct Thread;
@@ -134,4 +135,80 @@ fn a_stamp_tells_one_value_from_another() {
     map.get((0, b"key"), &mut second, &mut Thread).unwrap();
     assert_eq!(first.bytes, second.bytes);
     assert_ne!(first.stamp, second.stamp);
+}
+
+/// The key of the entry with this number.
+fn key(number: u64) -> Vec<u8> {
+    number.to_le_bytes()[..1 + (number % 8) as usize].to_vec()
+}
+
+#[test]
+fn a_glance_sees_what_is_there_or_nothing_at_all() {
+    let map = Map::create(&Arena::create().unwrap()).unwrap();
+    let glance = |kind, key: &[u8]| {
+        // SAFETY: this thread is the only one.
+        let glance = unsafe { map.glance((kind, key)) }.expect("nobody changes anything");
+        match glance {
+            Glance::Nothing => None,
+            Glance::Value(kind, ..) => Some((kind, glance.bytes().1.to_vec())),
+        }
+    };
+    assert_eq!(glance(0, b"key"), None);
+    for length in 0..=GLANCE - 3 {
+        map.set((1, b"key"), (length as u8, &vec![length as u8; length]), &mut Thread).unwrap();
+        assert_eq!(glance(1, b"key"), Some((length as u8, vec![length as u8; length])));
+        assert_eq!(glance(2, b"key"), None, "of another kind");
+    }
+    map.set((1, b"key"), (3, &[0; GLANCE - 2]), &mut Thread).unwrap();
+    // SAFETY: as above.
+    assert!(unsafe { map.glance((1, b"key")) }.is_none(), "too long for a glance");
+    map.remove((1, b"key"), &mut Value::default(), &mut Thread).unwrap();
+    assert_eq!(glance(1, b"key"), None);
+    map.set((1, b"key"), (3, b"value"), &mut Thread).unwrap();
+    map.clear(&mut Thread).unwrap();
+    assert_eq!(glance(1, b"key"), None);
+}
+
+#[test]
+fn a_glance_never_sees_the_middle_of_a_change() {
+    const KEYS: u64 = 40;
+    let arena = Arena::create().unwrap();
+    let map = Map::create(&arena).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut dice = Dice::new();
+            while !stop.load(Ordering::Relaxed) {
+                let (key, byte) = (key(dice.roll(KEYS)), dice.roll(256) as u8);
+                match dice.roll(20) {
+                    0 => map.clear(&mut Thread).unwrap(),
+                    1..5 => drop(map.remove((0, &key), &mut Value::default(), &mut Thread).unwrap()),
+                    _ => {
+                        let value = [&[key.len() as u8][..], &vec![byte; dice.roll(70) as usize]].concat();
+                        map.set((0, &key), (byte, &value), &mut Thread).unwrap();
+                    }
+                }
+            }
+        });
+        // As another process would have it.
+        let other = Map::attach(&arena, map.handle()).unwrap();
+        let mut dice = Dice::new();
+        let (mut seen, mut looks) = (0, 0);
+        while seen < 20_000 && looks < 20_000_000 {
+            looks += 1;
+            let key = key(dice.roll(KEYS));
+            // SAFETY: this thread is the only one with this handle.
+            if let Some(glance @ Glance::Value(kind, ..)) = unsafe { other.glance((0, &key)) } {
+                let (known, value) = glance.bytes();
+                assert_eq!((known, usize::from(value[0])), (&key[..], key.len()));
+                assert!(value[1..].iter().all(|byte| *byte == kind));
+                seen += 1;
+            } else if looks % 64 == 0 {
+                // With the lock it finds out where the segment is now.
+                other.get((0, &key), &mut Value::default(), &mut Thread).unwrap();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(seen > 0);
+    });
 }

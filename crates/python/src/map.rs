@@ -8,9 +8,10 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyTypeError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use weft_map::{Host, Map, SHARDS, Value};
+use weft_map::{Glance, Host, Map, SHARDS, Value};
 use weft_shm::{Handle, ShmError};
 use weft_wait::Parker;
 
@@ -79,6 +80,60 @@ fn encode_key(key: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<u8> {
     })
 }
 
+/// The bytes of a string or of an integer of 64 bits, which mean the same as a key and as a value. `None` for all others.
+#[inline]
+fn quick_key<'a>(key: &'a Bound<'_, PyAny>, word: &'a mut [u8; 8]) -> Option<(u8, &'a [u8])> {
+    let type_of = key.get_type_ptr();
+    // SAFETY: the type was compared before each call that needs one; the GIL is held. A string keeps its UTF-8.
+    unsafe {
+        if type_of == &raw mut ffi::PyUnicode_Type {
+            let mut length = 0;
+            let start = ffi::PyUnicode_AsUTF8AndSize(key.as_ptr(), &raw mut length);
+            if start.is_null() {
+                ffi::PyErr_Clear();
+                return None;
+            }
+            return Some((kind::STR, std::slice::from_raw_parts(start.cast(), length as usize)));
+        }
+        if type_of == &raw mut ffi::PyLong_Type {
+            let mut overflow = 0;
+            *word = ffi::PyLong_AsLongLongAndOverflow(key.as_ptr(), &raw mut overflow).to_le_bytes();
+            return (overflow == 0).then_some((kind::INT, word));
+        }
+    }
+    None
+}
+
+/// The bytes of a value, out of the map.
+enum Copied {
+    Short(u8, [u8; SHORT], usize),
+    Long(u8, Vec<u8>),
+}
+
+/// Values of at most so many bytes are copied to where they need no memory of their own.
+const SHORT: usize = 48;
+
+impl Copied {
+    #[inline]
+    fn of(kind: u8, bytes: &[u8]) -> Self {
+        if bytes.len() > SHORT {
+            return Self::Long(kind, bytes.to_vec());
+        }
+        let mut short = [0; SHORT];
+        short[..bytes.len()].copy_from_slice(bytes);
+        Self::Short(kind, short, bytes.len())
+    }
+
+    #[inline]
+    fn decode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Short(kind, bytes, length) => codec::decode_plain(py, *kind, &bytes[..*length])
+                .unwrap_or_else(|| decode(py, *kind, &bytes[..*length])),
+            Self::Long(kind, bytes) => decode(py, *kind, bytes),
+        }
+    }
+}
+
 fn decode<'py>(py: Python<'py>, kind: u8, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     codec::decode(py, kind, bytes, &mut Spans::new()).map_err(|(error, _)| error)
 }
@@ -101,6 +156,22 @@ impl SharedDictBase {
     fn find<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = key.py();
         let map = self.map()?;
+        let mut word = [0; 8];
+        if let Some(quick) = quick_key(key, &mut word) {
+            // SAFETY: the GIL is held, as by all threads of this process that use a map: they give it up to wait for a lock only.
+            match unsafe { map.glance(quick) } {
+                Some(Glance::Nothing) => return Ok(None),
+                Some(glance @ Glance::Value(kind, ..)) => {
+                    let (_, bytes) = glance.bytes();
+                    return codec::decode_plain(py, kind, bytes)
+                        .unwrap_or_else(|| decode(py, kind, bytes))
+                        .map(Some);
+                }
+                None => {}
+            }
+            let found = map.look(quick, |kind, bytes, _| Copied::of(kind, bytes), &mut Waiter(py))?;
+            return found.map(|value| value.decode(py)).transpose();
+        }
         with_scratch(|scratch| {
             let kind = encode_key(key, &mut scratch.key)?;
             if !map.get((kind, &scratch.key), &mut scratch.value, &mut Waiter(py))? {
@@ -112,6 +183,12 @@ impl SharedDictBase {
 
     fn store(&self, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let map = self.map()?;
+        let (mut word, mut other) = ([0; 8], [0; 8]);
+        if let Some(quick) = quick_key(key, &mut word)
+            && let Some(quick_value) = quick_key(value, &mut other)
+        {
+            return Ok(map.set(quick, quick_value, &mut Waiter(key.py()))?);
+        }
         with_scratch(|scratch| {
             let key_kind = encode_key(key, &mut scratch.key)?;
             let kind = codec::encode_whole(value, map.arena(), &mut scratch.bytes)?;

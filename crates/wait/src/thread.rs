@@ -168,11 +168,16 @@ impl Patience {
 ///
 /// It does where the other one has a processor of its own, and is lost time where both share one. So after a few spins
 /// that found nothing there is none, but for a probe ever more seldom.
+///
+/// Where there is one processor only, it is passed to the other one instead, which is runnable as a rule, because it does the
+/// same: that is a fraction of what it costs to sleep and be woken. If somebody else took it, for long, or nobody, that was in vain.
 #[derive(Debug, Default)]
 pub struct Prospect {
     futile: AtomicU32,
     /// How many waits there are to be without a spin.
     skip: AtomicU32,
+    /// How often somebody else took the processor that was passed on, and kept it; less one for each time that went well.
+    kept: AtomicU32,
 }
 
 impl Prospect {
@@ -182,10 +187,16 @@ impl Prospect {
     const SELDOM: u32 = 9;
     /// Looks in a glance.
     const GLANCE: u32 = 24;
+    /// How often the processor is passed on in one wait.
+    const PASSES: u32 = 3;
+    /// The waits to be slept through after somebody kept the processor for a slice of milliseconds, as a power of two: from so many
+    const KEPT: u32 = 12;
+    /// to so many.
+    const KEPT_OFTEN: u32 = 16;
 
     /// One that expects the best.
     pub const fn new() -> Self {
-        Self { futile: AtomicU32::new(0), skip: AtomicU32::new(0) }
+        Self { futile: AtomicU32::new(0), skip: AtomicU32::new(0), kept: AtomicU32::new(0) }
     }
 
     /// Looks for so short a time that a caller may keep what it would give up for a spin.
@@ -193,10 +204,12 @@ impl Prospect {
         if self.skip.load(Ordering::Relaxed) > 0 || !may_spin() {
             return false;
         }
-        let found = (0..Self::GLANCE).any(|_| {
-            hint::spin_loop();
-            ready()
-        });
+        // At first without a pause, which is longer than what is waited for takes at its best.
+        let found = (0..Self::GLANCE).any(|_| ready())
+            || (0..Self::GLANCE).any(|_| {
+                hint::spin_loop();
+                ready()
+            });
         if found {
             self.futile.store(0, Ordering::Relaxed);
         }
@@ -210,14 +223,39 @@ impl Prospect {
             self.skip.store(skip - 1, Ordering::Relaxed);
             return false;
         }
-        if spin_for(SPIN, ready) {
+        let found = if may_spin() { spin_for(SPIN, ready) } else { self.pass_on(ready) };
+        if found {
             self.futile.store(0, Ordering::Relaxed);
             return true;
         }
         let futile = self.futile.load(Ordering::Relaxed) + 1;
         self.futile.store(futile.min(Self::SELDOM), Ordering::Relaxed);
-        if futile > Self::BORNE {
+        if futile > Self::BORNE && self.skip.load(Ordering::Relaxed) == 0 {
             self.skip.store(1 << futile.min(Self::SELDOM), Ordering::Relaxed);
+        }
+        false
+    }
+}
+
+impl Prospect {
+    /// Lets others run, a few times. Says whether `ready` became true.
+    fn pass_on(&self, ready: &mut dyn FnMut() -> bool) -> bool {
+        let mut before = Instant::now();
+        let kept = self.kept.load(Ordering::Relaxed);
+        for _ in 0..Self::PASSES {
+            std::thread::yield_now();
+            let now = Instant::now();
+            if now - before > SPIN {
+                // One more such wait costs as much as a thousand that are slept through.
+                self.kept.store(kept + 1, Ordering::Relaxed);
+                self.skip.store(1 << (Self::KEPT + kept).min(Self::KEPT_OFTEN), Ordering::Relaxed);
+                return ready();
+            }
+            if ready() {
+                self.kept.store(kept.saturating_sub(1), Ordering::Relaxed);
+                return true;
+            }
+            before = now;
         }
         false
     }

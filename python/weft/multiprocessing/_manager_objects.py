@@ -19,7 +19,7 @@ from typing import Any
 # With its private parts, which its type stubs do not have.
 _stock: Any = _managers
 
-__all__ = ["CONTAINERS", "WOULD_BLOCK", "CallerGone", "Queue", "Waiting", "direct_methods"]
+__all__ = ["CONTAINERS", "WOULD_BLOCK", "CallerGone", "Queue", "Waiting", "direct_methods", "sort_of"]
 
 
 class _WouldBlock:
@@ -137,7 +137,10 @@ def _queue_put(this: Queue, item: Any, block: bool = True, timeout: float | None
             return WOULD_BLOCK
         this.queue.append(item)
         this.unfinished_tasks += 1
-        this.not_empty.notify()
+        condition: Any = this.not_empty
+        # Finding out that there is nobody to notify takes as long as everything else here.
+        if condition._waiters:
+            condition.notify()
     return None
 
 
@@ -202,6 +205,18 @@ _ITERATORS: frozenset[type] = frozenset(type(iter(empty)) for empty in _EMPTY) |
     type(reversed([])),
     type(reversed({})),
 }
+
+
+# Classes whose methods the engine knows, and which of those it would not call if somebody had replaced them.
+_SORTS: dict[type, str] = {dict: "dict", list: "list", _stock.Namespace: "Namespace", _stock.Value: "Value"}
+_VALUE_METHODS = (_stock.Value.get, _stock.Value.set)
+
+
+def sort_of(obj: Any) -> str:
+    """The name of the class of `obj` if its methods are called without running Python code; otherwise nothing."""
+    if type(obj) is _stock.Value and (_stock.Value.get, _stock.Value.set) != _VALUE_METHODS:
+        return ""
+    return _SORTS.get(type(obj), "")
 
 
 def direct_methods(obj: Any, exposed: Any, made_shared: Any) -> dict[str, Any]:

@@ -485,6 +485,7 @@ class NamespaceProxy(BaseProxy):
 
 
 NamespaceProxy.__getattr__ = _native.proxy_method(NamespaceProxy, "__getattr__")  # type: ignore[method-assign]
+_native.quicken_namespace(NamespaceProxy)
 
 
 class ValueProxy(BaseProxy):
@@ -492,13 +493,13 @@ class ValueProxy(BaseProxy):
 
     _exposed_ = ("get", "set")
 
-    def get(self) -> Any:
-        return self._callmethod("get")
+    if TYPE_CHECKING:
 
-    def set(self, value: Any) -> Any:
-        return self._callmethod("set", (value,))
+        def get(self, /, *args: Any, **kwds: Any) -> Any: ...
 
-    value = property(get, set)
+        def set(self, /, *args: Any, **kwds: Any) -> Any: ...
+
+        value = property(get, set)
 
     def update_with(self, function: Callable[..., Any], *args: Any) -> Any:
         """Replace the value by `function(value, *args)`, in the server, and return it. No other call comes in between."""
@@ -510,6 +511,10 @@ class ValueProxy(BaseProxy):
 
     __class_getitem__: Any = classmethod(types.GenericAlias)
 
+
+for _name in ("get", "set"):
+    setattr(ValueProxy, _name, _native.proxy_method(ValueProxy, _name))
+ValueProxy.value = property(ValueProxy.get, ValueProxy.set)
 
 _STOCK_LIST = _STOCK.ListProxy._exposed_
 BaseListProxy: Any = MakeProxyType("BaseListProxy", _STOCK_LIST)

@@ -177,13 +177,15 @@ class Server(_StockServer):  # type: ignore[misc]
                 message = ("#TRACEBACK", format_exc())
             ident = method = args = kwds = None
             try:
-                with _understood_by_anybody():
-                    try:
-                        conn.send(message)
-                    except OSError:
-                        raise
-                    except Exception:
-                        conn.send(("#UNSERIALIZABLE", format_exc()))
+                _for_anybody.on = True
+                try:
+                    conn.send(message)
+                except OSError:
+                    raise
+                except Exception:
+                    conn.send(("#UNSERIALIZABLE", format_exc()))
+                finally:
+                    _for_anybody.on = False
             except Exception as error:
                 util.info("exception in thread serving %r", threading.current_thread().name)
                 util.info(" ... message was %r", message)
@@ -279,7 +281,7 @@ class Server(_StockServer):  # type: ignore[misc]
             exposed = list(exposed) + list(method_to_typeid)
         direct = objects.direct_methods(obj, exposed, method_to_typeid)
         with self.mutex:
-            ident: str = self.desk.enter(direct)
+            ident: str = self.desk.enter(direct, obj, objects.sort_of(obj))
             util.debug("%r callable returned object with id %r", typeid, ident)
             self.id_to_obj[ident] = (obj, set(exposed), method_to_typeid)
             self.id_to_refcount[ident] = 0
@@ -524,17 +526,8 @@ _QUICKLY_MADE = frozenset(
     | {threading.Event, threading.Condition, threading.Barrier}
 )
 
+# Its `on` is true while what this thread pickles may be read by a process that has no weft.
 _for_anybody = threading.local()
-
-
-@contextmanager
-def _understood_by_anybody() -> Iterator[None]:
-    """What this thread pickles meanwhile may be read by a process that has no weft."""
-    _for_anybody.on = True
-    try:
-        yield
-    finally:
-        _for_anybody.on = False
 
 
 def is_for_anybody() -> bool:

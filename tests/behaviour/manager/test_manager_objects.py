@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import weft
-from things import Custom
+from things import Custom, Never
 from weft.multiprocessing.managers import RemoteError, SyncManager
 
 
@@ -48,6 +48,114 @@ def test_values_of_every_size_arrive(shared: SyncManager) -> None:
         for value in (b"b" * size, "s" * size, list(range(size // 100)), bytearray(size)):
             d["value"] = value
             assert d["value"] == value
+
+
+LARGE = [
+    dict.fromkeys(range(5000), 1),
+    {number: number for number in range(100_000)},
+    {f"key {number}": number / 2 for number in range(1000)},
+    {number: (None, True, 1, 2.5, "x", b"y")[number % 6] for number in range(1000)},
+    {str(number): [number] for number in range(1000)},
+    {(number, "x"): 2**70 for number in range(200)},
+]
+
+
+@pytest.mark.parametrize("large", LARGE, ids=lambda large: f"{len(large)} {next(iter(large.items()))}")
+def test_large_dictionaries_come_and_go(shared: SyncManager, large: dict[object, object]) -> None:
+    d = shared.dict(large)
+    assert d.copy() == large
+    d.clear()
+    assert d.update(large) is None
+    assert d.copy() == large
+    assert (d.keys(), d.values(), d.items()) == ([*large], [*large.values()], [*large.items()])
+    assert [*d] == [*large]
+    # What is there already is replaced, the rest stays, and so do the keys themselves.
+    d.clear()
+    d["first"] = 1
+    first = next(iter(large))
+    d[first] = "replaced"
+    d.update(large)
+    assert d.copy() == {"first": 1, **large}
+    d.update(large, more=2)
+    assert d["more"] == 2
+    items = shared.list()
+    items.extend([*large.items()])
+    assert items[:] == [*large.items()]
+
+
+def test_a_key_with_an_equality_of_its_own_is_asked_by_a_large_update(shared: SyncManager) -> None:
+    d = shared.dict()
+    d[Never(5)] = 1
+    with pytest.raises(ZeroDivisionError):
+        d.update({number: number for number in range(100)})
+    with pytest.raises(ZeroDivisionError):
+        d[5]
+
+
+def test_calls_with_arguments_that_do_not_fit(shared: SyncManager) -> None:
+    d = shared.dict()
+    for length in range(60):
+        d["k" * length] = "v" * length
+        assert d["k" * length] == "v" * length
+        assert d.get("n" * length, "d" * length) == "d" * length
+        assert "k" * length in d
+    for value in (
+        2**63 - 1,
+        -(2**63),
+        2**63,
+        127,
+        128,
+        -128,
+        -129,
+        1e300,
+        "\ud800",
+        "\N{GRINNING FACE}",
+        b"",
+    ):
+        d[value] = value
+        assert (d[value], type(d[value])) == (value, type(value))
+    d[1] = "one"
+    assert (d[True], d[1.0]) == ("one", "one")
+    for key in (1, "x" * 10, None, 2.5, (1, 2)):
+        with pytest.raises(KeyError) as raised:
+            shared.dict()[key]
+        assert raised.value.args == (key,)
+    with pytest.raises(TypeError, match="exactly one argument"):
+        d.__getitem__(1, 2)
+    with pytest.raises(TypeError, match="unhashable"):
+        d[[]]
+
+
+def test_attributes_of_namespaces_are_found_as_in_the_standard_library(shared: SyncManager) -> None:
+    names = shared.Namespace(x=1)
+    names._own = 2
+    assert (names._own, names.x, "_own" in names.__dict__) == (2, 1, True)
+    with pytest.raises(AttributeError, match="_other"):
+        names._other
+    with pytest.raises(AttributeError, match="other"):
+        names.other
+    assert getattr(names, "other", 3) == 3
+    assert not hasattr(names, "other")
+    # An attribute of the proxy itself comes first, however it came there.
+    object.__setattr__(names, "x", "here")
+    assert names.x == "here"
+    object.__delattr__(names, "x")
+    assert names.x == 1
+    seen: list[str] = []
+
+    class Seeing(type(names)):  # type: ignore[misc]
+        @property
+        def wide(self) -> str:
+            return "property"
+
+        def __getattr__(self, key: str) -> object:
+            if not key.startswith("_"):
+                seen.append(key)
+            return super().__getattr__(key)
+
+    token = names._token
+    mine = Seeing(token, names._serializer, authkey=names._authkey)
+    assert (mine.x, mine.wide, seen) == (1, "property", ["x"])
 
 
 def test_a_list_does_what_a_list_does(shared: SyncManager) -> None:

@@ -37,6 +37,19 @@ class Counter:
         raise AssertionError("it is not exposed")
 
 
+class Never:
+    """A key that is as likely in a dictionary as an integer, and cannot be compared."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+
 class Caller:
     """Uses other objects of the same server."""
 

@@ -137,6 +137,68 @@ def test_a_long_list_of_numbers_arrives_as_it_was(message: Any) -> None:
     assert [type(item) for item in received] == [type(item) for item in message]
 
 
+TEXT = "a string that is longer than a word, but not long"
+COLUMNS = [
+    dict.fromkeys(range(1000), 1),
+    {number: number * 1000 for number in range(-500, 500)},
+    {f"key {number}": number / 3 for number in range(1000)},
+    {f"Schlüssel {number} \N{GRINNING FACE}": None for number in range(100)},
+    {number / 2: f"{number}" for number in range(100)},
+    {number: (None, True, False, 1, 2.5, "x", b"y", -0.0)[number % 8] for number in range(100)},
+    {"a" * number: b"b" * (number % 250) for number in range(255)},
+    {"a" * number: number for number in range(300)},
+    {**{str(number): number for number in range(100)}, "last": "\ud800"},
+    {**{str(number): number for number in range(100)}, "last": [1]},
+    {**{str(number): number for number in range(100)}, "last": 2**64},
+    {**{number: number for number in range(100)}, 1.5: 2, None: 3, b"": 4, ("x",): 5},
+    [*"word " * 100],
+    [str(number) for number in range(300)] * 2,
+    [TEXT] * 1000,
+    [TEXT, *range(200), TEXT],
+    [b"bytes"] * 100 + ["bytes"] * 100,
+    [*range(100), "x" * 1000],
+    [True] * 100,
+    [True, *range(100)],
+    [2**15, -(2**15), 127, -128, 0] * 50,
+    [(number, str(number), number / 2, None) for number in range(200)],
+    [(number,) for number in range(200)],
+    [(number, number) for number in range(200)] + [(1,)],
+    [(number, [number]) for number in range(200)],
+    [(1, 2)] * 200,
+    [()] * 200,
+    tuple((number, number) for number in range(200)),
+    ({number: number for number in range(100)},),
+    (1, "x", {number: number for number in range(100)}, None),
+    ([*range(1000)], 5),
+    ([], [*range(1000)]),
+    ((), {}, [*range(200)]),
+    (tuple(range(200)), 1, [2]),
+]
+
+
+@pytest.mark.parametrize("message", COLUMNS, ids=identity)
+def test_a_long_container_of_plain_values_arrives_as_it_was(message: Any) -> None:
+    queue = Queue[Any](ctx=CONTEXT)
+    queue.put(message)
+    received = queue.get()
+    assert repr(received) == repr(message)
+    assert type(received) is type(message)
+
+
+def test_what_was_one_object_is_one_where_that_matters() -> None:
+    queue = Queue[Any](ctx=CONTEXT)
+    text, changing = "text " * 20, [*range(100)]
+    queue.put([text, *range(200), text])
+    received = queue.get()
+    assert received[0] is received[-1]
+    queue.put((changing, changing))
+    one, other = queue.get()
+    assert one == changing
+    assert one is other
+    queue.put(dict.fromkeys(range(100), text))
+    assert len(set(map(id, queue.get().values()))) == 1
+
+
 def test_messages_arrive_in_order(queue: Any) -> None:
     for message in MESSAGES * 3:
         queue.put(message)

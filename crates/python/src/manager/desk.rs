@@ -5,18 +5,21 @@ use std::sync::{Arc, OnceLock};
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use weft_manager::{Desk, Request};
+use weft_manager::{Call, Desk, Request, Short};
 use weft_shm::Handle;
 use weft_shm::identity::Identity;
 use weft_wait::Deadline;
 use weft_wait::thread::Prospect;
 
 use super::lane::ManagerLane;
-use super::table::Table;
+use super::plain::{self, Sort};
+use super::short::{self, Reader};
+use super::table::{self, Entry, Table};
 use super::wire::{FIRST, KEYWORDS, Tag, read_head};
 use crate::gil::GilCell;
 use crate::queue::arenas::{find_arena, own_arena, shm_error};
 use crate::queue::codec::{self, Failure, Spans};
+use crate::queue::columns;
 use crate::queue::parker::GilParker;
 
 /// Whether it pays to wait for the next call without sleeping.
@@ -75,6 +78,20 @@ impl ManagerDesk {
             let owner = self.desk()?.owner(lane).map(|owner| (owner.pid, owner.start));
             callbacks.arrived.call1((lane, owner))?;
         }
+        let identity = table::word_of(ident);
+        let is_exclusive = self.is_exclusive(py);
+        if !is_exclusive
+            && method == "update"
+            && let Some(columns) = codec::columns_of(request.what as u8, body, &request.buffers)
+            && let Some(dict) = self.object(py, identity, Sort::Dict, method)
+        {
+            match columns::merge(py, columns, dict.bind(py).cast::<PyDict>()?) {
+                Ok(true) => return Ok(Outcome::Answer(Tag::Return, py.None().into_bound(py))),
+                Ok(false) => {}
+                // As the method itself would have raised it: of a key that cannot be compared.
+                Err(error) => return failure(py, error),
+            }
+        }
         let decoded = codec::decode(py, request.what as u8, body, &mut request.buffers);
         let decoded = decoded.map_err(|(error, _)| error)?.cast_into::<PyTuple>()?;
         let (args, kwds) = if request.what & KEYWORDS != 0 {
@@ -83,8 +100,10 @@ impl ManagerDesk {
         } else {
             (decoded, None)
         };
-        if !self.is_exclusive(py) {
-            let direct = self.table(py, |table| table.direct(ident, method).map(|found| found.clone_ref(py)));
+        if !is_exclusive {
+            let direct = self.table(py, |table| {
+                identity.and_then(|identity| table.direct(identity, method)).map(|found| found.clone_ref(py))
+            });
             if let Some(direct) = direct {
                 match direct.bind(py).call(&args, kwds.as_ref()) {
                     Ok(value) if value.is(callbacks.would_block) => {}
@@ -94,11 +113,63 @@ impl ManagerDesk {
             }
         }
         let answer = callbacks.dispatch.call1((lane, ident, method, args, kwds))?;
-        if answer.is_none() {
-            return Ok(Outcome::Later);
+        outcome(&answer)
+    }
+
+    fn object(&self, py: Python<'_>, identity: Option<u64>, sort: Sort, method: &str) -> Option<Py<PyAny>> {
+        self.table(py, |table| table.object(identity?, sort, method).map(|object| object.clone_ref(py)))
+    }
+
+    /// Carries out a short call.
+    fn carry_out_short<'py>(
+        &self,
+        py: Python<'py>,
+        lane: usize,
+        (what, words): (u32, &Short),
+        callbacks: &Callbacks<'_, 'py>,
+    ) -> PyResult<Outcome<'py>> {
+        let (identity, mut reader) = Reader::of_call(words);
+        let method = (what & 0xff) as usize;
+        let mut next = || self.table(py, |table| reader.node(py, Some(&mut table.names)));
+        let call =
+            |args: &[Bound<'py, PyAny>]| self.call_numbered(py, lane, (identity, method), args, callbacks);
+        match what >> 8 {
+            0 => call(&[]),
+            1 => call(&[next()?]),
+            2 => call(&[next()?, next()?]),
+            3 => call(&[next()?, next()?, next()?]),
+            _ => Err(codec::damaged("a short one has too many arguments")),
         }
-        let (name, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = answer.extract()?;
-        Ok(Outcome::Answer(tag(&name)?, value))
+    }
+
+    #[inline]
+    fn call_numbered<'py>(
+        &self,
+        py: Python<'py>,
+        lane: usize,
+        (identity, method): (u64, usize),
+        args: &[Bound<'py, PyAny>],
+        callbacks: &Callbacks<'_, 'py>,
+    ) -> PyResult<Outcome<'py>> {
+        if !self.is_exclusive(py) {
+            let found = self.table(py, |table| {
+                let (sort, object, bound) = table.numbered(identity, method)?;
+                Some((sort, object.clone_ref(py).into_bound(py), bound.clone_ref(py).into_bound(py)))
+            });
+            if let Some((sort, object, bound)) = found {
+                let called = plain::call(sort, &object, method, args);
+                match called.unwrap_or_else(|| plain::call_method(&bound, args)) {
+                    Ok(value) if value.is(callbacks.would_block) => {}
+                    Ok(value) => return Ok(Outcome::Answer(Tag::Return, value)),
+                    Err(error) => return failure(py, error),
+                }
+            }
+        }
+        let name = super::proxy::checked_name_of(method)
+            .ok_or_else(|| codec::damaged("the number of a method is not known"))?;
+        let args = PyTuple::new(py, args)?;
+        let answer = callbacks.dispatch.call1((lane, table::text_of(identity), name, args, py.None()))?;
+        outcome(&answer)
     }
 
     /// Puts an answer into the lane. What cannot be pickled, or finds no memory, is answered with an error.
@@ -142,17 +213,37 @@ impl ManagerDesk {
         bytes: &mut Vec<u8>,
         callbacks: &Callbacks<'_, '_>,
     ) -> PyResult<()> {
-        let request = match self.desk()?.begin(lane, bytes) {
+        let desk = self.desk()?;
+        let outcome = match desk.begin(lane, bytes) {
             None => return Ok(()),
-            Some(request) => request.map_err(shm_error),
+            Some(Ok(Call::Short(what, words))) => {
+                let outcome = self.carry_out_short(py, lane, (what, &words), callbacks);
+                if let Ok(Outcome::Answer(Tag::Return, value)) = &outcome
+                    && let Some(answer) = short::encode_answer(value)
+                {
+                    desk.answer_short(lane, 0, &answer);
+                    return Ok(());
+                }
+                outcome
+            }
+            Some(Ok(Call::Long(request))) => self.carry_out(py, lane, bytes, request, callbacks),
+            Some(Err(error)) => Err(shm_error(error)),
         };
-        let outcome = request.and_then(|request| self.carry_out(py, lane, bytes, request, callbacks));
         match outcome {
             Ok(Outcome::Later) => Ok(()),
             Ok(Outcome::Answer(tag, value)) => self.put_answer(py, lane, tag, &value),
             Err(error) => self.put_text(lane, Tag::Traceback, &explain(py, &error)),
         }
     }
+}
+
+/// What the dispatcher answered, which may be nothing yet.
+fn outcome<'py>(answer: &Bound<'py, PyAny>) -> PyResult<Outcome<'py>> {
+    if answer.is_none() {
+        return Ok(Outcome::Later);
+    }
+    let (name, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = answer.extract()?;
+    Ok(Outcome::Answer(tag(&name)?, value))
 }
 
 /// The traceback of an exception, as text.
@@ -207,10 +298,17 @@ impl ManagerDesk {
     }
 
     /// Give an object a place, and return its identity. `direct` has the methods that the serving thread may call itself, by
-    /// name: they do not block, or return `would_block` instead.
-    fn enter(&self, py: Python<'_>, direct: &Bound<'_, PyDict>) -> PyResult<String> {
-        // Names and methods are plain: looking at them runs no Python code.
-        self.table(py, |table| table.enter(direct))
+    /// name: they do not block, or return `would_block` instead. `sort` is the name of the object's class, if that is one of those
+    /// that are known here and the methods are its own.
+    fn enter(
+        &self,
+        py: Python<'_>,
+        direct: &Bound<'_, PyDict>,
+        object: &Bound<'_, PyAny>,
+        sort: &str,
+    ) -> PyResult<String> {
+        let entry = Entry::new(direct, object, sort)?;
+        Ok(self.table(py, |table| table.enter(entry)))
     }
 
     /// Take the object away. False if there is none of that identity.
@@ -246,11 +344,26 @@ impl ManagerDesk {
         opened.call0()?;
         let callbacks = Callbacks { dispatch, arrived, would_block };
         let mut bytes = Vec::new();
-        let mut after = 0;
+        let (mut after, mut last) = (0, None);
         while !desk.is_closed() {
-            while let Some(lane) = desk.next(after) {
-                self.serve_one(py, lane, &mut bytes, &callbacks)?;
-                after = lane + 1;
+            // Both kinds in turns, so that nobody waits for ever.
+            loop {
+                let watched = desk.watched();
+                if let Some(lane) = watched {
+                    self.serve_one(py, lane, &mut bytes, &callbacks)?;
+                }
+                match desk.next(after) {
+                    Some(lane) => {
+                        self.serve_one(py, lane, &mut bytes, &callbacks)?;
+                        // Who calls alone is watched.
+                        if last.replace(lane) == Some(lane) && watched.is_none() {
+                            desk.watch(lane);
+                        }
+                        after = lane + 1;
+                    }
+                    None if watched.is_none() => break,
+                    None => {}
+                }
             }
             // The lanes before `after` are looked at by `next`, too, as it goes around; signals are the main thread's.
             let mut parker = GilParker::for_answer(py, &PROSPECT, None);

@@ -1,18 +1,22 @@
 //! What a client's thread calls through.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::ops::Deref;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
-use weft_manager::{Answer, Lane, ManagerError};
+use weft_manager::{Answer, Lane, ManagerError, Reply};
 use weft_wait::thread::Prospect;
 
 use super::proxy::Arguments;
+use super::short::{self, Reader};
 use super::wire::{FIRST, KEYWORDS, Tag, write_head};
+use crate::gil::GilCell;
 use crate::queue::arenas::shm_error;
 use crate::queue::codec::{self, Failure, Spans};
 use crate::queue::parker::GilParker;
@@ -37,16 +41,86 @@ pub(super) struct Shared {
     lane: Lane,
     used: AtomicBool,
     server: u32,
+    /// Guarded by the GIL.
+    users: GilCell<Users>,
+}
+
+/// Who uses a lane without owning it.
+#[derive(Default)]
+struct Users {
+    count: usize,
+    /// The lane itself, if it was given back while it was in use: the last one drops it.
+    given_back: Option<Arc<Shared>>,
+}
+
+/// A lane in use by a proxy, which does not keep it: counting the use of it without atomic operations is a good part of a call.
+pub(super) struct Using<'py> {
+    shared: NonNull<Shared>,
+    _attached: Python<'py>,
+}
+
+impl<'py> Using<'py> {
+    /// `None` if it was given back.
+    #[inline]
+    pub(super) fn begin(py: Python<'py>, lane: &Weak<Shared>) -> Option<Self> {
+        if lane.strong_count() == 0 {
+            return None;
+        }
+        let shared = NonNull::new(lane.as_ptr().cast_mut())?;
+        // SAFETY: somebody owns it, and owners drop it only with the GIL, which is held; from now on it is in use, which they
+        // respect (`ManagerLane::give_back`).
+        unsafe { (*shared.as_ref().users.get()).count += 1 };
+        Some(Self { shared, _attached: py })
+    }
+}
+
+impl Deref for Using<'_> {
+    type Target = Shared;
+
+    #[inline]
+    fn deref(&self) -> &Shared {
+        // SAFETY: it is in use.
+        unsafe { self.shared.as_ref() }
+    }
+}
+
+impl Drop for Using<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: it is in use until here, and the GIL is held. What is dropped is the lane itself, which nobody looks at any more.
+        let given_back = unsafe {
+            let users = &mut *self.shared.as_ref().users.get();
+            users.count -= 1;
+            if users.count == 0 { users.given_back.take() } else { None }
+        };
+        drop(given_back);
+    }
 }
 
 impl ManagerLane {
     pub(super) fn new(lane: Lane, server: u32) -> Self {
-        let shared = Shared { lane, used: AtomicBool::new(false), server };
+        let users = GilCell::new(Users::default());
+        let shared = Shared { lane, used: AtomicBool::new(false), server, users };
         Self(parking_lot::Mutex::new(Some(Arc::new(shared))))
     }
 
     pub(super) fn shared(&self) -> Option<Arc<Shared>> {
         self.0.lock().clone()
+    }
+
+    fn give_back(&self) {
+        let Some(shared) = self.0.lock().take() else { return };
+        // SAFETY: the GIL is held, as it is whenever a method is called or an object goes.
+        let users = unsafe { &mut *shared.users.get() };
+        if users.count > 0 {
+            users.given_back = Some(shared);
+        }
+    }
+}
+
+impl Drop for ManagerLane {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -57,7 +131,7 @@ impl Shared {
         py: Python<'py>,
         names: (&str, &str),
         args: &Arguments<'_, 'py>,
-    ) -> Result<(Tag, Bound<'py, PyAny>), Option<PyErr>> {
+    ) -> CallOutcome<'py> {
         if !self.lane.is_usable() || self.lane.is_busy() {
             return Err(None);
         }
@@ -70,13 +144,40 @@ impl Shared {
         outcome
     }
 
+    /// As [`call`](Self::call), for an object by the word of its identity and a method by its number. `None`: this call is none
+    /// of a few words.
+    #[inline]
+    pub(super) fn call_short<'py>(
+        &self,
+        py: Python<'py>,
+        (identity, method): (u64, usize),
+        args: &[*mut pyo3::ffi::PyObject],
+    ) -> Option<CallOutcome<'py>> {
+        // The first call through a lane says so, which there is no room for.
+        if !self.used.load(Ordering::Relaxed) || !self.lane.is_usable() || self.lane.is_busy() {
+            return None;
+        }
+        let words = short::encode_call(py, identity, args)?;
+        let what = method as u32 | (args.len() as u32) << 8;
+        let mut parker = GilParker::for_answer(py, &PROSPECT, Some(self.lane.desk().life()));
+        // Filled by an answer that is long.
+        let mut bytes = Vec::new();
+        Some(match self.lane.call_short(what, &words, &mut bytes, &mut parker) {
+            Ok(Reply::Short(_, words)) => {
+                Reader::of_answer(&words).node(py, None).map(|value| (Tag::Return, value)).map_err(Some)
+            }
+            Ok(Reply::Long(answer)) => opened(py, answer, &bytes).map_err(Some),
+            Err(error) => Err(self.failed(py, error)),
+        })
+    }
+
     fn call_with<'py>(
         &self,
         py: Python<'py>,
         names: (&str, &str),
         args: &Arguments<'_, 'py>,
         (call, bytes): &mut (Vec<u8>, Vec<u8>),
-    ) -> Result<(Tag, Bound<'py, PyAny>), Option<PyErr>> {
+    ) -> CallOutcome<'py> {
         if !write_head(names.0, names.1, call) {
             let error = PyRuntimeError::new_err("the name of a method is longer than 255 bytes");
             return Err(Some(error));
@@ -88,13 +189,9 @@ impl Shared {
         let what = u32::from(kind) | keywords | first;
         let mut parker = GilParker::for_answer(py, &PROSPECT, Some(self.lane.desk().life()));
         let outcome = self.lane.call(what, &[call], &mut buffers, bytes, &mut parker);
-        let Answer { what, mut buffers } = outcome.map_err(|error| self.failed(py, error))?;
+        let answer = outcome.map_err(|error| self.failed(py, error))?;
         self.used.store(true, Ordering::Relaxed);
-        let tag = Tag::of_number((what >> 8) as u8).ok_or_else(|| {
-            PyOSError::new_err("an answer in shared memory is damaged: it has no known tag")
-        })?;
-        let decoded = codec::decode(py, what as u8, bytes, &mut buffers);
-        Ok((tag, decoded.map_err(|(error, _)| error)?))
+        Ok(opened(py, answer, bytes)?)
     }
 
     /// Appends the body of a call to `call`, whose head has `head` bytes. Returns its kind, and what says that it has keywords.
@@ -147,6 +244,21 @@ impl Shared {
             Err(error) => error,
         })
     }
+}
+
+/// What a call came to; `None` as an error: the lane cannot be used, or not now.
+type CallOutcome<'py> = Result<(Tag, Bound<'py, PyAny>), Option<PyErr>>;
+
+/// What an answer means.
+fn opened<'py>(
+    py: Python<'py>,
+    Answer { what, mut buffers }: Answer,
+    bytes: &[u8],
+) -> PyResult<(Tag, Bound<'py, PyAny>)> {
+    let tag = Tag::of_number((what >> 8) as u8)
+        .ok_or_else(|| PyOSError::new_err("an answer in shared memory is damaged: it has no known tag"))?;
+    let decoded = codec::decode(py, what as u8, bytes, &mut buffers);
+    Ok((tag, decoded.map_err(|(error, _)| error)?))
 }
 
 /// The exception for a lane that cannot be used, or not now.
@@ -218,7 +330,7 @@ impl ManagerLane {
 
     /// Give it back.
     fn close(&self) {
-        drop(self.0.lock().take());
+        self.give_back();
     }
 }
 

@@ -2,13 +2,18 @@
 //!
 //! * [`desk`]: what a server has: its objects, and the loop that answers calls;
 //! * [`lane`]: what a client's thread calls through;
-//! * [`proxy`]: the quick part of proxies;
+//! * [`proxy`]: the quick part of proxies; [`namespace`]: attributes of those of namespaces;
 //! * [`table`]: objects by their identity, and which of their methods are called without further ado;
+//! * [`plain`]: calls of dictionaries and the like, without a bound method;
+//! * [`short`]: calls and answers of a few words;
 //! * [`wire`]: what the bytes of a call and of an answer mean.
 
 mod desk;
 mod lane;
+mod namespace;
+mod plain;
 mod proxy;
+mod short;
 mod table;
 mod wire;
 
@@ -19,5 +24,6 @@ pub(crate) fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<desk::ManagerDesk>()?;
     module.add_class::<lane::ManagerLane>()?;
     module.add_class::<proxy::ProxyBase>()?;
+    module.add_function(wrap_pyfunction!(namespace::quicken_namespace, module)?)?;
     module.add_function(wrap_pyfunction!(proxy::proxy_method, module)?)
 }

@@ -13,7 +13,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
-use super::lane::{ManagerLane, Shared};
+use super::lane::{ManagerLane, Shared, Using};
+use super::table;
 use super::wire::Tag;
 use crate::gil::GilCell;
 
@@ -27,6 +28,8 @@ pub(crate) struct ProxyBase {
 #[derive(Default)]
 struct State {
     ident: String,
+    /// The same as a word, if it is that of an object in a server of this kind.
+    identity: Option<u64>,
     /// The thread that called last, and the lane that it called through.
     last: Option<(usize, Weak<Shared>)>,
 }
@@ -37,27 +40,40 @@ fn this_thread() -> usize {
 }
 
 /// The thread's lane, if it called through this proxy last.
-fn quick_lane(this: &ProxyBase) -> Option<std::sync::Arc<Shared>> {
+#[inline]
+fn quick_lane<'py>(py: Python<'py>, this: &ProxyBase) -> Option<Using<'py>> {
     // SAFETY: the GIL is held, and nothing here runs Python code.
     let state = unsafe { &*this.state.get() };
     let (thread, lane) = state.last.as_ref()?;
     if *thread != this_thread() {
         return None;
     }
-    lane.upgrade()
+    Using::begin(py, lane)
 }
 
 /// Calls a method of the shared object by way of the thread's lane, or whatever `_tls` has instead.
-fn call<'py>(
+pub(super) fn call<'py>(
     slf: &Bound<'py, ProxyBase>,
+    number: Option<usize>,
     method: &Bound<'py, PyString>,
     args: &Arguments<'_, 'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = slf.py();
-    if let Some(lane) = quick_lane(slf.get()) {
+    if let Some(lane) = quick_lane(py, slf.get()) {
         // SAFETY: the GIL is held; set once, when the proxy is made, so it stays there.
-        let ident = unsafe { &(*slf.get().state.get()).ident };
-        match lane.call(py, (ident, method.to_str()?), args) {
+        let (ident, identity) = unsafe {
+            let state = slf.get().state.get();
+            (&(*state).ident, (*state).identity)
+        };
+        let short = match (identity, number, args.positional()) {
+            (Some(identity), Some(number), Some(items)) => lane.call_short(py, (identity, number), items),
+            _ => None,
+        };
+        let outcome = match short {
+            Some(outcome) => outcome,
+            None => lane.call(py, (ident, method.to_str()?), args),
+        };
+        match outcome {
             Ok((Tag::Return, value)) => return Ok(value),
             Ok((tag, value)) => {
                 return slf.call_method1(pyo3::intern!(py, "_otherwise"), (tag.name(), value));
@@ -78,6 +94,19 @@ pub(super) enum Arguments<'a, 'py> {
 }
 
 impl<'py> Arguments<'_, 'py> {
+    /// If there are no others.
+    fn positional(&self) -> Option<&[*mut ffi::PyObject]> {
+        match self {
+            Self::Array(items) => Some(items),
+            // SAFETY: the GIL is held; a tuple's items are behind each other, and never change.
+            Self::Objects(args, None) => Some(unsafe {
+                let start = (*args.as_ptr().cast::<ffi::PyTupleObject>()).ob_item.as_ptr();
+                std::slice::from_raw_parts(start, args.len())
+            }),
+            Self::Objects(_, Some(_)) => None,
+        }
+    }
+
     /// As a tuple and a dictionary.
     pub(super) fn objects(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
         match self {
@@ -106,6 +135,7 @@ impl ProxyBase {
         if !state.ident.is_empty() {
             return Err(PyRuntimeError::new_err("the proxy was initialised already"));
         }
+        state.identity = table::word_of(&ident);
         state.ident = ident;
         Ok(())
     }
@@ -142,23 +172,41 @@ impl ProxyBase {
                 Err(_) => py.get_type::<PyDict>().call1((kwds,))?.cast_into()?,
             }),
         };
-        call(slf, methodname, &Arguments::Objects(args, kwds))
+        let kwds = kwds.filter(|kwds| !kwds.is_empty());
+        call(slf, number_of(methodname)?, methodname, &Arguments::Objects(args, kwds))
     }
 }
 
 /// The class's `_callmethod`, if it is not the one above.
-fn overridden<'py>(slf: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
+#[inline]
+pub(super) fn overridden<'py>(slf: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     static OURS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = slf.py();
     let name = pyo3::intern!(py, "_callmethod");
     let ours =
         OURS.get_or_try_init(py, || Ok::<_, PyErr>(py.get_type::<ProxyBase>().getattr(name)?.unbind()));
     // A method of a class is found as itself.
-    let found = slf.get_type().getattr(name).ok()?;
     match ours {
-        Ok(ours) if found.is(ours) => None,
+        Ok(ours) if class_attribute(slf, name) == Some(ours.as_ptr()) => None,
         _ => slf.getattr(name).ok(),
     }
+}
+
+unsafe extern "C" {
+    /// An attribute of a type as it lies in the dictionary of the type or a base, from the interpreter's cache. It is borrowed. Not
+    /// among the documented functions, but exported by every version since 2.2.
+    fn _PyType_Lookup(class: *mut ffi::PyTypeObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject;
+}
+
+/// The attribute of the object's class as it lies there, to be compared with others only.
+#[inline]
+pub(super) fn class_attribute(
+    slf: &Bound<'_, PyAny>,
+    name: &Bound<'_, PyString>,
+) -> Option<*mut ffi::PyObject> {
+    // SAFETY: the GIL is held, and both are alive.
+    let found = unsafe { _PyType_Lookup(slf.get_type_ptr(), name.as_ptr()) };
+    (!found.is_null()).then_some(found)
 }
 
 /// The methods that are known here.
@@ -178,12 +226,44 @@ const NAMES: [(&CStr, &CStr); COUNT] = {
         "keys" "values" "items" "update" "setdefault" "popitem" "clear" "copy" "extend" "insert" "remove" "index"
         "count" "sort" "reverse" "get_nowait" "put_nowait" "qsize" "empty" "full" "task_done" "join"
         "acquire" "release" "is_set" "wait" "notify" "discard" "union" "add"
+        "__getattribute__" "__setattr__"
         "__getattr__"
     )
 };
-const COUNT: usize = 41;
+/// How many there are.
+pub(super) const COUNT: usize = 43;
 /// This one is no method of the shared object: it asks for an attribute, unless that is the proxy's own affair.
 const GETATTR: usize = COUNT - 1;
+/// What it asks with.
+pub(super) const GETATTRIBUTE: usize = number("__getattribute__");
+
+/// The number of the method with this name, which has one.
+pub(super) const fn number(name: &str) -> usize {
+    let mut number = 0;
+    while number < COUNT {
+        let known = NAMES[number].0.to_bytes();
+        let mut length = 0;
+        while length < known.len() && length < name.len() && known[length] == name.as_bytes()[length] {
+            length += 1;
+        }
+        if length == known.len() && length == name.len() {
+            return number;
+        }
+        number += 1;
+    }
+    panic!("no method has this name")
+}
+
+/// The name of the method with this number.
+pub(super) fn name_of(number: usize) -> &'static str {
+    // They are ASCII.
+    NAMES[number].0.to_str().unwrap_or_default()
+}
+
+/// As [`name_of`], for a number from elsewhere.
+pub(super) fn checked_name_of(number: usize) -> Option<&'static str> {
+    (number < COUNT).then(|| name_of(number))
+}
 
 unsafe extern "C" fn method<const N: usize>(
     slf: *mut ffi::PyObject,
@@ -197,7 +277,7 @@ unsafe extern "C" fn method<const N: usize>(
             let py = Python::assume_attached();
             (py, Bound::from_borrowed_ptr(py, slf))
         };
-        let name = interned::<N>(py)?;
+        let name = interned(py)?[N].bind(py);
         // SAFETY: so many arguments, and behind them the values of the names, by the calling convention.
         let (positional, kwds) = unsafe {
             let all = if args.is_null() { &[][..] } else { std::slice::from_raw_parts(args, count as usize) };
@@ -214,7 +294,7 @@ unsafe extern "C" fn method<const N: usize>(
             };
             (all, kwds)
         };
-        let name = if N == GETATTR {
+        let (number, name) = if N == GETATTR {
             let Ok([key]) = <[_; 1]>::try_from(positional) else {
                 return Err(PyTypeError::new_err("__getattr__() takes one argument"));
             };
@@ -227,9 +307,9 @@ unsafe extern "C" fn method<const N: usize>(
                     Bound::from_owned_ptr_or_err(py, found)
                 };
             }
-            pyo3::intern!(py, "__getattribute__").clone()
+            (GETATTRIBUTE, interned(py)?[GETATTRIBUTE].bind(py))
         } else {
-            name
+            (N, name)
         };
         if let Some(callmethod) = overridden(&slf) {
             let (args, none) = Arguments::Array(positional).objects(py)?;
@@ -237,13 +317,19 @@ unsafe extern "C" fn method<const N: usize>(
         }
         let slf = slf.cast::<ProxyBase>()?;
         match kwds {
-            None => call(slf, &name, &Arguments::Array(positional)),
+            None => call(slf, Some(number), name, &Arguments::Array(positional)),
             Some(kwds) => {
                 let (args, _) = Arguments::Array(positional).objects(py)?;
-                call(slf, &name, &Arguments::Objects(args, Some(kwds)))
+                call(slf, Some(number), name, &Arguments::Objects(args, Some(kwds)))
             }
         }
     };
+    guarded(work)
+}
+
+/// What `work` gives, as a function that C calls returns it. The GIL is held.
+#[inline]
+pub(super) fn guarded<'py>(work: impl FnOnce() -> PyResult<Bound<'py, PyAny>>) -> *mut ffi::PyObject {
     // A panic may not leave a function that C calls.
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
         Ok(Ok(value)) => value.into_ptr(),
@@ -261,16 +347,20 @@ unsafe extern "C" fn method<const N: usize>(
     }
 }
 
-/// The name of the method with this number.
-fn interned<'py, const N: usize>(py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+/// The names of the methods, by number.
+#[inline]
+pub(super) fn interned(py: Python<'_>) -> PyResult<&[Py<PyString>]> {
     static INTERNED: PyOnceLock<Vec<Py<PyString>>> = PyOnceLock::new();
     let names = INTERNED.get_or_try_init(py, || {
-        NAMES
-            .iter()
-            .map(|(name, _)| Ok(PyString::intern(py, &name.to_string_lossy()).unbind()))
-            .collect::<PyResult<_>>()
-    })?;
-    Ok(names[N].bind(py).clone())
+        (0..COUNT).map(|number| Ok(PyString::intern(py, name_of(number)).unbind())).collect::<PyResult<_>>()
+    });
+    names.map(Vec::as_slice)
+}
+
+/// The number of the method with this name, if it is one of those that have one, and the interpreter's own copy of it, as names
+/// in programs are.
+fn number_of(name: &Bound<'_, PyString>) -> PyResult<Option<usize>> {
+    Ok(interned(name.py())?.iter().position(|known| known.as_ptr() == name.as_ptr()))
 }
 
 type Fast = unsafe extern "C" fn(
@@ -284,7 +374,10 @@ const METHODS: [Fast; COUNT] = {
     macro_rules! methods {
         ($($number:literal)*) => {[$(method::<$number>),*]};
     }
-    methods!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40)
+    methods!(
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39
+        40 41 42
+    )
 };
 
 /// The method `name` for `cls`, a class of proxies; None if it is none of those that are quick.

@@ -1,7 +1,7 @@
 //! How Python objects become messages.
 //!
 //! None, booleans, integers of 64 bits, floats, strings, bytes, bytearrays, memoryviews, and small tuples, lists and
-//! dictionaries of the first six (see [`tree`]), and long lists of numbers (see [`packed`]) are encoded here; everything else is pickled. Only exact types
+//! dictionaries of the first six (see [`tree`]), and long ones of short values (see [`columns`]) are encoded here; everything else is pickled. Only exact types
 //! are: an instance of a subclass is pickled. A message's kind says what its body is; large bodies travel in the first
 //! span instead, without being copied twice.
 //!
@@ -19,7 +19,7 @@ use weft_shm::{Arena, Span};
 
 use super::arenas::shm_error;
 use super::buffer::SharedBuffer;
-use super::packed;
+use super::columns;
 use super::parker::without_gil;
 use super::pickling;
 use super::tree;
@@ -42,7 +42,7 @@ pub(crate) mod kind {
     pub(in crate::queue) const MEMORYVIEW: u8 = 10;
     pub(in crate::queue) const LIST: u8 = 11;
     pub(in crate::queue) const DICT: u8 = 12;
-    pub(in crate::queue) const NUMBERS: u8 = 13;
+    pub(crate) const COLUMNS: u8 = 13;
     /// Set in the kind if the body is the first span.
     pub(in crate::queue) const IN_SPAN: u8 = 0x40;
 }
@@ -82,11 +82,11 @@ pub(crate) fn encode(
             return Ok(kind);
         }
         body.clear();
-        if packed::encode(object, body) {
+        if columns::encode(object, body) {
             return if body.len() <= LONGEST_BODY {
-                Ok(kind::NUMBERS)
+                Ok(kind::COLUMNS)
             } else {
-                in_span(object.py(), arena, kind::NUMBERS, body, spans).map_err(Failure::Memory)
+                in_span(object.py(), arena, kind::COLUMNS, body, spans).map_err(Failure::Memory)
             };
         }
     } else if type_of == &raw mut ffi::PyByteArray_Type {
@@ -146,8 +146,8 @@ pub(crate) fn encode_whole(
             return Ok(kind);
         }
         body.clear();
-        if packed::encode(object, body) {
-            return Ok(kind::NUMBERS);
+        if columns::encode(object, body) {
+            return Ok(kind::COLUMNS);
         }
     }
     pickling::dump_whole(object, body).map_err(|failure| match failure {
@@ -310,7 +310,7 @@ fn memoryview(
     Ok(Some(kind::MEMORYVIEW))
 }
 
-pub(super) fn damaged(what: &str) -> PyErr {
+pub(crate) fn damaged(what: &str) -> PyErr {
     PyOSError::new_err(format!("a message in shared memory is damaged: {what}"))
 }
 
@@ -333,6 +333,16 @@ impl Message {
 #[inline]
 pub(crate) fn is_plain(kind: u8, spans: &Spans) -> bool {
     kind != kind::PICKLE && spans.is_empty()
+}
+
+/// The body of a message of long containers; `None` if it is of another kind.
+pub(crate) fn columns_of<'a>(kind: u8, body: &'a [u8], spans: &'a Spans) -> Option<&'a [u8]> {
+    match (kind & !kind::IN_SPAN == kind::COLUMNS, kind & kind::IN_SPAN != 0, spans.first()) {
+        (true, false, _) => Some(body),
+        // SAFETY: a span is its holder's alone and has this length; it stays in `spans` meanwhile.
+        (true, true, Some(first)) => Some(unsafe { std::slice::from_raw_parts(first.as_ptr(), first.len()) }),
+        _ => None,
+    }
 }
 
 /// The pickle of a message, and its buffers, as Python objects.
@@ -399,7 +409,7 @@ fn open<'py>(
     };
     match kind {
         kind::TUPLE | kind::LIST | kind::DICT => tree::decode(py, kind, bytes),
-        kind::NUMBERS => packed::decode(py, bytes),
+        kind::COLUMNS => columns::decode(py, bytes),
         kind::BYTEARRAY => bytearray(py, bytes),
         kind::BYTES if in_span => long_copy(py, bytes),
         kind::MEMORYVIEW => view_of(py, body, spans),
@@ -427,6 +437,17 @@ fn long_copy<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> 
         Ok(())
     })
     .map(Bound::into_any)
+}
+
+/// What small messages of the most common kinds stand for; `None` for others.
+#[inline]
+pub(crate) fn decode_plain<'py>(
+    py: Python<'py>,
+    kind: u8,
+    body: &[u8],
+) -> Option<PyResult<Bound<'py, PyAny>>> {
+    matches!(kind, kind::NONE | kind::TRUE | kind::FALSE | kind::INT | kind::FLOAT | kind::STR | kind::BYTES)
+        .then(|| plain(py, kind, body))
 }
 
 pub(super) fn plain<'py>(py: Python<'py>, kind: u8, body: &[u8]) -> PyResult<Bound<'py, PyAny>> {

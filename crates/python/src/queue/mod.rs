@@ -3,7 +3,7 @@
 //! * [`object`]: the class; its waits, and what it raises;
 //! * [`codec`]: what is encoded natively, and the layout of each kind of message;
 //! * [`tree`]: small containers of plain values;
-//! * [`packed`]: long lists of numbers;
+//! * [`columns`]: long containers of plain values;
 //! * [`pickling`]: everything else, by the pickler, with large buffers out of band;
 //! * [`buffer`]: large buffers as the receiver sees them;
 //! * [`view`]: the bytes of an object with the buffer protocol;
@@ -13,8 +13,8 @@
 pub(crate) mod arenas;
 pub(crate) mod buffer;
 pub(crate) mod codec;
+pub(crate) mod columns;
 mod object;
-mod packed;
 pub(crate) mod parker;
 mod pickling;
 mod tree;
