@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from functools import cache
 from multiprocessing import reduction, util
 from typing import TYPE_CHECKING, Any
 
@@ -112,12 +111,19 @@ _ending = threading.RLock()
 os.register_at_fork(after_in_child=_ending._at_fork_reinit)  # type: ignore[attr-defined]
 
 
-@cache
+_place: list[str] = []
+# A child may be in another namespace.
+os.register_at_fork(after_in_child=_place.clear)
+
+
 def _here() -> str:
     """Where process ids mean what they mean here: this boot of this machine, and this PID namespace."""
+    if _place:
+        return _place[0]
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         boot = file.read().strip()
-    return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    _place.append(f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}")
+    return _place[0]
 
 
 def start_of(pid: int) -> int:

@@ -52,6 +52,16 @@ class Gate(_StockServer):  # type: ignore[misc]
     # So many peers may be at that at a time.
     most_unproven = 512
 
+    # What the rest of the server has.
+    desk: Any
+    call_function: Any
+    answer_function: Any
+    carry_out: Any
+    way_back: Any
+    watch_process: Any
+    owner_ended: Any
+    who_serves: Any
+
     def _make_gate(self) -> None:
         # Those that have proved nothing yet, and until when they have to; the first one came first.
         self._unproven: dict[int, tuple[float, Any]] = {}
@@ -250,7 +260,8 @@ class Gate(_StockServer):  # type: ignore[misc]
             if ends.is_near(other):
                 caller.owner = other[0], other[1]
                 self.watch_process(caller.owner, is_mute=False)
-        return self.who_serves(caller)
+        who: ends.Identity = self.who_serves(caller)
+        return who
 
     def _owner_of(self, conn: Any) -> Owner:
         """Whose thread this is, until it says so itself."""
@@ -282,21 +293,6 @@ class Gate(_StockServer):  # type: ignore[misc]
             callers = [caller for caller in self._remote.values() if caller.owner == owner]
         for caller in callers:
             caller.end_wait()
-
-    # What the rest of the server does.
-
-    if TYPE_CHECKING:
-        desk: Any
-
-        def call_function(self, caller: Any, name: str, args: Any, kwds: Any) -> Any: ...
-        def answer_function(self, caller: Any, name: str, args: Any, kwds: Any) -> tuple[str, Any]: ...
-        def carry_out(
-            self, caller: Any, ident: str, method: str, args: Any, kwds: Any
-        ) -> tuple[str, Any]: ...
-        def way_back(self, ident: str, method: str) -> Any: ...
-        def who_serves(self, c: Any) -> ends.Identity: ...
-        def watch_process(self, owner: Owner, is_mute: bool) -> None: ...
-        def owner_ended(self, owner: Owner, killed: bool) -> None: ...
 
 
 def _loads(connection: Any, data: Any) -> Any:
