@@ -21,7 +21,11 @@ for model in "" "-Zmiri-tree-borrows"; do
     # Threads, in several orders each.
     run "$model $seeds" -p weft-wait --test threads -- --test-threads=1
     run "$model $seeds" -p weft-shm --lib -- --test-threads=1 threads
+    run "$model $seeds" -p weft-manager --test threads -- --test-threads=1 callers_get
     # One thread after the other, once.
+    run "$model" -p weft-manager --lib -- --test-threads=1
+    run "$model" -p weft-manager --test threads -- --test-threads=1 a_c
+    run "$model" -p weft-map --test model -- --test-threads=1
     run "$model" -p weft-shm --lib -- --test-threads=1 --skip tests::hostile --skip threads
     run "$model" -p weft-shm --test queue -- --test-threads=1
     # Overwriting atomics in every manner ends in an error inside of Miri's emulation of weak memory. It is one thread.

@@ -10,6 +10,7 @@ no test is expected to be anywhere near it.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -82,6 +83,7 @@ def nothing_left_behind() -> Iterator[None]:
     tracker = sys.modules.get("multiprocessing.resource_tracker")
     if tracker is not None:
         tracker._resource_tracker._stop()  # the standard library's, which otherwise ends with this process
+    gc.collect()  # what exceptions that tests kept refer to
     after = belongings()
     left = [
         f"{kind}: {thing} (since {first_seen.get((kind, thing), 'the end')})"

@@ -9,8 +9,9 @@ use weft_wait::{Deadline, Parker, WaitError, wait_until};
 
 use crate::desk::Desk;
 use crate::error::ManagerError;
-use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, RUNNING, Short, Slot, word_of};
+use crate::lane::{Short, Slot, word_of};
 use crate::message::{self, Buffers};
+use crate::turn::GivenUp;
 
 /// One caller's place at a desk. It is given back when this is dropped.
 pub struct Lane {
@@ -167,7 +168,7 @@ impl Lane {
             }
         }
         let answer = read(slot);
-        slot.state.store(IDLE, Ordering::Release);
+        slot.state.take();
         Ok(answer?)
     }
 
@@ -189,22 +190,17 @@ impl Lane {
     /// Takes the call back if it has not begun; otherwise leaves the lane to the server.
     fn give_up(&self) {
         let slot = self.desk.slot(self.index);
-        loop {
-            match slot.state.load(Ordering::Acquire) {
-                CALLED if slot.change(CALLED, IDLE) => break,
-                RUNNING if slot.change(RUNNING, ABANDONED) => {
-                    self.abandoned.store(true, Ordering::Relaxed);
-                    return;
-                }
-                // Too late for the server, too. The answer's buffers are freed when it is read.
-                ANSWERED => break,
-                CALLED | RUNNING => {}
-                _ => return,
+        match slot.state.give_up() {
+            GivenUp::Unbegun | GivenUp::Answered => {}
+            GivenUp::Left => {
+                self.abandoned.store(true, Ordering::Relaxed);
+                return;
             }
+            GivenUp::Nothing => return,
         }
         // The call's own buffers, or the answer's, come back to be freed.
         let _ = message::read(self.desk.carrier(), self.index, slot, &mut Vec::new());
-        slot.state.store(IDLE, Ordering::Release);
+        slot.state.take();
     }
 }
 

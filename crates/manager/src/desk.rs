@@ -16,8 +16,9 @@ use weft_shm::{Arena, Carrier, Handle, ShmError};
 use weft_wait::{Deadline, Parker, Signal, WaitError, wait_until};
 
 use crate::client::Lane;
-use crate::lane::{ABANDONED, ANSWERED, CALLED, IDLE, NOBODY, RUNNING, Short, Slot, identity_of, word_of};
+use crate::lane::{Short, Slot, identity_of, word_of};
 use crate::message::{self, Buffers, is_of_lane};
+use crate::turn::{Handed, NOBODY, Swept};
 
 /// How many callers there may be at a time.
 pub const LANES: usize = 254;
@@ -95,10 +96,10 @@ pub enum Call {
     Long(Request),
 }
 
-/// A call that was begun.
+/// A call that was begun, or an answer that nobody took.
 #[derive(Debug)]
 pub struct Request {
-    /// What the caller said it is.
+    /// What its sender said it is.
     pub what: u32,
     /// The buffers that came with it.
     pub buffers: Buffers,
@@ -205,7 +206,7 @@ impl Desk {
     #[inline]
     pub fn watched(&self) -> Option<usize> {
         let lane = (self.layout().header.watched.load(Ordering::Relaxed) as usize).checked_sub(1)?;
-        (lane < LANES && self.slot(lane).state.load(Ordering::Acquire) == CALLED).then_some(lane)
+        (lane < LANES && self.slot(lane).state.is_called()).then_some(lane)
     }
 
     /// Looks at this lane from now on, whether its bit is set or not, and at no other one: its caller need not touch the words that
@@ -222,7 +223,7 @@ impl Desk {
         header.watched.store(lane as u32 + 1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if let Some(before) = before.filter(|before| *before < LANES)
-            && self.slot(before).state.load(Ordering::Acquire) == CALLED
+            && self.slot(before).state.is_called()
         {
             header.ready[before / 64].fetch_or(1 << (before % 64), Ordering::AcqRel);
         }
@@ -256,7 +257,7 @@ impl Desk {
     #[inline]
     pub fn begin(&self, lane: usize, bytes: &mut Vec<u8>) -> Option<Result<Call, ShmError>> {
         let slot = self.slot(lane);
-        if !slot.change(CALLED, RUNNING) {
+        if !slot.state.begin() {
             return None;
         }
         if let Some((what, words)) = message::read_short(slot) {
@@ -273,19 +274,25 @@ impl Desk {
     }
 
     #[inline]
-    fn hand_out(&self, lane: usize, slot: &Slot, short: Option<(u32, &Short)>) {
+    fn hand_out(&self, lane: usize, slot: &Slot, short: Option<(u32, &Short)>) -> bool {
         let number = slot.call.load(Ordering::Relaxed);
-        if slot.change(RUNNING, ANSWERED) {
-            message::write_answer(slot, short);
-            slot.answer.call.swap(number, Ordering::SeqCst);
-            raise(&slot.reply);
-        } else if slot.state.load(Ordering::Acquire) == ABANDONED {
-            self.discard(lane);
-            slot.free();
+        match slot.state.answer() {
+            Handed::Out => {
+                message::write_answer(slot, short);
+                slot.answer.call.swap(number, Ordering::SeqCst);
+                raise(&slot.reply);
+                return true;
+            }
+            Handed::Unwanted => {
+                self.discard(lane);
+                slot.free();
+            }
+            Handed::Nowhere => {}
         }
+        false
     }
 
-    /// Answers the call in the lane. If nobody waits for the answer, the lane is free.
+    /// Answers the call in the lane. If nobody waits for the answer, which is false, the lane is free.
     ///
     /// # Errors
     ///
@@ -296,16 +303,15 @@ impl Desk {
         what: u32,
         parts: &[&[u8]],
         buffers: &mut Buffers,
-    ) -> Result<(), ShmError> {
+    ) -> Result<bool, ShmError> {
         let slot = self.slot(lane);
         message::write(&self.carrier, lane, slot, what, parts, buffers)?;
-        self.hand_out(lane, slot, None);
-        Ok(())
+        Ok(self.hand_out(lane, slot, None))
     }
 
     /// Whose the lane is.
     pub fn owner(&self, lane: usize) -> Option<Identity> {
-        let word = self.slot(lane).owner.load(Ordering::Acquire);
+        let word = self.slot(lane).owner.word();
         (word != NOBODY).then(|| identity_of(word))
     }
 
@@ -318,35 +324,35 @@ impl Desk {
     }
 
     /// Frees the lanes of a process that has ended. A call that is being carried out goes on, and frees its lane
-    /// at its end.
-    pub fn sweep(&self, dead: Identity) {
+    /// at its end. Answers that were never taken are given to `unread`, with their bytes and the lane. For one thread at a
+    /// time.
+    pub fn sweep(&self, dead: Identity, unread: &mut dyn FnMut(usize, Request, &[u8])) {
+        let mut bytes = Vec::new();
         for lane in 0..LANES {
             let slot = self.slot(lane);
-            if slot.owner.load(Ordering::Acquire) != word_of(dead) {
+            if slot.owner.word() != word_of(dead) {
                 continue;
             }
-            let is_idle = loop {
-                let state = slot.state.load(Ordering::Acquire);
-                match state {
-                    RUNNING if slot.change(RUNNING, ABANDONED) => break false,
-                    ABANDONED => break false,
-                    CALLED | ANSWERED if slot.change(state, IDLE) => break true,
-                    IDLE => break true,
-                    _ => {}
+            match slot.state.sweep() {
+                Swept::Running => continue,
+                Swept::Unbegun => {}
+                Swept::Unread => {
+                    // What is damaged nobody can have.
+                    if let Ok((what, buffers)) = message::read(&self.carrier, lane, slot, &mut bytes) {
+                        unread(lane, Request { what, buffers }, &bytes);
+                    }
                 }
-            };
-            if is_idle {
-                self.discard(lane);
-                slot.free();
             }
+            self.discard(lane);
+            slot.free();
         }
     }
 
     /// As [`sweep`](Self::sweep) for all processes that have ended, also those that never called.
-    pub fn sweep_dead(&self) {
+    pub fn sweep_dead(&self, unread: &mut dyn FnMut(usize, Request, &[u8])) {
         for owner in self.owners() {
             if !owner.is_alive() {
-                self.sweep(owner);
+                self.sweep(owner, unread);
             }
         }
     }
@@ -395,9 +401,7 @@ impl Desk {
         }
         let me = word_of(self.arena().identity());
         (0..LANES).find_map(|lane| {
-            let owner = &self.slot(lane).owner;
-            let is_free = owner.load(Ordering::Relaxed) == NOBODY
-                && owner.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+            let is_free = self.slot(lane).owner.claim(me);
             is_free.then(|| Lane::new(Arc::clone(self), lane, me))
         })
     }
@@ -406,7 +410,7 @@ impl Desk {
     #[inline]
     pub(crate) fn post(&self, lane: usize, slot: &Slot) {
         let header = &self.layout().header;
-        slot.state.swap(CALLED, Ordering::SeqCst);
+        slot.state.call();
         if !cfg!(target_arch = "x86_64") {
             fence(Ordering::SeqCst);
         }

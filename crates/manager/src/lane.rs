@@ -1,50 +1,27 @@
-//! The states of a lane, and who changes them.
+//! A lane, as it lies in shared memory.
 //!
 //! A lane is one caller's place at the desk: at most one call is in it at a time. Whoever claims it writes its identity
 //! into `owner`, by one compare-and-exchange; from then on only that process calls through it, one thread at a time.
 //!
-//! | state | changed by | to | which means |
-//! |---|---|---|---|
-//! | [`IDLE`] | the owner | [`CALLED`] | a call lies in the lane, whole |
-//! | [`CALLED`] | the server | [`RUNNING`] | it will be carried out |
-//! | [`CALLED`] | the owner that is interrupted, or the server for an owner that died | [`IDLE`] | it never happens |
-//! | [`RUNNING`] | the server | [`ANSWERED`] | an answer lies in the lane, whole; the caller is told by the [`Answered`] behind it |
-//! | [`RUNNING`] | the owner that is interrupted, or the server for an owner that died | [`ABANDONED`] | nobody waits for the answer |
-//! | [`ANSWERED`] | the owner, or the server for an owner that died | [`IDLE`] | |
-//! | [`ABANDONED`] | the server, when it is done | [`IDLE`], and free | |
+//! Whose turn it is, [`turn`](crate::turn) says.
 //!
-//! So a call is carried out wholly or not at all, whenever its caller is killed. What lies in the lane is written by the
-//! owner in [`IDLE`] and by the server in [`RUNNING`], and read by the other side after the change.
-//!
-//! Beside each change to [`CALLED`] the owner sets the lane's bit among the desk's `ready` words, unless this is the lane that
+//! Beside each call the owner sets the lane's bit among the desk's `ready` words, unless this is the lane that
 //! the server looks at anyway ([`Desk::watch`](crate::Desk::watch)), and raises the bell. An
 //! owner that is killed in between leaves a call of which nobody is told: it is swept away with the owner. A bit that is
 //! set for a lane in another state means nothing.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use weft_shm::identity::Identity;
 use weft_wait::Signal;
 
-/// Nothing is in the lane.
-pub(crate) const IDLE: u32 = 0;
-/// A call is in the lane, and not begun.
-pub(crate) const CALLED: u32 = 1;
-/// The server is carrying it out.
-pub(crate) const RUNNING: u32 = 2;
-/// The answer is in the lane.
-pub(crate) const ANSWERED: u32 = 3;
-/// The server is carrying out a call whose caller does not wait any more.
-pub(crate) const ABANDONED: u32 = 4;
+use crate::turn::{Tenure, Turn};
 
 /// The size of a lane.
 pub(crate) const SIZE: usize = 2048;
 /// How much of a message lies in the lane itself.
 pub(crate) const ROOM: usize = SIZE - 192;
-
-/// The word of a lane that is nobody's.
-pub(crate) const NOBODY: u64 = 0;
 
 /// The words of a short message, which lie in one line of the processor's cache with the lane's state.
 pub const SHORT: usize = 6;
@@ -54,7 +31,7 @@ pub type Short = [u64; SHORT];
 /// One caller's place, in shared memory. Zeroed memory is a free one.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
-    pub(crate) state: AtomicU32,
+    pub(crate) state: Turn,
     /// The number of the call.
     pub(crate) call: AtomicU32,
     /// What the message is, for its reader: see [`message`](crate::message).
@@ -68,8 +45,8 @@ pub(crate) struct Slot {
     pub(crate) length: AtomicU64,
     /// Rises with each of them: buffers that go with it are known by it.
     pub(crate) turn: AtomicU64,
-    /// Who may call: [`NOBODY`], or the word of a process.
-    pub(crate) owner: AtomicU64,
+    /// Who may call.
+    pub(crate) owner: Tenure,
     /// Raised when an answer is there.
     pub(crate) reply: Signal,
     _apart: [u32; 9],
@@ -80,7 +57,7 @@ pub(crate) struct Slot {
 /// what it has to without waiting for the line that the caller is looking at, which takes longer than all else.
 #[repr(C, align(64))]
 pub(crate) struct Answered {
-    /// The number of the last call that was answered, written after the change to [`ANSWERED`] and everything else.
+    /// The number of the last call that was answered, written after the turn was given back and everything else.
     pub(crate) call: AtomicU32,
     /// What the answer is, if it is short.
     pub(crate) what: AtomicU32,
@@ -101,20 +78,13 @@ impl Slot {
         self.bytes.get().cast()
     }
 
-    /// Changes the state if it is `from`.
-    #[inline]
-    pub(crate) fn change(&self, from: u32, to: u32) -> bool {
-        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
     /// Makes the lane nobody's. It is idle, and the caller is the only one who may do this.
     pub(crate) fn free(&self) {
-        self.state.store(IDLE, Ordering::Relaxed);
-        self.owner.store(NOBODY, Ordering::Release);
+        self.owner.end(&self.state);
     }
 }
 
-/// A process as one word, which is not [`NOBODY`].
+/// A process as one word, which is not [`NOBODY`](crate::turn::NOBODY).
 pub(crate) const fn word_of(identity: Identity) -> u64 {
     (identity.start as u64) << 32 | identity.pid as u64
 }

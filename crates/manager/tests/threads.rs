@@ -1,5 +1,7 @@
 //! Callers and a server in one process.
 
+#![cfg(not(loom))]
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::mpsc::channel;

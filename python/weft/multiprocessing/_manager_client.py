@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
+from multiprocessing import context, process, reduction, util
 from multiprocessing import managers as _managers
-from multiprocessing import process, reduction, util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weft import _native
-from weft.multiprocessing.errors import ManagerDied
+from weft.multiprocessing import _manager_ends as ends
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # With its private parts, which its type stubs do not have.
 _stock: Any = _managers
 
-__all__ = ["LaneUnusable", "Route", "learn_of", "open_route", "request", "server_gone"]
+__all__ = ["LaneUnusable", "Route", "open_route", "request"]
 
 # What a manager's server answers itself has no object.
 SERVER = ""
-
-# How long the system may take between a server's last sign of life and telling how it ended, in seconds.
-_GRACE = 2.0
 
 
 class LaneUnusable(Exception):
@@ -39,20 +40,33 @@ class _Socket:
 
     is_lane = False
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, address: Any) -> None:
         self._connection = connection
+        self._address = address
         self._busy = False
+        # Not every kind of connection can tell.
+        self.closed = False
+
+    def introduce(self) -> bool:
+        """Tell the server who this is, and learn who that is. False if it is one of the standard library's."""
+        self._connection.send((SERVER, "hello", (ends.identity(),), {}))
+        kind, result = self._connection.recv()
+        if kind != "#RETURN":
+            return False
+        ends.learn(self._address, result)
+        return True
 
     def call(self, ident: str, method: str, args: Any, kwds: Any, otherwise: Any) -> Any:
-        if self._busy:
+        if self._busy or self.closed:
             raise LaneUnusable
         self._busy = True
         try:
-            self._connection.send((ident, method, args, kwds))
-            kind, result = self._connection.recv()
+            with ends.naming(self._address):
+                self._connection.send((ident, method, args, kwds))
+                kind, result = self._connection.recv()
         except BaseException:
             # Whoever calls next would receive the answer to this call.
-            self._connection.close()
+            self.close()
             raise
         finally:
             self._busy = False
@@ -62,9 +76,10 @@ class _Socket:
 
     @property
     def usable(self) -> bool:
-        return not self._busy and not self._connection.closed
+        return not self._busy and not self.closed
 
     def close(self) -> None:
+        self.closed = True
         self._connection.close()
 
     def __getattr__(self, name: str) -> Any:
@@ -99,6 +114,9 @@ def _copied(value: Any) -> Any:
 Route = Any
 Lane = _native.ManagerLane
 
+# Servers that know a process by a connection, by that process and their addresses, and how they are reached.
+_introduced: dict[tuple[int, Any], tuple[bytes, Any]] = {}
+
 
 class _Desk:
     """What this process knows of a server on this machine."""
@@ -113,10 +131,9 @@ class _Desk:
 
 # By address: the server's desk, or None if it has none for this process. A forked child knows what its parent knew.
 _desks: dict[Any, _Desk | None] = {}
-_lock = threading.Lock()
-_ending = threading.Lock()
-for _each in (_lock, _ending):
-    os.register_at_fork(after_in_child=_each._at_fork_reinit)  # type: ignore[attr-defined]
+# A thread may need it in its own midst: finalizers of proxies run wherever the interpreter collects garbage.
+_lock = threading.RLock()
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def _may_have_lanes(address: Any, client: Any) -> bool:
@@ -126,7 +143,7 @@ def _may_have_lanes(address: Any, client: Any) -> bool:
 def open_route(address: Any, authkey: bytes, client: Any, name: str) -> Route:
     """A route to the server at `address` for the calling thread, whose name is `name`.
 
-    Raises what connecting raises, and `ManagerDied` if the server is known to have died.
+    Raises what connecting raises, and `ManagerDied` if there is no server any more.
     """
     server = getattr(process.current_process(), "_manager_server", None)
     if server is not None and server.address == address:
@@ -137,13 +154,18 @@ def open_route(address: Any, authkey: bytes, client: Any, name: str) -> Route:
         if lane is not None:
             _say_goodbye_at_the_end()
             return lane
-    connection = client(address, authkey=authkey)
-    try:
-        _stock.dispatch(connection, None, "accept_connection", (name,))
-    except BaseException:
-        connection.close()
-        raise
-    return _Socket(connection)
+    with ends.naming(address):
+        connection = client(address, authkey=authkey)
+        try:
+            _stock.dispatch(connection, None, "accept_connection", (name,))
+            route = _Socket(connection, address)
+            if route.introduce():
+                _introduced[os.getpid(), address] = authkey, client
+                _say_goodbye_at_the_end()
+        except BaseException:
+            connection.close()
+            raise
+    return route
 
 
 def _find_desk(address: Any, authkey: bytes, client: Any) -> _Desk | None:
@@ -153,12 +175,8 @@ def _find_desk(address: Any, authkey: bytes, client: Any) -> _Desk | None:
         known = _desks.get(address)
         if address in _desks and (known is None or known.desk.alive):
             return known
-    try:
+    with ends.naming(address):
         found = _introduce(address, authkey, client)
-    except (OSError, EOFError) as error:
-        if known:
-            raise server_gone(known.pid, not known.desk.closed) from error
-        raise
     with _lock:
         _desks[address] = found
     return found
@@ -186,13 +204,30 @@ def _introduce(address: Any, authkey: bytes, client: Any) -> _Desk | None:
         desk = _native.ManagerDesk()
         desk.attach(place)
         connection.recv()
+    ends.learn(address, ends.identity_of(pid, place))
     return _Desk(desk, pid)
 
 
 def forget(address: Any) -> None:
-    """The server at `address` was shut down: another one may be there later."""
+    """There is another server at `address` now, perhaps."""
     with _lock:
         _desks.pop(address, None)
+
+
+def connect(address: Any, authkey: bytes, client: Any) -> None:
+    """Make sure that there is a server at `address`, and learn who it is. Raises `ManagerDied` if there is none."""
+    forget(address)
+    with ends.naming(address):
+        connection = client(address, authkey=authkey)
+        try:
+            who = _stock.dispatch(connection, None, "who_serves")
+        except _stock.RemoteError:
+            who = None  # the standard library's
+        finally:
+            connection.close()
+    ends.forget_ended(address)
+    if who is not None:
+        ends.learn(address, who)
 
 
 def request(address: Any, authkey: bytes, client: Any, tls: Any, name: str, *args: Any, **kwds: Any) -> Any:
@@ -212,11 +247,12 @@ def request(address: Any, authkey: bytes, client: Any, tls: Any, name: str, *arg
             return route.call(SERVER, name, args, kwds, _failed)
         except LaneUnusable:
             util.debug("the lane is in use further down the stack of this thread: asking over a connection")
-    connection = client(address, authkey=authkey)
-    try:
-        return _stock.dispatch(connection, None, name, args, kwds)
-    finally:
-        connection.close()
+    with ends.naming(address):
+        connection = client(address, authkey=authkey)
+        try:
+            return _stock.dispatch(connection, None, name, args, kwds)
+        finally:
+            connection.close()
 
 
 def _failed(kind: str, result: Any) -> Any:
@@ -228,63 +264,6 @@ def thread_name() -> str:
     name = process.current_process().name
     thread = threading.current_thread().name
     return name if thread == "MainThread" else f"{name}|{thread}"
-
-
-# -- How a server ended
-
-
-def server_gone(pid: int, died: bool) -> BaseException:
-    """The exception for calls to a server that serves no more: it died, or was closed in good order."""
-    return ManagerDied(pid, "manager", _exit_code(pid) if died else 0)
-
-
-def _exit_code(pid: int) -> int | None:
-    """How the server process ended, as far as anybody can know, and tell the others who use it."""
-    with _lock:
-        desk = next((known.desk for known in _desks.values() if known is not None and known.pid == pid), None)
-    # One at a time: of two threads that wait for one child the second learns nothing.
-    with _ending:
-        code: int | None = None if desk is None else desk.cause
-        if code is None:
-            child = next((c for c in list(process._children) if c.pid == pid), None)  # type: ignore[attr-defined]
-            if child is None:
-                code = _of_zombie(pid)
-            else:
-                child.join(_GRACE)
-                code = child.exitcode
-            if desk is not None and code is not None:
-                desk.cause = code
-    return code
-
-
-def _of_zombie(pid: int) -> int | None:
-    """How a process ended that its parent has not waited for yet. None if that cannot be known."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except OSError:
-        return None
-    try:
-        import select
-
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll(_GRACE * 1000)
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    status = int(fields[49])
-    if fields[0] not in "ZX":
-        return None
-    return -(status & 0x7F) if status & 0x7F else status >> 8
-
-
-def learn_of(address: Any, desk: Any, pid: int) -> None:
-    """The server at `address` has this desk: a lane can be claimed without asking for it."""
-    with _lock:
-        _desks[address] = _Desk(desk, pid)
 
 
 # -- The end of this process
@@ -302,11 +281,21 @@ def _say_goodbye_at_the_end() -> None:
 def _say_goodbye() -> None:
     """Let the servers know that this process ends normally: what it leaves locked is left so on purpose."""
     with _lock:
-        desks = [desk for desk in _desks.values() if desk is not None and desk.desk.alive]
-    for desk in desks:
-        lane = desk.claim()
+        desks = {address: known for address, known in _desks.items() if known and known.desk.alive}
+    for address, known in desks.items():
+        lane = known.claim()
         if lane is not None:
-            try:
+            with _unheard_by(address):
                 lane.call(SERVER, "goodbye", (), {}, _failed)
-            except (EOFError, _stock.RemoteError) as error:
-                util.debug("no goodbye to manager %s: %s", desk.pid, error)
+    for (pid, address), (authkey, client) in list(_introduced.items()):
+        if pid == os.getpid() and address not in desks:
+            with _unheard_by(address), client(address, authkey=authkey) as connection:
+                _stock.dispatch(connection, None, "goodbye", (ends.identity(),))
+
+
+@contextmanager
+def _unheard_by(address: Any) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError, context.AuthenticationError, _stock.RemoteError) as error:
+        util.debug("no goodbye to the manager at %r: %s", address, error)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft import _native
 from weft.multiprocessing import _manager_client as client
+from weft.multiprocessing import _manager_ends as ends
 from weft.multiprocessing import _manager_server as server
 from weft.multiprocessing.context import get_spawning_popen
 
@@ -109,7 +110,11 @@ class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
             finally:
                 del result  # or the exception would keep itself and this proxy
         exposed, token = result
-        proxytype = self._manager._registry[token.typeid][-1]
+        if self._manager is not None:
+            proxytype = self._manager._registry[token.typeid][-1]
+        else:
+            # In a process that got this proxy from another one.
+            proxytype = IteratorProxy if token.typeid == "Iterator" else AutoProxy
         token.address = self._token.address
         proxy = proxytype(
             token, self._serializer, manager=self._manager, authkey=self._authkey, exposed=exposed
@@ -164,6 +169,11 @@ class BaseProxy(_native.ProxyBase, _StockProxy):  # type: ignore[misc]
         if server.is_for_anybody() and cls.__module__ == __name__:
             # The standard library's names are known to all.
             cls, rebuild = getattr(_stock, cls.__name__, cls), _stock.RebuildProxy
+        known = ends.find(self._token.address)
+        if known is not None and _is_for_us():
+            # So that whoever comes after the server's end can say whose that was.
+            introduction = ends.Introduction(known, get_spawning_popen())
+            return _rebuild_known, (cls, self._token, self._serializer, keywords, introduction)
         return rebuild, (cls, self._token, self._serializer, keywords)
 
 
@@ -202,6 +212,19 @@ def RebuildProxy(func: Any, token: Any, serializer: str, kwds: Any) -> Any:
             own.id_to_local_proxy_obj[token.id] = own.id_to_obj[token.id]
     incref = kwds.pop("incref", True) and not getattr(process.current_process(), "_inheriting", False)
     return func(token, serializer, incref=incref, **kwds)
+
+
+def _rebuild_known(func: Any, token: Any, serializer: str, kwds: Any, introduction: ends.Introduction) -> Any:
+    """As `RebuildProxy`, from a process that knew the server."""
+    introduction.make(token.address)
+    return RebuildProxy(func, token, serializer, kwds)
+
+
+def _is_for_us() -> bool:
+    """Whether whoever reads what this thread pickles has weft: our own children, and readers of what has our names in it."""
+    if get_spawning_popen() is not None:
+        return True
+    return RebuildProxy.__module__ == __name__ and not server.is_for_anybody()
 
 
 _made: dict[tuple[str, tuple[str, ...]], type[BaseProxy]] = {}

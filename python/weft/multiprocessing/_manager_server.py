@@ -1,12 +1,12 @@
 """The server of a manager: its objects, who has references to them, and how calls reach them.
 
-Calls come in by two front ends. *Lanes* in shared memory are served by one thread, which calls what does not block by itself
-(`_manager_objects`) and gives everything else to a thread of the caller's own. *Connections* have a thread each and
-speak the standard library's protocol. Both end in `carry_out`.
+Calls come in by two front ends. *Lanes* in shared memory are served by one thread, which calls what does not block and runs
+nobody's code by itself (`_manager_objects`), and gives everything else to a thread of the caller's own. *Connections* have a thread
+each and speak the standard library's protocol (`_manager_gate`). Both end in `carry_out`.
 
 References of a process that calls through lanes are counted for that process. The *keeper*, a thread, watches such
 processes, and lets go of what one had when it has ended: its references, its lanes, and its waits. What it held locked becomes free if it
-was killed; the next one that acquires it is told by `OwnerDied`.
+was killed; the next one that acquires it is told by `OwnerDied`. A message that it took out of a queue and never got goes back.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from __future__ import annotations
 import operator
 import os
 import select
-import socket
-import struct
 import sys
 import threading
-from collections import Counter, deque
+from collections import Counter
 from contextlib import contextmanager
 from multiprocessing import managers as _managers
 from multiprocessing import process, reduction, util
@@ -26,80 +24,32 @@ from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
 from weft import _native
+from weft.multiprocessing import _manager_ends as ends
+from weft.multiprocessing import _manager_locks as locks
 from weft.multiprocessing import _manager_objects as objects
+from weft.multiprocessing._manager_callers import LaneCaller
+from weft.multiprocessing._manager_gate import Gate, peer_of
+from weft.multiprocessing._manager_gate import is_for_anybody as is_for_anybody
+from weft.multiprocessing._manager_waits import Caller, CallerGone, waiting
 from weft.multiprocessing.errors import OwnerDied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from weft.multiprocessing._manager_waits import Owner
 
 # With its private parts, which its type stubs do not have.
 _stock: Any = _managers
 
 __all__ = ["Server", "SharedMemoryServer"]
 
-# A message from a connection may be so long, in bytes.
-LONGEST_MESSAGE = 1 << 31
-
-_Owner = tuple[int, int]
-_StockServer: Any = _stock.Server
 _Lock: Any = type(threading.Lock())
 
 
-class _Caller:
-    """One thread of a client that calls through a lane, and the thread of the server that works for it."""
-
-    def __init__(self, server: Server, lane: int, owner: _Owner) -> None:
-        self.lane = lane
-        self.owner = owner
-        self.gone = False
-        # The condition that the thread waits for.
-        self.waits_for: threading.Condition | None = None
-        self._server = server
-        self._work: deque[tuple[str, str, Any, Any]] = deque()
-        self._bell = threading.Semaphore(0)
-        self._thread: threading.Thread | None = None
-
-    def give(self, ident: str, method: str, args: Any, kwds: Any) -> None:
-        """Let the caller's own thread carry out a call, and answer it."""
-        if self._thread is None:
-            name = f"lane {self.lane} of process {self.owner[0]}"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
-        self._work.append((ident, method, args, kwds))
-        self._bell.release()
-
-    def retire(self) -> None:
-        """Nobody will call through this lane any more: end the thread, and what it waits for."""
-        self.gone = True
-        condition = self.waits_for
-        if condition is not None:
-            with condition:
-                condition.notify_all()
-        self._bell.release()
-
-    def _run(self) -> None:
-        objects.waiting.caller = self
-        while True:
-            self._bell.acquire()
-            if not self._work:
-                return
-            ident, method, args, kwds = self._work.popleft()
-            try:
-                if ident:
-                    answer = self._server.carry_out(self, ident, method, args, kwds)
-                else:
-                    answer = self._server.answer_function(self, method, args, kwds)
-            except objects.CallerGone:
-                answer = ("#RETURN", None)  # to nobody
-            del args, kwds
-            self._server.desk.answer(self.lane, *answer)
-            del answer
-
-
-class Server(_StockServer):  # type: ignore[misc]
+class Server(Gate):
     """Serves shared objects until it is told to shut down. Made by a manager, in the process that is to serve."""
 
-    public = [*_StockServer.public, "open_lanes", "goodbye"]
+    public = [*Gate.public, "open_lanes", "who_serves", "hello", "goodbye"]
 
     # Functions that the serving thread calls itself.
     _quick = frozenset({"incref", "decref", "get_methods", "number_of_objects", "dummy", "goodbye"})
@@ -109,16 +59,21 @@ class Server(_StockServer):  # type: ignore[misc]
         self.desk = _native.ManagerDesk()
         self.desk.create()
         self.id_to_obj: dict[str, Any] = {"0": (None, (), None)}
-        self._callers: dict[int, _Caller] = {}
+        self._make_gate()
+        self._callers: dict[int, LaneCaller] = {}
         # How many references each process has to each object, of those that call through lanes.
-        self._owned: dict[_Owner, Counter[str]] = {}
-        self._ends_normally: set[_Owner] = set()
+        self._owned: dict[Owner, Counter[str]] = {}
+        # Processes that said that they end normally, and those that would not say so.
+        self._ends_normally: set[Owner] = set()
+        self._mute: set[Owner] = set()
         # Which process has a lock, and which one was killed with it.
-        self._held: dict[str, _Owner] = {}
+        self._held: dict[str, Owner] = {}
         self._orphaned: dict[str, int] = {}
-        self._watched: dict[int, _Owner] = {}
-        self._watch = select.epoll()
+        self._watched: dict[int, Owner] = {}
+        self._owned_lock = threading.Lock()
         self._compound = threading.RLock()
+        # Containers that the serving thread leaves to the callers' threads, in whole or in part.
+        self._foreign: set[str] = set()
 
     # -- Serving
 
@@ -126,6 +81,7 @@ class Server(_StockServer):  # type: ignore[misc]
         """Run the server until it is told to shut down; then exit this process."""
         self.stop_event = threading.Event()
         process.current_process()._manager_server = self  # type: ignore[attr-defined]
+        ends.learn(self.address, self.who_serves(None))
         try:
             is_open = threading.Event()
             threading.Thread(target=self._serve_lanes, args=(is_open,), name="lanes", daemon=True).start()
@@ -144,61 +100,11 @@ class Server(_StockServer):  # type: ignore[misc]
                 sys.stderr = sys.__stderr__
             sys.exit(0)
 
-    def accepter(self) -> None:
-        """Take connections, each into a thread of its own."""
-        while True:
-            try:
-                connection = self.listener.accept()
-            except OSError:
-                continue
-            threading.Thread(target=self.handle_request, args=(connection,), daemon=True).start()
-
-    def accept_connection(self, c: Any, name: str) -> None:
-        """Serve a thread of a client over this connection."""
-        # If it would rather have had a lane, one may be left by a process that ended before it called.
-        self.desk.sweep_dead()
-        super().accept_connection(c, name)
-
-    def serve_client(self, conn: Any) -> None:
-        """Answer the calls of one thread of a client over a connection, until it closes it."""
-        util.debug("starting server thread to service %r", threading.current_thread().name)
-        loads = getattr(conn, "_loads", reduction.ForkingPickler.loads)
-        while not self.stop_event.is_set():
-            try:
-                data = conn.recv_bytes(LONGEST_MESSAGE)
-            except (EOFError, ConnectionError):
-                util.debug("got EOF -- exiting thread serving %r", threading.current_thread().name)
-                sys.exit(0)
-            try:
-                ident, method, args, kwds = loads(data)
-                del data
-                message = self.carry_out(None, ident, method, args, kwds)
-            except Exception:
-                message = ("#TRACEBACK", format_exc())
-            ident = method = args = kwds = None
-            try:
-                _for_anybody.on = True
-                try:
-                    conn.send(message)
-                except OSError:
-                    raise
-                except Exception:
-                    conn.send(("#UNSERIALIZABLE", format_exc()))
-                finally:
-                    _for_anybody.on = False
-            except Exception as error:
-                util.info("exception in thread serving %r", threading.current_thread().name)
-                util.info(" ... message was %r", message)
-                util.info(" ... exception was %r", error)
-                conn.close()
-                sys.exit(1)
-            del message
-
     # -- Lanes
 
     def open_lanes(self, c: Any) -> None:
         """Name the desk to a client on the same machine, and give it the shared memory if it has not got it."""
-        peer = _peer(c)
+        peer = peer_of(c)
         place = self.desk.handle()
         if peer is None:
             c.send(("#RETURN", None))
@@ -210,21 +116,27 @@ class Server(_StockServer):  # type: ignore[misc]
     def _serve_lanes(self, is_open: threading.Event) -> None:
         self.desk.serve(self._dispatch, self._arrived, objects.WOULD_BLOCK, is_open.set)
 
-    def _arrived(self, lane: int, owner: _Owner | None) -> None:
+    def _arrived(self, lane: int, owner: Owner | None) -> None:
         """A process has claimed the lane, and calls through it for the first time."""
         before = self._callers.pop(lane, None)
         if before is not None:
             before.retire()
         if owner is None:
             return
-        if owner not in self._owned:
-            self._owned[owner] = Counter()
-            self._watch_process(owner)
-        self._callers[lane] = _Caller(self, lane, owner)
+        self.watch_process(owner, is_mute=False)
+        self._callers[lane] = LaneCaller(self, lane, owner)
+
+    def _served(self) -> Caller:
+        """For whom the serving thread works."""
+        return self._callers[self.desk.lane]
 
     def _dispatch(self, lane: int, ident: str, method: str, args: Any, kwds: Any) -> tuple[str, Any] | None:
         """A call that is not to be called directly: its answer, or None if the caller's thread will answer it."""
         caller = self._callers[lane]
+        if isinstance(args, _native.ManagerParcel):
+            # Unpickling may run anybody's code.
+            caller.give(ident, method, args, kwds)
+            return None
         kwds = kwds or {}
         if not ident:
             if method in self._quick or (method == "create" and self._makes_quickly(args)):
@@ -235,7 +147,12 @@ class Server(_StockServer):  # type: ignore[misc]
                 quick: tuple[str, Any] | None = self._quick_lock(caller, ident, entry, method, args, kwds)
                 if quick is not None:
                     return quick
-            elif entry is not None and type(entry[0]) in objects.CONTAINERS and method in _INLINE:
+            elif (
+                entry is not None
+                and type(entry[0]) in objects.CONTAINERS
+                and method in _INLINE
+                and ident not in self._foreign
+            ):
                 if self._compound.acquire(blocking=False):
                     try:
                         return self.carry_out(caller, ident, method, args, kwds)
@@ -279,9 +196,14 @@ class Server(_StockServer):  # type: ignore[misc]
                     f"Method_to_typeid {method_to_typeid!r}: type {type(method_to_typeid)}, not dict"
                 )
             exposed = list(exposed) + list(method_to_typeid)
-        direct = objects.direct_methods(obj, exposed, method_to_typeid)
+        direct = objects.direct_methods(obj, exposed, method_to_typeid, self._served)
+        foreign = objects.foreign_in(obj, "", ())
+        if foreign is None or foreign:
+            direct = {name: direct[name] for name in direct if foreign and name not in foreign}
         with self.mutex:
             ident: str = self.desk.enter(direct, obj, objects.sort_of(obj))
+            if foreign is None or foreign:
+                self._foreign.add(ident)
             util.debug("%r callable returned object with id %r", typeid, ident)
             self.id_to_obj[ident] = (obj, set(exposed), method_to_typeid)
             self.id_to_refcount[ident] = 0
@@ -291,12 +213,12 @@ class Server(_StockServer):  # type: ignore[misc]
     def incref(self, c: Any, ident: str) -> None:
         """One more reference to an object."""
         super().incref(c, ident)
-        if isinstance(c, _Caller) and c.owner in self._owned:
+        if isinstance(c, LaneCaller) and c.owner in self._owned:
             self._owned[c.owner][ident] += 1
 
     def decref(self, c: Any, ident: str) -> None:
         """One reference less; without any the object goes."""
-        if isinstance(c, _Caller) and c.owner in self._owned:
+        if isinstance(c, LaneCaller) and c.owner in self._owned:
             count = self._owned[c.owner]
             count[ident] -= 1
             if count[ident] <= 0:
@@ -310,14 +232,22 @@ class Server(_StockServer):  # type: ignore[misc]
             self.desk.leave(ident)
             self._held.pop(ident, None)
             self._orphaned.pop(ident, None)
+            self._foreign.discard(ident)
 
-    def goodbye(self, c: Any) -> None:
-        """The process that calls is about to end normally."""
-        self._ends_normally.add(c.owner)
+    def who_serves(self, c: Any) -> ends.Identity:
+        """Which process this is, and where its desk is."""
+        return ends.identity(self.desk.handle())
+
+    def goodbye(self, c: Any, other: ends.Identity | None = None) -> None:
+        """The process that calls, or `other`, of this machine, is about to end normally."""
+        if other is None:
+            self._ends_normally.add(c.owner)
+        elif ends.is_near(other) and (other[0], other[1]) in self._owned:
+            self._ends_normally.add((other[0], other[1]))
 
     def shutdown(self, c: Any) -> None:
         """Shut this process down."""
-        if isinstance(c, _Caller):
+        if isinstance(c, Caller):
             self.stop_event.set()
         else:
             super().shutdown(c)
@@ -325,7 +255,7 @@ class Server(_StockServer):  # type: ignore[misc]
     # -- Calls
 
     def carry_out(
-        self, caller: _Caller | None, ident: str, method: str, args: Any, kwds: Any
+        self, caller: Caller | None, ident: str, method: str, args: Any, kwds: Any
     ) -> tuple[str, Any]:
         """Call the method of an object, wherever the call comes from, and return the kind of answer and the answer."""
         obj = None
@@ -348,14 +278,16 @@ class Server(_StockServer):  # type: ignore[misc]
             return "#TRACEBACK", format_exc()
         try:
             if type(obj) is _Lock:
-                result = self._call_lock(caller, ident, obj, method, args, kwds)
+                # The second: a condition under a lock of the server's calls it for somebody.
+                result = self._call_lock(caller or waiting.caller, ident, obj, method, args, kwds)
             elif type(obj) in objects.CONTAINERS:
                 # Not in the middle of a compound operation.
                 with self._compound:
+                    self._leave_alone(ident, obj, method, args)
                     result = function(*args, **kwds)
             else:
                 result = function(*args, **kwds)
-        except objects.CallerGone:
+        except CallerGone:
             raise
         except Exception as error:
             return "#ERROR", error
@@ -367,6 +299,21 @@ class Server(_StockServer):  # type: ignore[misc]
         except Exception:
             return "#TRACEBACK", format_exc()
         return "#PROXY", (new_exposed, _stock.Token(typeid, self.address, new_ident))
+
+    def _leave_alone(self, ident: str, obj: Any, method: str, args: Any) -> None:
+        """Let the serving thread call no more of a container than what runs nobody's code after this call."""
+        if ident not in self._foreign:
+            foreign = objects.foreign_in(obj, method, args)
+            if foreign is None or foreign:
+                self._foreign.add(ident)
+                self.desk.restrict(ident, None if foreign is None else list(foreign))
+
+    def way_back(self, ident: str, method: str) -> Callable[[Any], None] | None:
+        """What puts back what a call takes, if nobody gets it."""
+        if method not in objects.TAKING:
+            return None
+        obj = self.id_to_obj.get(ident, (None,))[0]
+        return obj.put_back if type(obj) is objects.Queue else None
 
     def _fall_back(self, ident: str, obj: Any, method: str, args: Any, kwds: Any) -> tuple[str, Any]:
         own = _OPERATIONS.get(method)
@@ -406,6 +353,7 @@ class Server(_StockServer):  # type: ignore[misc]
                 else:
                     before = obj[key] if not missing or key in obj else missing[0]
                     obj[key] = result = function(before, *args)
+                    self._leave_alone(ident, obj, "__setitem__", (key, result))
             except Exception as error:
                 return "#ERROR", error
         return "#RETURN", result
@@ -429,7 +377,9 @@ class Server(_StockServer):  # type: ignore[misc]
 
     # -- Locks, which know who has them
 
-    def _quick_lock(self, caller: _Caller, ident: str, entry: Any, method: str, args: Any, kwds: Any) -> Any:
+    def _quick_lock(
+        self, caller: LaneCaller, ident: str, entry: Any, method: str, args: Any, kwds: Any
+    ) -> Any:
         """The answer to a call of a lock that need not wait; None if it has to."""
         lock, exposed, _ = entry
         if method not in exposed:
@@ -444,7 +394,7 @@ class Server(_StockServer):  # type: ignore[misc]
         return None
 
     def _call_lock(
-        self, caller: _Caller | None, ident: str, lock: Any, method: str, args: Any, kwds: Any
+        self, caller: Caller | None, ident: str, lock: Any, method: str, args: Any, kwds: Any
     ) -> Any:
         if method == "release":
             self._held.pop(ident, None)
@@ -454,10 +404,10 @@ class Server(_StockServer):  # type: ignore[misc]
             return self._acquired(caller, ident, lock)
         return result
 
-    def _acquired(self, caller: _Caller | None, ident: str, lock: Any) -> bool:
+    def _acquired(self, caller: Caller | None, ident: str, lock: Any) -> bool:
         if caller is not None and caller.gone:
             lock.release()
-            raise objects.CallerGone
+            raise CallerGone
         dead = self._orphaned.pop(ident, None)
         if dead is not None:
             lock.release()
@@ -468,7 +418,17 @@ class Server(_StockServer):  # type: ignore[misc]
 
     # -- Processes that end
 
-    def _watch_process(self, owner: _Owner) -> None:
+    def watch_process(self, owner: Owner, is_mute: bool) -> None:
+        """Let go of what this process has when it ends. One that is mute does not say so if it ends normally."""
+        with self._owned_lock:
+            if is_mute:
+                if owner not in self._owned:
+                    self._mute.add(owner)
+            else:
+                self._mute.discard(owner)
+            if owner in self._owned:
+                return
+            self._owned[owner] = Counter()
         try:
             descriptor = os.pidfd_open(owner[0])
         except OSError as error:
@@ -480,8 +440,15 @@ class Server(_StockServer):  # type: ignore[misc]
 
     def _keep(self) -> None:
         while True:
-            for descriptor, _events in self._watch.poll():
-                owner = self._watched.pop(descriptor)
+            left = self._turn_out_overdue()
+            for descriptor, _events in self._watch.poll(left):
+                if descriptor == self._nudge:
+                    os.eventfd_read(descriptor)
+                    continue
+                owner = self._watched.pop(descriptor, None)
+                if owner is None:
+                    self._connection_ended(descriptor)
+                    continue
                 self._watch.unregister(descriptor)
                 os.close(descriptor)
                 try:
@@ -489,25 +456,36 @@ class Server(_StockServer):  # type: ignore[misc]
                 except Exception:
                     util.info("cannot let go of what client %s had: %s", owner[0], format_exc())
 
-    def _process_ended(self, owner: _Owner) -> None:
+    def _process_ended(self, owner: Owner) -> None:
         """Let go of everything that a process had."""
         killed = owner not in self._ends_normally
+        if owner in self._mute:
+            # One whose end nobody knows is taken for one that ended normally.
+            killed = (ends.of_zombie(*owner) or 0) < 0
         util.debug("client %s ended %s", owner[0], "by force" if killed else "normally")
         for caller in list(self._callers.values()):
             if caller.owner == owner:
                 caller.retire()
+        self._end_remote_waits(owner)
         self.desk.sweep(owner)
-        references = self._owned.pop(owner, Counter())
+        with self._owned_lock:
+            references = self._owned.pop(owner, Counter())
         for ident, count in references.items():
             try:
                 self._let_go(ident, count)
             except (KeyError, AssertionError) as error:
                 util.debug("client %s had no reference to %s: %r", owner[0], ident, error)
+        self.owner_ended(owner, killed)
+        self._ends_normally.discard(owner)
+        self._mute.discard(owner)
+
+    def owner_ended(self, owner: Owner, killed: bool) -> None:
+        """Nobody of a process will release what it has locked."""
         for ident, holder in list(self._held.items()):
             if holder == owner and self._held.pop(ident, None) == owner and killed:
                 self._orphaned[ident] = owner[0]
                 self.id_to_obj[ident][0].release()
-        self._ends_normally.discard(owner)
+        locks.owner_ended(owner, killed)
 
 
 _OPERATIONS: dict[str, Callable[..., tuple[str, Any]]] = {
@@ -522,27 +500,9 @@ _INLINE = frozenset({"__iter__", "__reversed__", "#GETVALUE", "#BATCH", "#ADD"})
 
 _QUICKLY_MADE = frozenset(
     {dict, list, set, _stock.Namespace, _stock.Value, _stock.Array, objects.Queue}
-    | {threading.Lock, threading.RLock, threading.Semaphore, threading.BoundedSemaphore}
-    | {threading.Event, threading.Condition, threading.Barrier}
+    | {threading.Lock, locks.RLock, locks.Semaphore, locks.BoundedSemaphore}
+    | {locks.Event, locks.Condition, locks.Barrier}
 )
-
-# Its `on` is true while what this thread pickles may be read by a process that has no weft.
-_for_anybody = threading.local()
-
-
-def is_for_anybody() -> bool:
-    """Whether what this thread pickles may be read by a process that has no weft."""
-    return getattr(_for_anybody, "on", False)
-
-
-def _peer(connection: Any) -> int | None:
-    """The process at the other end of a connection on this machine, if this one can see it."""
-    with socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-        if channel.getsockname() is None or not isinstance(channel.getsockname(), (str, bytes)):
-            return None
-        credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid: int = struct.unpack("3i", credentials)[0]
-    return pid or None
 
 
 class SharedMemoryServer(Server):

@@ -59,20 +59,51 @@ class ManagerDied(ProcessDied, EOFError, ConnectionResetError):
     """The server process of a manager ended, and with it all objects that were in it.
 
     Raised by whatever is waiting for an answer of it, at once, and by every later use of a proxy. `exitcode` is 0 if the
-    manager was shut down in good order.
+    manager was shut down in good order. `address` is where it was to be reached. `pid` is None if nobody told this process who
+    serves there. What the standard library raises in its place is what this is an instance of.
     """
 
     _did = "process {who}, the server of a manager, ended, and its objects with it"
+    _errno = errno.ECONNRESET
 
-    def __init__(self, pid: int | None, name: str | None = None, exitcode: int | None = None) -> None:
+    def __init__(
+        self, pid: int | None, name: str | None = None, exitcode: int | None = None, address: object = None
+    ) -> None:
         super().__init__(pid, name, exitcode)
-        self.errno = errno.ECONNRESET
+        self.address = address
+        self.errno = self._errno
         self.strerror = str(self)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.pid, self.name, self.exitcode)
+        return type(self), (self.pid, self.name, self.exitcode, self.address)
 
     def __str__(self) -> str:
+        if self.pid is None:
+            where = "" if self.address is None else f" at {self.address!r}"
+            return f"the manager{where} {self._lost()}"
         if self.exitcode == 0:
             return f"the manager with the server process {self.pid} was shut down, and its objects are gone"
         return super().__str__()
+
+    def _lost(self) -> str:
+        return "ended, and its objects with it: it ended the connection, and nobody answers there any more"
+
+
+class ManagerRefused(ManagerDied, ConnectionRefusedError):
+    """`ManagerDied` where the standard library says ConnectionRefusedError: nobody listens at the address."""
+
+    _errno = errno.ECONNREFUSED
+
+    def _lost(self) -> str:
+        return (
+            "is not there: it ended, or was not started; nobody listens at this address (connection refused)"
+        )
+
+
+class ManagerMissing(ManagerDied, FileNotFoundError):
+    """`ManagerDied` where the standard library says FileNotFoundError: the server's socket is gone."""
+
+    _errno = errno.ENOENT
+
+    def _lost(self) -> str:
+        return "is not there: it ended, or was not started; there is no socket at this address (no such file)"

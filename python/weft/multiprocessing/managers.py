@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from weft import _patches
 from weft.multiprocessing import _manager_client as client
+from weft.multiprocessing import _manager_ends as ends
+from weft.multiprocessing import _manager_locks as locks
 from weft.multiprocessing import _manager_objects as objects
 from weft.multiprocessing import _manager_proxies as proxies
 from weft.multiprocessing import connection, context
@@ -106,7 +108,7 @@ RemoteError = _stock.RemoteError
 Namespace = _stock.Namespace
 Value = _stock.Value
 dispatch = _stock.dispatch
-_server_gone = client.server_gone
+_server_gone = ends.server_gone
 _StockManager: Any = _stock.BaseManager
 
 
@@ -119,6 +121,11 @@ class BaseManager(_StockManager):  # type: ignore[misc]
 
     _registry: dict[str, Any] = {}
     _Server = Server
+
+    # For connections; a subclass may set them. The size in bytes of the longest message from a client that has the key,
+    # and how many seconds a peer has to prove that it has it.
+    longest_message = Server.longest_message
+    handshake_timeout = Server.handshake_timeout
 
     def __init__(
         self,
@@ -151,16 +158,20 @@ class BaseManager(_StockManager):  # type: ignore[misc]
     def get_server(self) -> Any:
         """A server with a `serve_forever` method and an `address`, to serve in this process."""
         self._check_initial()
-        return self._Server(self._registry, self._address, self._authkey, self._serializer)
+        return self._make_server(self._registry, self._address, self._authkey, self._serializer)
+
+    @classmethod
+    def _make_server(cls, registry: Any, address: Any, authkey: bytes, serializer: str) -> Any:
+        server = cls._Server(registry, address, authkey, serializer)
+        server.longest_message, server.handshake_timeout = cls.longest_message, cls.handshake_timeout
+        return server
 
     def connect(self) -> None:
-        """Connect to a server that is running."""
-        client.forget(self._address)
-        link = self._Client(self._address, authkey=self._authkey)
-        try:
-            dispatch(link, None, "dummy")
-        finally:
-            link.close()
+        """Connect to a server that is running.
+
+        Raises `weft.ManagerDied` if there is none, which is a ConnectionRefusedError or a FileNotFoundError as well.
+        """
+        client.connect(self._address, self._authkey, self._Client)
         self._state.value = State.STARTED
 
     def start(self, initializer: Callable[..., object] | None = None, initargs: Any = ()) -> None:
@@ -186,9 +197,18 @@ class BaseManager(_StockManager):  # type: ignore[misc]
         server.name = f"{type(self).__name__}-{ident}"
         server.start()
         writer.close()
-        self._address = reader.recv()
-        reader.close()
+        who = None
+        try:
+            self._address = reader.recv()
+            if type(self)._run_server.__func__ is BaseManager._run_server.__func__:  # type: ignore[attr-defined]
+                who = reader.recv()
+        except EOFError as error:
+            server.join()
+            raise ManagerDied(server.pid, "manager", server.exitcode, self._address) from error
+        finally:
+            reader.close()
         client.forget(self._address)
+        ends.started(self._address, server, who)
         self._state.value = State.STARTED
         self.shutdown = util.Finalize(
             self,
@@ -211,8 +231,9 @@ class BaseManager(_StockManager):  # type: ignore[misc]
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if initializer is not None:
             initializer(*initargs)
-        server = cls._Server(registry, address, authkey, serializer)
+        server = cls._make_server(registry, address, authkey, serializer)
         writer.send(server.address)
+        writer.send(server.who_serves(None))
         writer.close()
         util.info("manager serving at %r", server.address)
         server.serve_forever()
@@ -239,6 +260,7 @@ class BaseManager(_StockManager):  # type: ignore[misc]
         try:
             _StockManager._finalize_manager(server, address, authkey, state, _Client, shutdown_timeout)
         finally:
+            ends.ended(address)
             proxies.BaseProxy._address_to_local.pop(address, None)
             _remove_socket(address)
 
@@ -327,13 +349,13 @@ def _pool(*args: Any, **kwds: Any) -> Any:
 
 SyncManager.register("Queue", objects.Queue)
 SyncManager.register("JoinableQueue", objects.Queue)
-SyncManager.register("Event", threading.Event, EventProxy)
+SyncManager.register("Event", locks.Event, EventProxy)
 SyncManager.register("Lock", threading.Lock, AcquirerProxy)
-SyncManager.register("RLock", threading.RLock, AcquirerProxy)
-SyncManager.register("Semaphore", threading.Semaphore, AcquirerProxy)
-SyncManager.register("BoundedSemaphore", threading.BoundedSemaphore, AcquirerProxy)
-SyncManager.register("Condition", threading.Condition, ConditionProxy)
-SyncManager.register("Barrier", threading.Barrier, BarrierProxy)
+SyncManager.register("RLock", locks.RLock, AcquirerProxy)
+SyncManager.register("Semaphore", locks.Semaphore, AcquirerProxy)
+SyncManager.register("BoundedSemaphore", locks.BoundedSemaphore, AcquirerProxy)
+SyncManager.register("Condition", locks.Condition, ConditionProxy)
+SyncManager.register("Barrier", locks.Barrier, BarrierProxy)
 SyncManager.register("Pool", _pool, PoolProxy)
 SyncManager.register("list", list, ListProxy)
 SyncManager.register("dict", dict, DictProxy)

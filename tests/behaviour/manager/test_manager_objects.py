@@ -7,7 +7,8 @@ import threading
 
 import pytest
 import weft
-from things import Custom, Never
+from things import Custom, Never, iterate
+from weft.multiprocessing import get_context
 from weft.multiprocessing.managers import RemoteError, SyncManager
 
 
@@ -356,3 +357,14 @@ def test_the_public_names() -> None:
     assert issubclass(weft.ManagerDied, EOFError)
     assert issubclass(weft.ManagerDied, ConnectionError)
     assert issubclass(weft.ManagerDied, weft.ProcessDied)
+
+
+def test_iterating_in_a_process_that_did_not_start_the_manager(manager: SyncManager) -> None:
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    d = manager.dict(a=1, b=2)
+    process = context.Process(target=iterate, args=(d, theirs))
+    process.start()
+    theirs.close()
+    assert ours.recv() == ["a", "b"]
+    process.join()

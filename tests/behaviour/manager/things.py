@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import queue
+import resource
 import signal
 import threading
 import time
 from typing import Any
 
+from weft.multiprocessing._manager_server import Server
 from weft.multiprocessing.managers import BaseManager, SyncManager
 
 
@@ -99,6 +102,7 @@ class Remote(BaseManager):
 
 _shared: dict[str, Any] = {}
 Remote.register("shared", lambda: _shared, SyncManager._registry["dict"][-1])
+Remote.register("inbox", queue.Queue)
 Remote.register("Iterator", proxytype=SyncManager._registry["Iterator"][-1], create_method=False)
 
 
@@ -155,3 +159,144 @@ def call_of_dead(proxy: Any, answer: Any) -> None:
                 isinstance(error, ConnectionError),
             )
         )
+
+
+# -- Ends
+
+
+def what_it_raises(call: Any) -> Any:
+    """What of the exception can be told to another process: its classes, pid, signal, text."""
+    try:
+        call()
+    except Exception as error:
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        return kinds, getattr(error, "pid", None), getattr(error, "signal", None), str(error)
+    return None
+
+
+def use_late(proxy: Any, answer: Any) -> None:
+    answer.send(what_it_raises(lambda: proxy.copy()))
+
+
+def connect_and_wait(address: Any, key: bytes, answer: Any) -> None:
+    """A client that knows the address alone."""
+    manager = Remote(address, key)
+    manager.connect()
+    inbox = manager.inbox()
+    answer.send(inbox.qsize())
+    answer.send(what_it_raises(inbox.get))
+
+
+# -- Locks
+
+
+def acquire_and_stay(lock: Any, times: int, answer: Any) -> None:
+    for _ in range(times):
+        lock.acquire()
+    answer.send("held")
+    signal.pause()
+
+
+def acquire_and_leave(lock: Any) -> None:
+    lock.acquire()
+
+
+def wait_at_condition(condition: Any, answer: Any) -> None:
+    condition.acquire()
+    # With the lock held: who gets it next knows that this one waits.
+    answer.send("waits")
+    answer.send(condition.wait())
+
+
+def wait_at_barrier(barrier: Any, answer: Any) -> None:
+    answer.send("waits")
+    barrier.wait()
+
+
+# -- What the serving thread must not do
+
+GATE = threading.Event()
+
+
+def pass_the_gate() -> str:
+    GATE.wait()
+    return "passed"
+
+
+class Stuck:
+    """Its unpickling in the server takes until the gate is opened."""
+
+    def __reduce__(self) -> Any:
+        return pass_the_gate, ()
+
+
+class StuckKey:
+    """Equal to nothing, which is found out when the gate is open."""
+
+    def __hash__(self) -> int:
+        return hash(5)
+
+    def __eq__(self, other: object) -> bool:
+        GATE.wait()
+        return False
+
+
+class Porter:
+    """What goes on in the server."""
+
+    def open(self) -> None:
+        GATE.set()
+
+    def waiting(self, queue: Any) -> int:
+        """How many threads wait for an item."""
+        return len(_object_of(queue).not_empty._waiters)
+
+
+def _object_of(proxy: Any) -> Any:
+    from multiprocessing import process
+
+    server: Any = process.current_process()._manager_server  # type: ignore[attr-defined]
+    return server.id_to_obj[proxy._token.id][0]
+
+
+Custom.register("Porter", Porter)
+
+
+# -- Servers with small limits
+
+
+class Strict(Server):
+    """Hears few strangers at a time."""
+
+    most_unproven = 10
+
+
+class Impatient(SyncManager):
+    """Its server does not wait long."""
+
+    _Server = Strict
+    handshake_timeout = 0.2
+    longest_message = 10_000
+
+
+def few_descriptors(most: int) -> None:
+    """An initializer of servers."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def call_until_told(shared: Any, answer: Any) -> None:
+    """Calls whose lane somebody else spoils."""
+    answer.send(os.getpid())
+    seen = 0
+    while not answer.poll():
+        try:
+            shared["marker-of-the-lane"] = b"spoil me" * 20
+            shared.get("marker-of-the-lane")
+            shared.update({"nested": [1, {"x": (2, 3)}]})
+        except Exception:
+            seen += 1
+    answer.send(seen)
+
+
+def iterate(shared: Any, answer: Any) -> None:
+    answer.send(sorted(shared))

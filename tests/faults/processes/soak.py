@@ -19,7 +19,7 @@ from lock_trial import KINDS, LockTrial
 from pipe_trial import PipeTrial
 from pool_trial import PoolTrial
 from queue_trial import QueueTrial
-from shared_trial import SharedTrial
+from shared_trial import ServerTrial, SharedTrial
 from trial import Report, Trial, attempt
 
 HITS = 300  # in one storm
@@ -79,12 +79,14 @@ def lock_trials() -> list[Trial]:
 
 
 def shared_trials() -> list[Trial]:
-    """Managers and dictionaries in shared memory, among forked and among template's children."""
-    return [
-        SharedTrial(of, method, clients, HITS)
-        for of in ("manager", "dict")
+    """Managers, by either way, and dictionaries in shared memory, among forked and among template's children; and the managers
+    themselves."""
+    chosen: list[Trial] = [
+        SharedTrial(of, method, clients, HITS, way)
+        for of, way in (("manager", "lanes"), ("dict", "lanes"), ("manager", "tcp"))
         for method, clients in (("fork", 4), ("forkserver", 2), ("fork", 8))
     ]
+    return [*chosen, ServerTrial(hits=HITS // 3), ServerTrial("forkserver", hits=HITS // 6)]
 
 
 def pool_trials() -> list[Trial]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import arena
 import pytest
-from shared_trial import SharedTrial
+from shared_trial import ServerTrial, SharedTrial
 from trial import attempt
 
 TRIALS = [
@@ -12,6 +12,8 @@ TRIALS = [
     SharedTrial(method="forkserver", hits=15),
     SharedTrial(method="spawn", hits=6),
     SharedTrial(clients=1),
+    SharedTrial(way="tcp"),
+    SharedTrial(way="tcp", method="forkserver", hits=15),
     SharedTrial(of="dict", hits=60),
     SharedTrial(of="dict", method="forkserver", hits=15),
     SharedTrial(of="dict", method="spawn", hits=6),
@@ -24,8 +26,19 @@ def test_nothing_is_half_done_or_lost(trial: SharedTrial, weft: arena.Side, seed
     assert not report.complaints, report
 
 
+@pytest.mark.parametrize(
+    "trial",
+    [ServerTrial(), ServerTrial(method="forkserver", hits=6), ServerTrial(method="spawn", hits=2, clients=2)],
+    ids=str,
+)
+def test_all_are_told_that_the_server_died(trial: ServerTrial, weft: arena.Side, seed: int) -> None:
+    report = attempt(trial, seed, weft)
+    assert not report.complaints, report
+
+
 GOOD = {
-    "failed": 0, "killed": 3, "lost": 0, "invented": 0, "unsure": 3, "halves": 0, "torn": 0, "kept": 0,
+    "failed": 0, "killed": 3, "lost": 0, "invented": 0, "unsure": 3, "halves": 0, "torn": 0, "kept": 0, "doubled": 0,
+    "missing": 3,
 }  # fmt: skip
 
 
@@ -33,3 +46,10 @@ GOOD = {
 def test_the_judge_sees_what_is_wrong(name: str) -> None:
     assert not SharedTrial().judge(GOOD)
     assert SharedTrial().judge({**GOOD, name: GOOD[name] + 1})
+
+
+@pytest.mark.parametrize("wrong", [{"told": 7}, {"unnamed": 1}, {"failed": 1}])
+def test_the_judge_sees_who_was_not_told(wrong: dict[str, int]) -> None:
+    good = {"clients": 8, "told": 8, "unnamed": 0, "failed": 0, "killed": 2}
+    assert not ServerTrial().judge(good)
+    assert ServerTrial().judge({**good, **wrong})

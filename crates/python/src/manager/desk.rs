@@ -1,21 +1,23 @@
 //! What a server has: its objects, and the loop that answers calls.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use weft_manager::{Call, Desk, Request, Short};
+use weft_manager::{Call, Desk, LANES, Request, Short};
 use weft_shm::Handle;
 use weft_shm::identity::Identity;
 use weft_wait::Deadline;
 use weft_wait::thread::Prospect;
 
 use super::lane::ManagerLane;
+use super::parcel::{ManagerParcel, open};
 use super::plain::{self, Sort};
 use super::short::{self, Reader};
-use super::table::{self, Entry, Table};
-use super::wire::{FIRST, KEYWORDS, Tag, read_head};
+use super::table::{self, Entry, Method, Table};
+use super::wire::{FIRST, TAKEN, Tag, read_head};
 use crate::gil::GilCell;
 use crate::queue::arenas::{find_arena, own_arena, shm_error};
 use crate::queue::codec::{self, Failure, Spans};
@@ -33,6 +35,10 @@ pub(crate) struct ManagerDesk {
     table: GilCell<Table>,
     /// Guarded by the GIL: how many have asked that nothing is called directly.
     exclusive: GilCell<usize>,
+    /// The lane of the call that the serving thread carries out.
+    lane: AtomicUsize,
+    /// Guarded by the GIL: for each lane, what puts back what its last answer that is marked as [`TAKEN`] took.
+    backs: GilCell<Vec<Option<Py<PyAny>>>>,
 }
 
 /// What the loop calls.
@@ -44,7 +50,8 @@ struct Callbacks<'a, 'py> {
 
 /// What becomes of a call.
 enum Outcome<'py> {
-    Answer(Tag, Bound<'py, PyAny>),
+    /// With what puts it back if nobody gets it.
+    Answer(Tag, Bound<'py, PyAny>, Option<Py<PyAny>>),
     /// Somebody else answers it, or has done so.
     Later,
 }
@@ -70,7 +77,7 @@ impl ManagerDesk {
         py: Python<'py>,
         lane: usize,
         bytes: &[u8],
-        mut request: Request,
+        request: Request,
         callbacks: &Callbacks<'_, 'py>,
     ) -> PyResult<Outcome<'py>> {
         let (ident, method, body) = read_head(bytes)?;
@@ -86,28 +93,28 @@ impl ManagerDesk {
             && let Some(dict) = self.object(py, identity, Sort::Dict, method)
         {
             match columns::merge(py, columns, dict.bind(py).cast::<PyDict>()?) {
-                Ok(true) => return Ok(Outcome::Answer(Tag::Return, py.None().into_bound(py))),
+                Ok(true) => return Ok(Outcome::Answer(Tag::Return, py.None().into_bound(py), None)),
                 Ok(false) => {}
                 // As the method itself would have raised it: of a key that cannot be compared.
                 Err(error) => return failure(py, error),
             }
         }
-        let decoded = codec::decode(py, request.what as u8, body, &mut request.buffers);
-        let decoded = decoded.map_err(|(error, _)| error)?.cast_into::<PyTuple>()?;
-        let (args, kwds) = if request.what & KEYWORDS != 0 {
-            let (args, kwds): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = decoded.extract()?;
-            (args, Some(kwds))
-        } else {
-            (decoded, None)
-        };
+        if codec::is_pickle(request.what as u8) {
+            // Unpickling it, comparing and hashing it may run anybody's code, and take as long as that likes.
+            let parcel = Bound::new(py, ManagerParcel::new(body.to_vec(), request))?;
+            callbacks.dispatch.call1((lane, ident, method, parcel, py.None()))?;
+            return Ok(Outcome::Later);
+        }
+        let (args, kwds) = open(py, body, request)?;
         if !is_exclusive {
             let direct = self.table(py, |table| {
                 identity.and_then(|identity| table.direct(identity, method)).map(|found| found.clone_ref(py))
             });
-            if let Some(direct) = direct {
-                match direct.bind(py).call(&args, kwds.as_ref()) {
+            if let Some(Method { call, back }) = direct {
+                self.lane.store(lane, Ordering::Relaxed);
+                match call.bind(py).call(&args, kwds.as_ref()) {
                     Ok(value) if value.is(callbacks.would_block) => {}
-                    Ok(value) => return Ok(Outcome::Answer(Tag::Return, value)),
+                    Ok(value) => return Ok(Outcome::Answer(Tag::Return, value, back)),
                     Err(error) => return failure(py, error),
                 }
             }
@@ -154,13 +161,14 @@ impl ManagerDesk {
         if !self.is_exclusive(py) {
             let found = self.table(py, |table| {
                 let (sort, object, bound) = table.numbered(identity, method)?;
-                Some((sort, object.clone_ref(py).into_bound(py), bound.clone_ref(py).into_bound(py)))
+                Some((sort, object.clone_ref(py).into_bound(py), bound.clone_ref(py)))
             });
-            if let Some((sort, object, bound)) = found {
+            if let Some((sort, object, Method { call, back })) = found {
+                self.lane.store(lane, Ordering::Relaxed);
                 let called = plain::call(sort, &object, method, args);
-                match called.unwrap_or_else(|| plain::call_method(&bound, args)) {
+                match called.unwrap_or_else(|| plain::call_method(call.bind(py), args)) {
                     Ok(value) if value.is(callbacks.would_block) => {}
-                    Ok(value) => return Ok(Outcome::Answer(Tag::Return, value)),
+                    Ok(value) => return Ok(Outcome::Answer(Tag::Return, value, back)),
                     Err(error) => return failure(py, error),
                 }
             }
@@ -172,23 +180,70 @@ impl ManagerDesk {
         outcome(&answer)
     }
 
-    /// Puts an answer into the lane. What cannot be pickled, or finds no memory, is answered with an error.
-    fn put_answer(&self, py: Python<'_>, lane: usize, tag: Tag, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Puts an answer into the lane. What cannot be pickled, or finds no memory, is answered with an error. What nobody
+    /// waits for any more is given to `back`.
+    fn put_answer(
+        &self,
+        py: Python<'_>,
+        lane: usize,
+        tag: Tag,
+        value: &Bound<'_, PyAny>,
+        back: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
         let desk = self.desk()?;
         let (mut body, mut buffers) = (super::lane::take_buffer(), Spans::new());
         let outcome = match codec::encode(value, desk.arena(), &mut body, &mut buffers) {
             Ok(kind) => {
-                let what = u32::from(kind) | u32::from(tag as u8) << 8;
+                let mut what = u32::from(kind) | u32::from(tag as u8) << 8;
+                if let Some(back) = &back {
+                    what |= TAKEN;
+                    self.keep_back(py, lane, Some(back.clone_ref(py)));
+                }
                 desk.answer(lane, what, &[&body], &mut buffers).map_err(shm_error)
             }
             Err(Failure::Memory(error) | Failure::Pickle(error)) => Err(error),
         };
         super::lane::keep_buffer(body);
-        let Err(error) = outcome else { return Ok(()) };
+        let error = match (outcome, back) {
+            (Ok(false), Some(back)) => return back.call1(py, (value,)).map(drop),
+            (Ok(_), _) => return Ok(()),
+            (Err(error), _) => error,
+        };
         if !error.is_instance_of::<pyo3::exceptions::PyException>(py) {
             return Err(error);
         }
         self.put_text(lane, Tag::Unserializable, &explain(py, &error))
+    }
+
+    /// Notes what puts back what the next answer in the lane took. Returns what was noted before.
+    fn keep_back(&self, _py: Python<'_>, lane: usize, back: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
+        // SAFETY: the GIL is held, and nothing here runs Python code: what was there is dropped by the caller.
+        let backs = unsafe { &mut *self.backs.get() };
+        if backs.is_empty() {
+            backs.resize_with(LANES, || None);
+        }
+        std::mem::replace(&mut backs[lane], back)
+    }
+
+    /// Frees lanes by `sweep`, and puts back what was taken for answers that nobody took.
+    fn sweep_with(
+        &self,
+        py: Python<'_>,
+        sweep: impl FnOnce(&Desk, &mut dyn FnMut(usize, Request, &[u8])),
+    ) -> PyResult<()> {
+        let mut unread = Vec::new();
+        sweep(self.desk()?, &mut |lane, answer, bytes| {
+            if answer.what & TAKEN != 0 {
+                unread.push((lane, answer, bytes.to_vec()));
+            }
+        });
+        // Of those that were taken from one object the first comes out first again.
+        for (lane, mut answer, bytes) in unread.into_iter().rev() {
+            let Some(back) = self.keep_back(py, lane, None) else { continue };
+            let item = codec::decode(py, answer.what as u8, &bytes, &mut answer.buffers);
+            back.call1(py, (item.map_err(|(error, _)| error)?,))?;
+        }
+        Ok(())
     }
 
     /// An answer that always finds room.
@@ -203,7 +258,8 @@ impl ManagerDesk {
         };
         let text = if start > 0 { &text[start..] } else { &text[..end] };
         let what = u32::from(codec::kind::STR) | u32::from(tag as u8) << 8;
-        self.desk()?.answer(lane, what, &[text.as_bytes()], &mut Vec::new()).map_err(shm_error)
+        self.desk()?.answer(lane, what, &[text.as_bytes()], &mut Vec::new()).map_err(shm_error)?;
+        Ok(())
     }
 
     fn serve_one(
@@ -218,7 +274,8 @@ impl ManagerDesk {
             None => return Ok(()),
             Some(Ok(Call::Short(what, words))) => {
                 let outcome = self.carry_out_short(py, lane, (what, &words), callbacks);
-                if let Ok(Outcome::Answer(Tag::Return, value)) = &outcome
+                // What would have to be put back is kept where `sweep` finds it.
+                if let Ok(Outcome::Answer(Tag::Return, value, None)) = &outcome
                     && let Some(answer) = short::encode_answer(value)
                 {
                     desk.answer_short(lane, 0, &answer);
@@ -231,7 +288,7 @@ impl ManagerDesk {
         };
         match outcome {
             Ok(Outcome::Later) => Ok(()),
-            Ok(Outcome::Answer(tag, value)) => self.put_answer(py, lane, tag, &value),
+            Ok(Outcome::Answer(tag, value, back)) => self.put_answer(py, lane, tag, &value, back),
             Err(error) => self.put_text(lane, Tag::Traceback, &explain(py, &error)),
         }
     }
@@ -243,7 +300,7 @@ fn outcome<'py>(answer: &Bound<'py, PyAny>) -> PyResult<Outcome<'py>> {
         return Ok(Outcome::Later);
     }
     let (name, value): (Bound<'py, PyAny>, Bound<'py, PyAny>) = answer.extract()?;
-    Ok(Outcome::Answer(tag(&name)?, value))
+    Ok(Outcome::Answer(tag(&name)?, value, None))
 }
 
 /// The traceback of an exception, as text.
@@ -260,7 +317,7 @@ fn explain(py: Python<'_>, error: &PyErr) -> String {
 fn failure<'py>(py: Python<'py>, error: PyErr) -> PyResult<Outcome<'py>> {
     if error.is_instance_of::<pyo3::exceptions::PyException>(py) {
         let value: Bound<'py, PyBaseException> = error.into_value(py).into_bound(py);
-        return Ok(Outcome::Answer(Tag::Error, value.into_any()));
+        return Ok(Outcome::Answer(Tag::Error, value.into_any(), None));
     }
     Err(error)
 }
@@ -274,7 +331,13 @@ fn tag(name: &Bound<'_, PyAny>) -> PyResult<Tag> {
 impl ManagerDesk {
     #[new]
     fn new() -> Self {
-        Self { desk: OnceLock::new(), table: GilCell::new(Table::default()), exclusive: GilCell::new(0) }
+        Self {
+            desk: OnceLock::new(),
+            table: GilCell::new(Table::default()),
+            exclusive: GilCell::new(0),
+            lane: AtomicUsize::new(0),
+            backs: GilCell::new(Vec::new()),
+        }
     }
 
     /// Make a new one in shared memory.
@@ -298,7 +361,8 @@ impl ManagerDesk {
     }
 
     /// Give an object a place, and return its identity. `direct` has the methods that the serving thread may call itself, by
-    /// name: they do not block, or return `would_block` instead. `sort` is the name of the object's class, if that is one of those
+    /// name: they do not block, or return `would_block` instead. A pair has, beside the method, what is called with a result
+    /// that nobody got. `sort` is the name of the object's class, if that is one of those
     /// that are known here and the methods are its own.
     fn enter(
         &self,
@@ -315,6 +379,19 @@ impl ManagerDesk {
     fn leave(&self, py: Python<'_>, ident: &str) -> bool {
         let left = self.table(py, |table| table.leave(ident));
         left.is_some()
+    }
+
+    /// Call these methods of the object directly no more; with None, none of them.
+    #[pyo3(signature = (ident, methods))]
+    fn restrict(&self, py: Python<'_>, ident: &str, methods: Option<Vec<String>>) {
+        let taken = self.table(py, |table| table.restrict(ident, methods.as_deref()));
+        drop(taken);
+    }
+
+    /// The lane whose call the serving thread carries out: in methods that it calls directly.
+    #[getter]
+    fn lane(&self) -> usize {
+        self.lane.load(Ordering::Relaxed)
     }
 
     /// While this was called more often with True than with False, no method is called directly.
@@ -372,15 +449,18 @@ impl ManagerDesk {
         Ok(())
     }
 
-    /// Answer the call that `dispatch` returned None for.
+    /// Answer the call that `dispatch` returned None for. If nobody gets the answer, `back(value)` is called, unless it is
+    /// None: then or later.
+    #[pyo3(signature = (lane, kind, value, back = None))]
     fn answer(
         &self,
         py: Python<'_>,
         lane: usize,
         kind: &Bound<'_, PyAny>,
         value: &Bound<'_, PyAny>,
+        back: Option<Py<PyAny>>,
     ) -> PyResult<()> {
-        self.put_answer(py, lane, tag(kind)?, value)
+        self.put_answer(py, lane, tag(kind)?, value, back)
     }
 
     /// End serving. All callers are told.
@@ -398,19 +478,18 @@ impl ManagerDesk {
     fn lanes(&self, owner: (u32, u32)) -> PyResult<Vec<usize>> {
         let desk = self.desk()?;
         let owner = Identity { pid: owner.0, start: owner.1 };
-        Ok((0..weft_manager::LANES).filter(|lane| desk.owner(*lane) == Some(owner)).collect())
+        Ok((0..LANES).filter(|lane| desk.owner(*lane) == Some(owner)).collect())
     }
 
     /// Free the lanes of a process that has ended.
-    fn sweep(&self, owner: (u32, u32)) -> PyResult<()> {
-        self.desk()?.sweep(Identity { pid: owner.0, start: owner.1 });
-        Ok(())
+    fn sweep(&self, py: Python<'_>, owner: (u32, u32)) -> PyResult<()> {
+        let owner = Identity { pid: owner.0, start: owner.1 };
+        self.sweep_with(py, |desk, unread| desk.sweep(owner, unread))
     }
 
     /// Free the lanes of all processes that have ended, also of those that never called.
-    fn sweep_dead(&self) -> PyResult<()> {
-        self.desk()?.sweep_dead();
-        Ok(())
+    fn sweep_dead(&self, py: Python<'_>) -> PyResult<()> {
+        self.sweep_with(py, |desk, unread| desk.sweep_dead(unread))
     }
 
     /// A lane for the calling thread to the server with the process id `server`. None if there is none left, or

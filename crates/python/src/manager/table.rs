@@ -20,13 +20,31 @@ struct Place {
     entry: Option<Entry>,
 }
 
+/// A method that is called by the serving thread itself: it does not block, and runs nobody's code.
+pub(super) struct Method {
+    pub(super) call: Py<PyAny>,
+    /// Puts what it took from the object back, if nobody gets it.
+    pub(super) back: Option<Py<PyAny>>,
+}
+
+impl Method {
+    pub(super) fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self { call: self.call.clone_ref(py), back: self.back.as_ref().map(|back| back.clone_ref(py)) }
+    }
+}
+
+/// These methods, by name.
+pub(super) type Direct = HashMap<Box<str>, Method>;
+
 /// What is known of an object. The methods are those that are called by the serving thread itself: they do not block.
 pub(super) struct Entry {
-    direct: HashMap<Box<str>, Py<PyAny>>,
+    direct: Direct,
     /// A bit for each of those that have a number.
     has: u64,
+    /// And for each of these that may be called directly still.
+    may: u64,
     /// These, in the order of their numbers.
-    numbered: Vec<Py<PyAny>>,
+    numbered: Vec<Method>,
     sort: Sort,
     object: Py<PyAny>,
 }
@@ -50,9 +68,13 @@ impl Entry {
     pub(super) fn new(direct: &Bound<'_, PyDict>, object: &Bound<'_, PyAny>, sort: &str) -> PyResult<Self> {
         let sort = Sort::of_name(sort)
             .ok_or_else(|| PyValueError::new_err(format!("{sort:?} is no sort of object")))?;
-        let direct: HashMap<Box<str>, Py<PyAny>> = direct
+        let method = |method: Bound<'_, PyAny>| match method.extract::<(Py<PyAny>, Py<PyAny>)>() {
+            Ok((call, back)) => Method { call, back: Some(back) },
+            Err(_) => Method { call: method.unbind(), back: None },
+        };
+        let direct: Direct = direct
             .iter()
-            .map(|(name, method)| Ok((name.extract::<String>()?.into(), method.unbind())))
+            .map(|(name, value)| Ok((name.extract::<String>()?.into(), method(value))))
             .collect::<PyResult<_>>()?;
         let (mut has, mut numbered) = (0, Vec::new());
         for number in 0..COUNT {
@@ -61,7 +83,7 @@ impl Entry {
                 numbered.push(method.clone_ref(object.py()));
             }
         }
-        Ok(Self { direct, has, numbered, sort, object: object.clone().unbind() })
+        Ok(Self { direct, has, may: has, numbered, sort, object: object.clone().unbind() })
     }
 }
 
@@ -104,17 +126,41 @@ impl Table {
         place.entry.as_ref().filter(|_| place.generation == generation)
     }
 
+    /// Takes methods of the object out of those that are called directly: the named ones, or all. To be dropped as with
+    /// [`leave`](Self::leave).
+    pub(super) fn restrict(&mut self, ident: &str, methods: Option<&[String]>) -> Direct {
+        let entry = word_of(ident).map(parts).and_then(|(index, generation)| {
+            let place = self.places.get_mut(index as usize)?;
+            place.entry.as_mut().filter(|_| place.generation == generation)
+        });
+        let Some(entry) = entry else { return Direct::new() };
+        match methods {
+            None => {
+                entry.may = 0;
+                std::mem::take(&mut entry.direct)
+            }
+            Some(methods) => {
+                for number in
+                    (0..COUNT).filter(|number| methods.iter().any(|name| name == proxy::name_of(*number)))
+                {
+                    entry.may &= !(1 << number);
+                }
+                methods.iter().filter_map(|method| entry.direct.remove_entry(method.as_str())).collect()
+            }
+        }
+    }
+
     /// The method to be called directly; `None` if somebody else has to look at it.
     #[inline]
-    pub(super) fn direct(&self, identity: u64, method: &str) -> Option<&Py<PyAny>> {
+    pub(super) fn direct(&self, identity: u64, method: &str) -> Option<&Method> {
         self.entry(identity)?.direct.get(method)
     }
 
     /// As [`direct`](Self::direct), for a method with a number: with it what sort of object that is, and the object.
     #[inline]
-    pub(super) fn numbered(&self, identity: u64, number: usize) -> Option<(Sort, &Py<PyAny>, &Py<PyAny>)> {
+    pub(super) fn numbered(&self, identity: u64, number: usize) -> Option<(Sort, &Py<PyAny>, &Method)> {
         let entry = self.entry(identity)?;
-        if number >= COUNT || entry.has & 1 << number == 0 {
+        if number >= COUNT || entry.may & 1 << number == 0 {
             return None;
         }
         let rank = (entry.has & ((1 << number) - 1)).count_ones() as usize;

@@ -4,7 +4,7 @@
 //! call      object: length in 1 byte, and its identity;  method: length in 1 byte, and its name;  body
 //!           what: kind of the body (8 bits), KEYWORDS, FIRST
 //! answer    body
-//!           what: kind of the body (8 bits), tag (8 bits)
+//!           what: kind of the body (8 bits), tag (8 bits), TAKEN
 //! ```
 //!
 //! A call's body is the tuple of its arguments, or, with `KEYWORDS`, the tuple of that tuple and a dictionary.
@@ -16,6 +16,9 @@ use pyo3::prelude::*;
 pub(super) const KEYWORDS: u32 = 1 << 8;
 /// The first call through a lane since it was claimed.
 pub(super) const FIRST: u32 = 1 << 9;
+
+/// The answer is gone from the object that it came from: it goes back if nobody gets it.
+pub(super) const TAKEN: u32 = 1 << 16;
 
 /// What an answer is.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -345,6 +345,12 @@ pub(crate) fn columns_of<'a>(kind: u8, body: &'a [u8], spans: &'a Spans) -> Opti
     }
 }
 
+/// Whether decoding a message of this kind may run anybody's code.
+#[inline]
+pub(crate) fn is_pickle(kind: u8) -> bool {
+    kind & !kind::IN_SPAN == kind::PICKLE
+}
+
 /// The pickle of a message, and its buffers, as Python objects.
 struct Pickled {
     data: Py<PyAny>,

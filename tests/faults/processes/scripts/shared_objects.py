@@ -1,10 +1,11 @@
 """Clients of one manager, or users of one `weft.SharedDict`, while SIGKILL hits them at random instants.
 
-    shared_objects.py --of manager --method fork --hits 50 --seed 1
+    shared_objects.py --of manager --way lanes --method fork --hits 50 --seed 1
 
-Every client makes calls of all kinds, and counts in the ledger those that add to a total, before and after. After each
-hit a line is printed once a client has got on since; a killed one is replaced. At the end one line of JSON says whether something is
-half done, lost or kept.
+Every client makes calls of all kinds, and counts in the ledger those that add to a total, before and after. They take tokens out of
+a queue and put them back, so that it is seen if one is doubled, or lost without having been in the hands of one that was
+killed. After each hit a line is printed once a client has got on since; a killed one is replaced. At the end one line of JSON
+says whether something is half done, lost or kept.
 """
 
 from __future__ import annotations
@@ -15,21 +16,31 @@ import argparse
 import json
 import multiprocessing
 import os
-import queue
 import random
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import weft
 from ledger import BEGUN, DONE, Ledger
 from weft import _native
-from weft.multiprocessing.managers import batch
+from weft.multiprocessing.managers import SyncManager, batch
 
 LONGEST_CALM = 0.01  # seconds between hits
 STEP = 0.001  # seconds between two looks
 LARGE = 40_000  # bytes of a value that does not fit into a lane
+TOKENS = 64  # in the queue
+PERMITS = 2  # of the semaphore
+
+
+class Note:
+    """What only the thread of a client's own may unpickle."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
 
 
 def use_manager(shared: dict[str, Any], ledger: Ledger, place: int, life: int, dice: random.Random) -> None:
@@ -41,7 +52,7 @@ def use_manager(shared: dict[str, Any], ledger: Ledger, place: int, life: int, d
     with batch(d) as both:
         both["left", place] = life, os.getpid()
         both["right", place] = life, os.getpid()
-    match dice.randrange(6):
+    match dice.randrange(10):
         case 0:
             d["large", place] = bytes([place]) * LARGE
             assert set(d["large", place]) == {place}
@@ -55,15 +66,48 @@ def use_manager(shared: dict[str, Any], ledger: Ledger, place: int, life: int, d
             except weft.OwnerDied:
                 d.add("owners that died")
         case 3:
-            values.put((place, life))
-            try:
-                values.get(timeout=0.001)
-            except queue.Empty:
-                d.add("empty")
+            token = values.get()
+            values.put(token)
         case 4:
             shared["remake"]["nested"] = shared["list"]
         case 5:
             d.update_with("doubled", max, place, default=0)
+        case 6:
+            with owned(shared["rlock"], d), owned(shared["rlock"], d):
+                # Nobody else is in here, whatever happened to those before.
+                d["inside"] = place, life
+                assert d["inside"] == (place, life)
+        case 7:
+            with owned(shared["semaphore"], d):
+                assert d.add("taken") - d.get("given", 0) <= PERMITS + d["killed"]
+                d.add("given")
+        case 8:
+            condition = shared["condition"]
+            with owned(condition, d):
+                if dice.randrange(2):
+                    condition.notify()
+                else:
+                    condition.wait(0.001)
+        case 9:
+            d["note", place] = Note(place)
+            assert d["note", place].place == place
+
+
+@contextmanager
+def owned(lock: Any, d: Any) -> Iterator[None]:
+    """With a lock held, whoever died with it."""
+    while True:
+        try:
+            lock.acquire()
+            break
+        except weft.OwnerDied:
+            d.add("owners that died")
+    try:
+        yield
+    except weft.OwnerDied:
+        d.add("owners that died")  # in a wait, with the lock held
+    finally:
+        lock.release()
 
 
 def use_dict(shared: Any, ledger: Ledger, place: int, life: int, dice: random.Random) -> None:
@@ -74,7 +118,7 @@ def use_dict(shared: Any, ledger: Ledger, place: int, life: int, dice: random.Ra
     ledger.note(life, DONE)
     key = dice.randrange(2000)
     size = dice.choice((1, 50, 500, 5000))
-    match dice.randrange(4):
+    match dice.randrange(5):
         case 0 | 1:
             d["own", place, key] = bytes([place]) * size
         case 2:
@@ -82,6 +126,13 @@ def use_dict(shared: Any, ledger: Ledger, place: int, life: int, dice: random.Ra
         case 3:
             found = d.get(("own", place, key), b"")
             assert set(found) <= {place}, "another one's value, or a part of it"
+        case 4:
+            # Others write meanwhile, and are killed at it.
+            seen = [key for key in d if isinstance(key, tuple)]
+            assert len(seen) == len(set(seen)), "a key is there twice"
+            for key, value in d.items():
+                if isinstance(key, tuple):
+                    assert set(value) <= {key[1]}, "another one's value, or a part of it"
 
 
 USES = {"manager": use_manager, "dict": use_dict}
@@ -109,14 +160,21 @@ class Show:
         self.lives = self.killed = self.failed = 0
         self.manager: Any = None
         if options.of == "manager":
-            self.manager = self.context.Manager()
+            address = None if options.way == "lanes" else ("127.0.0.1", 0)
+            self.manager = SyncManager(address, ctx=self.context)
+            self.manager.start()
             self.shared = {
-                "dict": self.manager.dict(),
+                "dict": self.manager.dict(killed=0),
                 "list": self.manager.list(),
                 "lock": self.manager.Lock(),
                 "queue": self.manager.Queue(),
                 "remake": self.manager.dict(),
+                "rlock": self.manager.RLock(),
+                "semaphore": self.manager.BoundedSemaphore(PERMITS),
+                "condition": self.manager.Condition(),
             }
+            for token in range(TOKENS + options.hits):
+                self.shared["queue"].put(token)
         else:
             self.shared = {"dict": weft.SharedDict()}
 
@@ -128,6 +186,8 @@ class Show:
 
     def hit(self, place: int) -> None:
         process = self.running[place]
+        if self.manager is not None:
+            self.shared["dict"].add("killed")
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         if process.exitcode == -signal.SIGKILL:
@@ -166,6 +226,8 @@ class Show:
             "halves": 0,
             "torn": 0,
             "kept": 0,
+            "doubled": 0,
+            "missing": 0,
         }
         if self.manager is None:
             entries = list(d.items())
@@ -178,6 +240,11 @@ class Show:
             return found
         for place in self.places:
             found["halves"] += d["left", place] != d["right", place]
+        tokens = []
+        while not self.shared["queue"].empty():
+            tokens.append(self.shared["queue"].get())
+        found["doubled"] = len(tokens) - len(set(tokens))
+        found["missing"] = TOKENS + self.options.hits - len(set(tokens))
         self.shared["remake"].clear()
         # The server lets go of what the dead had as it hears of them.
         while self.manager._number_of_objects() > len(self.shared):
@@ -189,6 +256,7 @@ class Show:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--of", choices=USES, default="manager")
+    parser.add_argument("--way", choices=("lanes", "tcp"), default="lanes")
     parser.add_argument("--method", choices=("fork", "spawn", "forkserver"), default="fork")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--hits", type=int, default=40)
