@@ -136,8 +136,13 @@ _lock = threading.RLock()
 os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
+def _speaks_pickle(client: Any) -> bool:
+    """Whether what is said arrives as it was. XML-RPC has no tuples, and only small numbers."""
+    return client is _stock.listener_client["pickle"][1]
+
+
 def _may_have_lanes(address: Any, client: Any) -> bool:
-    return isinstance(address, (str, bytes)) and client is _stock.listener_client["pickle"][1]
+    return isinstance(address, (str, bytes)) and _speaks_pickle(client)
 
 
 def open_route(address: Any, authkey: bytes, client: Any, name: str) -> Route:
@@ -159,7 +164,7 @@ def open_route(address: Any, authkey: bytes, client: Any, name: str) -> Route:
         try:
             _stock.dispatch(connection, None, "accept_connection", (name,))
             route = _Socket(connection, address)
-            if route.introduce():
+            if _speaks_pickle(client) and route.introduce():
                 _introduced[os.getpid(), address] = authkey, client
                 _say_goodbye_at_the_end()
         except BaseException:
@@ -220,7 +225,7 @@ def connect(address: Any, authkey: bytes, client: Any) -> None:
     with ends.naming(address):
         connection = client(address, authkey=authkey)
         try:
-            who = _stock.dispatch(connection, None, "who_serves")
+            who = _stock.dispatch(connection, None, "who_serves" if _speaks_pickle(client) else "dummy")
         except _stock.RemoteError:
             who = None  # the standard library's
         finally:
