@@ -26,7 +26,7 @@ use crate::greenlet::switch;
 use crate::greenlet::thread::current_thread;
 
 /// A function with the interpreter's fast calling convention.
-pub(super) type Fast = unsafe extern "C" fn(*mut PyObject, *const *mut PyObject, isize) -> *mut PyObject;
+pub(super) type Fast = unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject, isize) -> *mut PyObject;
 
 pub(super) const fn fast(name: &'static CStr, function: Fast, doc: &'static CStr) -> PyMethodDef {
     PyMethodDef {
@@ -283,7 +283,7 @@ Park the current greenlet for so long. Others run meanwhile.";
 
 pub(super) unsafe extern "C" fn sleep(
     _module: *mut PyObject,
-    arguments: *const *mut PyObject,
+    arguments: *mut *mut PyObject,
     count: isize,
 ) -> *mut PyObject {
     // SAFETY: called by the interpreter; the arguments are alive throughout.
@@ -310,7 +310,7 @@ Park the current greenlet behind all that are ready.";
 
 pub(super) unsafe extern "C" fn give_way(
     _module: *mut PyObject,
-    arguments: *const *mut PyObject,
+    arguments: *mut *mut PyObject,
     count: isize,
 ) -> *mut PyObject {
     // SAFETY: as for `sleep`.
@@ -337,7 +337,7 @@ returns what that switch brings.";
 
 pub(super) unsafe extern "C" fn switch(
     _module: *mut PyObject,
-    arguments: *const *mut PyObject,
+    arguments: *mut *mut PyObject,
     count: isize,
 ) -> *mut PyObject {
     // SAFETY: as for `sleep`.

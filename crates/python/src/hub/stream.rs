@@ -198,6 +198,10 @@ unsafe fn attempt(
     }
 }
 
+unsafe extern "C" {
+    fn _PyBytes_Resize(bytes: *mut *mut PyObject, size: isize) -> std::ffi::c_int;
+}
+
 /// So much is read through the buffer at most.
 const SMALL: usize = 64 << 10;
 
@@ -238,7 +242,7 @@ Up to `size` bytes; none at the end.\n\n:raises TimeoutError: if none came in `t
 
 pub(super) unsafe extern "C" fn recv(
     _module: *mut PyObject,
-    arguments: *const *mut PyObject,
+    arguments: *mut *mut PyObject,
     count: isize,
 ) -> *mut PyObject {
     // SAFETY: called by the interpreter; the arguments are alive throughout.
@@ -270,7 +274,7 @@ pub(super) unsafe extern "C" fn recv(
             return ptr::null_mut();
         };
         was_short(stream, got, size);
-        ffi::_PyBytes_Resize(&raw mut bytes, got);
+        _PyBytes_Resize(&raw mut bytes, got);
         bytes
     }
 }
@@ -316,7 +320,7 @@ As `recv()`, into `buffer`; returns how many bytes there were.";
 
 pub(super) unsafe extern "C" fn recv_into(
     _module: *mut PyObject,
-    arguments: *const *mut PyObject,
+    arguments: *mut *mut PyObject,
     count: isize,
 ) -> *mut PyObject {
     // SAFETY: as for `recv`.
@@ -344,7 +348,7 @@ Send what there is room for, at least one byte; returns how many.";
 
 pub(super) unsafe extern "C" fn send(
     _module: *mut PyObject,
-    arguments: *const *mut PyObject,
+    arguments: *mut *mut PyObject,
     count: isize,
 ) -> *mut PyObject {
     // SAFETY: as for `recv`.
@@ -361,7 +365,7 @@ Send all of it. After an error nobody knows how much was sent.";
 
 pub(super) unsafe extern "C" fn sendall(
     _module: *mut PyObject,
-    arguments: *const *mut PyObject,
+    arguments: *mut *mut PyObject,
     count: isize,
 ) -> *mut PyObject {
     // SAFETY: as for `recv`.
@@ -412,7 +416,7 @@ that were just refused with EAGAIN.\n\n:raises TimeoutError: if it was not in `t
 
 pub(super) unsafe extern "C" fn wait(
     _module: *mut PyObject,
-    arguments: *const *mut PyObject,
+    arguments: *mut *mut PyObject,
     count: isize,
 ) -> *mut PyObject {
     // SAFETY: as for `recv`.

@@ -27,7 +27,7 @@ Run the loop in the current greenlet until nothing can come any more, or for one
 
 pub(super) unsafe extern "C" fn run(
     _module: *mut PyObject,
-    arguments: *const *mut PyObject,
+    arguments: *mut *mut PyObject,
     count: isize,
 ) -> *mut PyObject {
     // SAFETY: called by the interpreter; the loop is held for as long as this runs.
