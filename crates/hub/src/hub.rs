@@ -58,7 +58,8 @@ pub struct Hub<T> {
     pub waiters: Waiters<T>,
     reactor: Reactor,
     timers: Timers<Whom>,
-    sources: HashMap<SourceKey, AtSource>,
+    /// By the registration's index.
+    sources: Vec<AtSource>,
     watches: HashMap<WatchKey, Whom>,
     remote: Remote,
     sentries: Vec<Sentry>,
@@ -80,7 +81,7 @@ impl<T> Hub<T> {
             waiters: Waiters::default(),
             reactor,
             timers: Timers::new(),
-            sources: HashMap::new(),
+            sources: Vec::new(),
             watches: HashMap::new(),
             remote,
             sentries: Vec::new(),
@@ -145,7 +146,10 @@ impl<T> Hub<T> {
         direction: Ready,
         key: WaiterKey,
     ) -> Result<(), InUse> {
-        let place = self.sources.entry(source).or_insert(NOBODY);
+        if self.sources.len() <= source.index() {
+            self.sources.resize(source.index() + 1, NOBODY);
+        }
+        let place = &mut self.sources[source.index()];
         let whose = if direction.has(Ready::READ) { &mut place.reader } else { &mut place.writer };
         if self.waiters.is_waiting(*whose) {
             return Err(InUse);
@@ -157,8 +161,9 @@ impl<T> Hub<T> {
     /// Ends a registration and wakes who waits for it: the descriptor is about to be closed.
     pub fn deregister(&mut self, source: SourceKey) {
         if self.reactor.deregister(source)
-            && let Some(AtSource { reader, writer }) = self.sources.remove(&source)
+            && let Some(place) = self.sources.get_mut(source.index())
         {
+            let AtSource { reader, writer } = std::mem::replace(place, NOBODY);
             self.waiters.wake(reader);
             self.waiters.wake(writer);
         }
@@ -252,7 +257,7 @@ impl<T> Hub<T> {
         let Self { reactor, waiters, sources, watches, remote, .. } = self;
         let outcome = reactor.report(sleep, |event| match event {
             Event::Source(source, became) => {
-                let Some(&AtSource { reader, writer }) = sources.get(&source) else { return };
+                let Some(&AtSource { reader, writer }) = sources.get(source.index()) else { return };
                 if became.has(Ready::READ) {
                     waiters.wake(reader);
                 }

@@ -19,6 +19,11 @@ pub struct SourceKey {
 }
 
 impl SourceKey {
+    /// A small number that no other registration has as long as this one lasts.
+    pub const fn index(self) -> usize {
+        self.place as usize
+    }
+
     fn token(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.place)
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from weft._native import _hub
+from . import _hub
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

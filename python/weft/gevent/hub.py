@@ -10,8 +10,7 @@ from typing import Any
 
 from weft.greenlet import GreenletExit, getcurrent, greenlet
 
-from weft._native import _hub
-
+from . import _hub
 from .core import loop as default_loop
 from .exceptions import (
     BlockingSwitchOutError,
