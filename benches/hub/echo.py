@@ -53,9 +53,7 @@ def main() -> None:
                     assert server.stdout is not None
                     server.stdout.readline()
                     load = [str(bare), "load", str(port), str(connections), str(options.size)]
-                    answer = subprocess.run(
-                        [*load, str(options.seconds)], stdout=subprocess.PIPE, check=True
-                    )
+                    answer = subprocess.run([*load, str(options.seconds)], stdout=subprocess.PIPE, check=True)
                     rates[side].append(float(answer.stdout))
                 finally:
                     server.kill()
@@ -65,7 +63,10 @@ def main() -> None:
         middle = {side: statistics.median(found) for side, found in rates.items()}
         print(
             f"{connections} connections, {options.size} B:",
-            *(f"{side} {rate / 1000:.1f} k/s ({rate / middle['epoll']:.0%})" for side, rate in middle.items()),
+            *(
+                f"{side} {rate / 1000:.1f} k/s ({rate / middle['epoll']:.0%})"
+                for side, rate in middle.items()
+            ),
         )
 
 

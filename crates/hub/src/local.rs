@@ -61,7 +61,8 @@ impl LocalHub {
             let ready = self.hub.borrow_mut().waiters.next_ready();
             if let Some(index) = ready {
                 self.running.set(index);
-                let ended = tasks[index].as_mut().is_none_or(|task| task.resume(()) == CoroutineResult::Return(()));
+                let ended =
+                    tasks[index].as_mut().is_none_or(|task| task.resume(()) == CoroutineResult::Return(()));
                 self.running.set(usize::MAX);
                 if ended {
                     tasks[index] = None;
@@ -158,7 +159,8 @@ impl Parker for Here<'_> {
         let mut wait = self.wait();
         wait.timer = Some(self.timer(slice, wait.key));
         // SAFETY: the signal is borrowed until this returns or unwinds, and either way the post is recalled before.
-        wait.post = Some(unsafe { self.hub.hub.borrow_mut().post_at(signal.word(), ticket.value(), wait.key) });
+        wait.post =
+            Some(unsafe { self.hub.hub.borrow_mut().post_at(signal.word(), ticket.value(), wait.key) });
         self.yielder.yield_(());
         Ok(())
     }

@@ -178,8 +178,13 @@ fn coroutines_and_threads_meet_at_a_process_queue() {
                     })
                 };
                 let half = COUNT / 2;
-                hub.run(vec![producer(0..half), producer(half..COUNT), consumer(half / 2), consumer(COUNT - half / 2)])
-                    .unwrap();
+                hub.run(vec![
+                    producer(0..half),
+                    producer(half..COUNT),
+                    consumer(half / 2),
+                    consumer(COUNT - half / 2),
+                ])
+                .unwrap();
             });
         });
         let mut seen = seen.into_inner();

@@ -74,8 +74,8 @@ impl ChildExit {
                 Ok(Some(status)) => {
                     let ended = status
                         .exit_status()
-                        .map(|code| ExitStatus::Exited(code as i32))
-                        .or_else(|| status.terminating_signal().map(|signal| ExitStatus::Killed(signal as i32)));
+                        .map(ExitStatus::Exited)
+                        .or_else(|| status.terminating_signal().map(ExitStatus::Killed));
                     return Ok(ended.or(Some(ExitStatus::Taken)));
                 }
                 Err(Errno::INTR) => {}

@@ -31,7 +31,9 @@ pub enum ReactorError {
         source: Errno,
     },
     /// More threads watch signals than there is room for.
-    #[error("cannot watch signal {signal}: {limit} threads watch signals already; watch them in fewer threads")]
+    #[error(
+        "cannot watch signal {signal}: {limit} threads watch signals already; watch them in fewer threads"
+    )]
     SignalListeners {
         /// Which.
         signal: i32,
@@ -39,7 +41,9 @@ pub enum ReactorError {
         limit: usize,
     },
     /// There is no such child.
-    #[error("cannot wait for process {pid}: {source}; only a child of this process can be waited for, and once")]
+    #[error(
+        "cannot wait for process {pid}: {source}; only a child of this process can be waited for, and once"
+    )]
     Child {
         /// Which.
         pid: i32,

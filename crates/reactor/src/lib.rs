@@ -9,8 +9,8 @@
 
 mod child;
 mod error;
-mod ready;
 mod reactor;
+mod ready;
 pub mod signals;
 mod sources;
 mod timers;

@@ -166,11 +166,7 @@ impl Reactor {
     /// # Errors
     ///
     /// [`ReactorError::Wait`].
-    pub fn poll(
-        &mut self,
-        patience: Option<Duration>,
-        each: impl FnMut(Event),
-    ) -> Result<(), ReactorError> {
+    pub fn poll(&mut self, patience: Option<Duration>, each: impl FnMut(Event)) -> Result<(), ReactorError> {
         let mut sleep = self.prepare();
         sleep.sleep(if self.is_always_ready() { Some(Duration::ZERO) } else { patience });
         self.report(sleep, each)
@@ -178,11 +174,7 @@ impl Reactor {
 
     /// The first half of a [`poll`](Self::poll): what to sleep.
     pub fn prepare(&mut self) -> Sleep {
-        Sleep {
-            epoll: Arc::clone(&self.epoll),
-            reports: std::mem::take(&mut self.reports),
-            outcome: Ok(()),
-        }
+        Sleep { epoll: Arc::clone(&self.epoll), reports: std::mem::take(&mut self.reports), outcome: Ok(()) }
     }
 
     /// The second half of a [`poll`](Self::poll): what has come.

@@ -30,7 +30,8 @@ static USED: AtomicU32 = AtomicU32::new(0);
 static RUNNING: AtomicU32 = AtomicU32::new(0);
 
 /// Who watches which signal, and what it did before. Never taken in a handler.
-static WATCHED: Mutex<[Watched; SIGNALS]> = Mutex::new([const { Watched { users: 0, before: None } }; SIGNALS]);
+static WATCHED: Mutex<[Watched; SIGNALS]> =
+    Mutex::new([const { Watched { users: 0, before: None } }; SIGNALS]);
 
 struct Watched {
     users: usize,
@@ -75,9 +76,8 @@ impl Listener {
     pub fn new(waker: &Waker) -> Result<Self, ReactorError> {
         use std::os::fd::AsRawFd;
         let number = waker.bell().as_raw_fd() + 1;
-        let free = |bell: &AtomicI32| {
-            bell.compare_exchange(0, number, Ordering::SeqCst, Ordering::Relaxed).is_ok()
-        };
+        let free =
+            |bell: &AtomicI32| bell.compare_exchange(0, number, Ordering::SeqCst, Ordering::Relaxed).is_ok();
         let Some(place) = BELLS.iter().position(free) else {
             return Err(ReactorError::SignalListeners { signal: 0, limit: LISTENERS });
         };

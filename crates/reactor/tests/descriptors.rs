@@ -37,7 +37,9 @@ fn a_change_is_told_once_and_remembered() {
     assert_eq!(poll(&mut reactor), [], "told once");
 
     far.write_all(b"word").unwrap();
-    assert!(matches!(poll(&mut reactor)[..], [Event::Source(known, ready)] if known == key && ready.has(Ready::READ)));
+    assert!(
+        matches!(poll(&mut reactor)[..], [Event::Source(known, ready)] if known == key && ready.has(Ready::READ))
+    );
     assert!(reactor.ready(key).unwrap().has(Ready::READ), "and remembered");
     let mut buffer = [0; 16];
     assert_eq!(near.read(&mut buffer).unwrap(), 4);

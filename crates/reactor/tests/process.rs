@@ -110,7 +110,9 @@ fn what_is_no_signal_is_refused() {
     let reactor = Reactor::new().unwrap();
     let mut ear = Listener::new(reactor.waker()).unwrap();
     for signal in [-1, 0, 65, 1000, libc::SIGKILL, libc::SIGSTOP] {
-        assert!(matches!(ear.watch(signal), Err(ReactorError::Signal { signal: known, .. }) if known == signal));
+        assert!(
+            matches!(ear.watch(signal), Err(ReactorError::Signal { signal: known, .. }) if known == signal)
+        );
     }
     assert!(ear.is_idle());
 }

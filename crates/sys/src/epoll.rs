@@ -117,7 +117,9 @@ impl Epoll {
             Some(got) => got,
             None => {
                 // Rounded up: waking too early would spin until the time is there.
-                let timeout = patience.map_or(-1, |left| i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
+                let timeout = patience.map_or(-1, |left| {
+                    i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+                });
                 // SAFETY: as above.
                 i64::from(unsafe { libc::epoll_wait(set, room, MOST_REPORTS as i32, timeout) })
             }

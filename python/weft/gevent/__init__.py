@@ -6,11 +6,17 @@ by the error that importing it raises. `python -m weft` does not replace gevent 
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import ModuleSpec
 from typing import Any
 
-
-
+from weft import _native
 from weft.greenlet import GreenletExit, getcurrent
+
+# The native half is a module of its own; nothing on the path would lead to it.
+_native._hub.__spec__ = ModuleSpec(f"{__name__}._hub", None, origin=_native.__file__)
+_native._hub.__file__ = _native.__file__
+sys.modules[f"{__name__}._hub"] = _hub = _native._hub
 
 from .greenlet import Greenlet, iwait, joinall, killall, wait
 from .hub import Hub, get_hub, idle, kill, reinit, sleep, spawn_raw

@@ -77,7 +77,7 @@ class Linkable:
         try:
             link(self)
         except BaseException:
-            self._home().handle_error((link, self), *_exc_info())
+            self._home().loop.handle_error((link, self), *_exc_info())
 
     def _park(self, timeout: float | None) -> bool:
         """Park the current greenlet until this is ready. Whether that was before the timeout."""

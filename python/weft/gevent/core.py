@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import Any
 
 from . import _hub
+from .exceptions import HubDestroyed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +20,13 @@ WRITE = 2
 READWRITE = READ | WRITE
 
 
-class loop(_hub.Loop):  # noqa: N801 (gevent's name)
+class loop(_hub.Loop):
     """A loop. The hub of a thread runs its own; another one is run by `run`."""
 
     # Who is told of exceptions: an object with `handle_error`, or a function.
     error_handler: object = None
+    # Whether the hub that runs it was told to end.
+    ended = False
     MINPRI = -2
     MAXPRI = 2
     approx_timer_resolution = 0.00001
@@ -47,12 +51,22 @@ class loop(_hub.Loop):  # noqa: N801 (gevent's name)
         tb: TracebackType | None,
     ) -> None:
         """Called with what a callback raised."""
+        if issubclass(kind, HubDestroyed):
+            self._end()
+            return
         handler = self.error_handler
         if handler is None:
             traceback.print_exception(kind, value, tb, file=sys.stderr)
             return
-        handle = getattr(handler, "handle_error", handler)
-        handle(context, kind, value, tb)
+        handle: Any = getattr(handler, "handle_error", handler)
+        try:
+            handle(context, kind, value, tb)
+        except HubDestroyed:  # while it waited in the handler
+            self._end()
+
+    def _end(self) -> None:
+        self.ended = True
+        self.break_()
 
     def __repr__(self) -> str:
         if self.destroyed:

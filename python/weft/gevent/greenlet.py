@@ -41,7 +41,7 @@ class Greenlet(greenlet):
     def __init__(self, run: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> None:
         greenlet.__init__(self, None, get_hub())
         if run is not None:
-            self._run = run
+            self._run = run  # type: ignore[method-assign]
         if not callable(self._run):
             raise TypeError("The run argument or self._run must be callable")
         self.args = args
@@ -207,9 +207,7 @@ class Greenlet(greenlet):
         tb = args[2] if len(args) > 2 else None
         self._end_with_error((type(error), error, tb))
 
-    def kill(
-        self, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None
-    ) -> None:
+    def kill(self, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None) -> None:
         """Raise the exception in it, soon; with `block`, wait until it has ended, or for so long."""
         self._cancel_start_of_unstarted(exception)
         if self.dead:
@@ -237,7 +235,7 @@ class Greenlet(greenlet):
 
     def link(self, callback: Any, SpawnedLink: Any = None) -> None:
         """Have a new greenlet run `callback(self)` after its end."""
-        self.rawlink(callback if SpawnedLink is None and callback is None else (SpawnedLink or _Link)(callback))
+        self.rawlink((SpawnedLink or _Link)(callback))
 
     def link_value(self, callback: Any, SpawnedLink: Any = None) -> None:
         """The same, if it ends with a value."""
@@ -270,7 +268,7 @@ class Greenlet(greenlet):
             try:
                 link(self)
             except BaseException:
-                get_hub().handle_error((link, self), *_exc_info())
+                get_hub().loop.handle_error((link, self), *_exc_info())
 
     # --- the rest -------------------------------------------------------------------------------------------
 
@@ -314,7 +312,7 @@ class _Link:
         greenlet(self.callback, get_hub()).switch(source)
 
     def __eq__(self, other: object) -> bool:
-        return self.callback == getattr(other, "callback", other)
+        return bool(self.callback == getattr(other, "callback", other))
 
     def __hash__(self) -> int:
         return hash(self.callback)
@@ -342,14 +340,12 @@ def _throw_into(target: Any, exception: Any, done: Waiter | None) -> None:
         try:
             target.throw(exception)
         except BaseException:
-            target.parent.handle_error(target, *_exc_info())
+            get_hub().loop.handle_error(target, *_exc_info())
     if done is not None:
         done.switch(None)
 
 
-def iwait(
-    objects: Iterable[Any], timeout: float | None = None, count: int | None = None
-) -> Iterator[Any]:
+def iwait(objects: Iterable[Any], timeout: float | None = None, count: int | None = None) -> Iterator[Any]:
     """Yield each of the objects as it becomes ready, until all or `count` were, or for so long."""
     waiting = list(objects)
     left = len(waiting) if count is None else min(count, len(waiting))
@@ -393,9 +389,7 @@ def iwait(
 _TIME_IS_OVER: Any = object()
 
 
-def wait(
-    objects: Iterable[Any] | None = None, timeout: float | None = None, count: int | None = None
-) -> Any:
+def wait(objects: Iterable[Any] | None = None, timeout: float | None = None, count: int | None = None) -> Any:
     """Wait for the objects to become ready, and return those that did; without objects, for the hub to have
     nothing left to do."""
     if objects is None:

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-class cancel_wait_ex(OSError):  # noqa: N801 (gevent's name)
+class cancel_wait_ex(OSError):
     """Raised where a greenlet waited for a descriptor that another one closed."""
 
     def __init__(self) -> None:
@@ -87,7 +87,9 @@ class Hub(greenlet):
         while True:
             self.loop.error_handler = self
             _hub.run(self.loop)
-            main = self.parent
+            if self.loop.ended:
+                return
+            main: Any = self.parent
             main.throw(LoopExit("This operation would block forever", self, self._waiting()))
             # It waits again.
 
@@ -174,24 +176,17 @@ class Hub(greenlet):
 
     def destroy(self, destroy_loop: bool | None = None) -> None:
         """End the hub: its greenlet first, then the loop, unless `destroy_loop` is False."""
-        if self and not self.dead and getcurrent() is not self:
-            self.throw_end(HubDestroyed(bool(destroy_loop)))
+        if self and getcurrent() is not self:
+            # It ends here, and not in the main greenlet.
+            self.parent = getcurrent()
+            greenlet.throw(self, HubDestroyed(destroy_loop is not False))
         if get_hub_if_exists() is self:
             set_hub(None)
         if self.loop is not None and not self.loop.destroyed:
             self.loop.error_handler = None
             self.loop.set_greenlet(None)
-            if destroy_loop is None or destroy_loop:
+            if destroy_loop is not False:
                 self.loop.destroy()
-
-    def throw_end(self, error: HubDestroyed) -> None:
-        """Have the hub's greenlet end here, and not in its parent."""
-        self.parent = getcurrent()
-        try:
-            greenlet.throw(self, error)
-        except HubDestroyed as ended:
-            if ended is not error:
-                raise
 
     # --- errors ---------------------------------------------------------------------------------------------
 
@@ -215,7 +210,7 @@ class Hub(greenlet):
     ) -> None:
         """Raise it in the main greenlet."""
         current = getcurrent()
-        main = self.parent
+        main: Any = self.parent
         if current is self or current is main or self.loop is None:
             main.throw(kind, value, tb)
             return
@@ -298,7 +293,7 @@ class Waiter:
         try:
             waiting.switch(value)
         except BaseException:
-            self.hub.handle_error(waiting, *_exc_info())
+            self.hub.loop.handle_error(waiting, *_exc_info())
 
     def switch_args(self, *args: object) -> None:
         """Bring several values, as a tuple."""
@@ -315,7 +310,7 @@ class Waiter:
         try:
             waiting.throw(*throw_args)
         except BaseException:
-            self.hub.handle_error(waiting, *_exc_info())
+            self.hub.loop.handle_error(waiting, *_exc_info())
 
     def get(self) -> Any:
         """Wait for what is brought: return it, or raise it."""
@@ -448,7 +443,7 @@ def spawn_raw(function: Callable[..., Any], *args: object, **kwargs: object) -> 
     return started
 
 
-class signal:  # noqa: N801 (gevent's name)
+class signal:
     """Have a greenlet run `handler(*args, **kwargs)` each time the signal comes, until `cancel()`."""
 
     def __init__(self, signalnum: int, handler: Callable[..., Any], *args: object, **kwargs: object) -> None:

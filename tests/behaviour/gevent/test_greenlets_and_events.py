@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 import weft.gevent as gevent
 from weft.gevent import Greenlet, Timeout, joinall, killall, sleep, spawn, spawn_later, with_timeout
 from weft.gevent.event import AsyncResult, Event

@@ -7,7 +7,6 @@ import time
 import weakref
 
 import pytest
-
 from weft import gevent
 from weft.gevent import Greenlet, get_hub, getcurrent, sleep, spawn, spawn_raw
 from weft.gevent.event import Event
@@ -58,7 +57,7 @@ def test_a_busy_greenlet_starves_nobody() -> None:
     timer = loop.timer(0.002)
     timer.start(seen.append, "timer")
     told = loop.async_()
-    told.start(seen.append, "thread")
+    told.start(lambda: (seen.append("thread"), told.stop()))
 
     def busy() -> None:
         told.send()

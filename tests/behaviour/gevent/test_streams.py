@@ -7,9 +7,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-
-from weft.gevent import get_hub, joinall, kill, sleep, spawn
 from weft.gevent import _hub as native
+from weft.gevent import get_hub, joinall, kill, sleep, spawn
 from weft.gevent.exceptions import ConcurrentObjectUseError
 
 Ends = tuple[native.Stream, native.Stream, socket.socket, socket.socket]

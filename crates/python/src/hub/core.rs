@@ -157,8 +157,9 @@ impl Core {
             Phase::Idle => IDLE,
             Phase::Fork => FORK,
         };
-        self.pending
-            .extend(self.phases.iter().filter(|(known, _)| *known == phase).map(|&(_, number)| (number, bits)));
+        self.pending.extend(
+            self.phases.iter().filter(|(known, _)| *known == phase).map(|&(_, number)| (number, bits)),
+        );
         self.pending.len() > before
     }
 

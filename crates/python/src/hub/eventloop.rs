@@ -116,12 +116,7 @@ impl Loop {
 
     /// Have `callback(*args)` called by the loop, soon and in order.
     #[pyo3(signature = (callback, *args))]
-    fn run_callback(
-        &self,
-        py: Python<'_>,
-        callback: Py<PyAny>,
-        args: Py<PyTuple>,
-    ) -> PyResult<Py<Callback>> {
+    fn run_callback(&self, py: Python<'_>, callback: Py<PyAny>, args: Py<PyTuple>) -> PyResult<Py<Callback>> {
         let core = self.open(py)?;
         let posted = Py::new(py, Callback::new(callback, args))?;
         // SAFETY: with the GIL, for this statement.

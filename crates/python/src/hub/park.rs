@@ -84,7 +84,10 @@ pub(super) unsafe fn raise_cancelled() -> *mut PyObject {
     unsafe {
         let kind = (*EXCEPTIONS.get()).cancelled;
         if kind.is_null() {
-            ffi::PyErr_SetString(ffi::PyExc_OSError, c"file descriptor was closed in another greenlet".as_ptr());
+            ffi::PyErr_SetString(
+                ffi::PyExc_OSError,
+                c"file descriptor was closed in another greenlet".as_ptr(),
+            );
         } else {
             ffi::PyErr_SetObject(kind, ptr::null_mut());
         }
@@ -169,7 +172,10 @@ unsafe fn switch_away(core: *mut Core) -> *mut PyObject {
             return result;
         }
         owned(hub);
-        let result = switch::switch(hub, Parcel::Arguments(owned(crate::greenlet::types::errors().empty_tuple), ptr::null_mut()));
+        let result = switch::switch(
+            hub,
+            Parcel::Arguments(owned(crate::greenlet::types::errors().empty_tuple), ptr::null_mut()),
+        );
         ffi::Py_DECREF(hub.cast());
         result
     }
@@ -221,10 +227,7 @@ pub(super) unsafe fn park(
             raise_in_use();
             return Outcome::Failed;
         }
-        let timer: Option<TimerKey> = match at {
-            Some(at) => Some((*core).hub.wake_at(at, key)),
-            None => None,
-        };
+        let timer: Option<TimerKey> = at.map(|at| (*core).hub.wake_at(at, key));
         owned(holder);
         (*core).references += 1;
         let result = switch_away(core);
@@ -271,11 +274,7 @@ unsafe fn withdraw(core: *mut Core, key: WaiterKey) -> bool {
 /// Seconds from now as an instant; never, if that is too far.
 pub(super) fn instant_after(seconds: f64) -> Option<u64> {
     let nanoseconds = seconds * 1e9;
-    if nanoseconds >= (1_u64 << 62) as f64 {
-        None
-    } else {
-        Some(monotonic() + nanoseconds.max(0.0) as u64)
-    }
+    if nanoseconds >= (1_u64 << 62) as f64 { None } else { Some(monotonic() + nanoseconds.max(0.0) as u64) }
 }
 
 pub(super) const SLEEP_DOC: &CStr = c"sleep(loop, seconds) -> None\n\n\

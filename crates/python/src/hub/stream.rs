@@ -124,7 +124,11 @@ unsafe fn give_up_at(arguments: *const *mut PyObject, count: isize, index: isize
             return Ok(None);
         }
         let seconds = ffi::PyFloat_AsDouble(arguments.offset(index).read());
-        if seconds == -1.0 && !ffi::PyErr_Occurred().is_null() { Err(()) } else { Ok(park::instant_after(seconds)) }
+        if seconds == -1.0 && !ffi::PyErr_Occurred().is_null() {
+            Err(())
+        } else {
+            Ok(park::instant_after(seconds))
+        }
     }
 }
 
@@ -377,12 +381,7 @@ pub(super) unsafe extern "C" fn sendall(
     }
 }
 
-unsafe fn send_some(
-    name: &CStr,
-    arguments: *const *mut PyObject,
-    count: isize,
-    all: bool,
-) -> Option<isize> {
+unsafe fn send_some(name: &CStr, arguments: *const *mut PyObject, count: isize, all: bool) -> Option<isize> {
     // SAFETY: as for `recv`.
     unsafe {
         if !check_count(name, count, 2, 4) {

@@ -71,6 +71,9 @@ unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
                 raise(&error);
                 return false;
             }
+            if (*core).stop {
+                return true;
+            }
             (*core).note_phase(Phase::Prepare);
             tell(holder);
             run_ready(holder);

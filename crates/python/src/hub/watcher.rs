@@ -326,7 +326,8 @@ unsafe fn prepare(object: *mut PyObject, bits: i32) -> Option<(*mut PyObject, *m
         }
         let callback = this.state(py).callback.as_ref().map(|it| it.clone_ref(py))?.into_ptr();
         let arguments = this.state(py).arguments.as_ref().map(|it| it.clone_ref(py));
-        let arguments = arguments.map_or_else(|| owned(crate::greenlet::types::errors().empty_tuple), Py::into_ptr);
+        let arguments =
+            arguments.map_or_else(|| owned(crate::greenlet::types::errors().empty_tuple), Py::into_ptr);
         let arguments = if this.state(py).pass_events { with_events(arguments, bits) } else { arguments };
         if ends {
             Watcher::deactivate(&watcher);
@@ -576,7 +577,9 @@ impl Watcher {
     fn set_fd(&self, py: Python<'_>, fd: i32) -> PyResult<()> {
         let state = self.state(py);
         if state.active {
-            return Err(PyAttributeError::new_err("'io' watcher attribute 'fd' is read-only while watcher is active"));
+            return Err(PyAttributeError::new_err(
+                "'io' watcher attribute 'fd' is read-only while watcher is active",
+            ));
         }
         match &mut state.kind {
             Kind::Io { descriptor, .. } => {
