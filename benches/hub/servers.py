@@ -18,8 +18,11 @@ def serve_weft(port: int) -> None:
     def serve(connection: socket.socket) -> None:
         own = _hub.Stream(loop, connection.fileno())
         recv, sendall = _hub.recv, _hub.sendall
-        while data := recv(own, 65536):
-            sendall(own, data)
+        try:
+            while data := recv(own, 65536):
+                sendall(own, data)
+        except ConnectionResetError:
+            pass  # the load has ended
         own.close()
         connection.close()
 
@@ -45,8 +48,11 @@ def serve_gevent(port: int) -> None:
     listener.listen(1024)
 
     def serve(connection: socket.socket) -> None:
-        while data := connection.recv(65536):
-            connection.sendall(data)
+        try:
+            while data := connection.recv(65536):
+                connection.sendall(data)
+        except ConnectionResetError:
+            pass  # the load has ended
         connection.close()
 
     print("ready", flush=True)

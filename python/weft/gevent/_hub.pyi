@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Self, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from weft.greenlet import greenlet
+
+__all__ = ["Loop", "Stream", "callback", "set_exceptions", "watcher"]
 
 def run(loop: Loop, nowait: bool = False, once: bool = False, /) -> None: ...
 def sleep(loop: Loop, seconds: float, /) -> None: ...
@@ -38,6 +40,7 @@ class callback:
     def close(self) -> None: ...
     def __bool__(self) -> bool: ...
 
+@disjoint_base
 class watcher:
     callback: Callable[..., Any] | None
     ref: bool
@@ -72,6 +75,7 @@ class watcher:
     @property
     def signum(self) -> int: ...
 
+@disjoint_base
 class Loop:
     def __new__(cls, default: bool = True) -> Self: ...
     @property
