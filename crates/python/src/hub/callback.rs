@@ -1,5 +1,6 @@
 //! A function that the loop calls once, soon.
 
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -67,6 +68,21 @@ impl Callback {
     /// The same as `stop()`.
     fn close(&self, py: Python<'_>) {
         drop(self.take(py));
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "the signature is PyO3's")]
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: the collector runs with the GIL, and nothing is borrowed while Python code runs.
+        let call = unsafe { &*self.0.get() };
+        visit.call(&call.callback)?;
+        visit.call(&call.arguments)
+    }
+
+    fn __clear__(&self) {
+        // What is to be called is held by the loop, so this one is not.
+        // SAFETY: as above; what is taken is dropped when nothing is borrowed.
+        let call = unsafe { std::mem::take(&mut *self.0.get()) };
+        drop(call);
     }
 
     fn __bool__(&self, py: Python<'_>) -> bool {

@@ -10,7 +10,8 @@ use weft_reactor::ReactorError;
 
 use super::callback::Callback;
 use super::core::{Core, Item, Phase};
-use super::watcher::{Kind, Watcher};
+use super::kind::Kind;
+use super::watcher::Watcher;
 use crate::gil::GilCell;
 use crate::greenlet::object::is_greenlet;
 

@@ -3,7 +3,7 @@
 //! * [`core`]: what a loop keeps, and what it does with events.
 //! * [`turns`]: the loop itself, which runs in the hub's greenlet; [`park`]: how a greenlet waits, and whom it hands over to.
 //! * [`stream`]: sockets that read and write without the hub's hearing of it, as long as nothing blocks.
-//! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see.
+//! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see; [`kind`]: what watchers watch.
 //!
 //! Every function that switches is a plain C function and no method of PyO3's, whose frames keep counts and borrows on
 //! the stack: a greenlet that waits may never go on.
@@ -17,6 +17,7 @@
 mod callback;
 mod core;
 mod eventloop;
+mod kind;
 mod park;
 mod stream;
 mod turns;

@@ -10,25 +10,14 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use weft_reactor::signals::Listener;
-use weft_reactor::{ChildExit, ExitStatus, Ready, TimerKey, WatchKey};
+use weft_reactor::{ChildExit, ExitStatus};
 
-use super::core::{Core, Phase, READ, TIMER, WRITE};
-use super::eventloop::{Loop, to_exception};
+use super::core::{Core, TIMER};
+use super::eventloop::Loop;
+use super::kind::{Kind, nanoseconds};
 use super::turns;
 use crate::gil::GilCell;
 use crate::greenlet::object::owned;
-
-/// What is watched.
-#[derive(Debug)]
-pub(super) enum Kind {
-    Io { descriptor: i32, events: i32, watch: Option<WatchKey> },
-    Timer { after: f64, repeat: f64, at: u64, timer: Option<TimerKey> },
-    Async,
-    Child { pid: i32, child: Option<ChildExit>, watch: Option<WatchKey>, rpid: i32, rstatus: i32 },
-    Signal { signal: i32 },
-    Phase(Phase),
-}
 
 #[derive(Debug)]
 struct State {
@@ -98,77 +87,14 @@ impl Watcher {
         drop(dropped);
     }
 
-    /// Has the hub tell of it.
     fn arm(&self, py: Python<'_>, core: *mut Core) -> PyResult<()> {
-        let number = self.number;
-        // SAFETY: with the GIL; nothing here runs Python code.
-        unsafe {
-            match &mut self.state(py).kind {
-                Kind::Io { descriptor, events, watch } => {
-                    let key = (*core).hub.tell_when(*descriptor, interest(*events), number);
-                    *watch = Some(key.map_err(|error| to_exception(&error))?);
-                }
-                Kind::Timer { after, at, timer, .. } => {
-                    *at = (*core).hub.now() + nanoseconds(*after);
-                    *timer = Some((*core).hub.tell_at(*at, number));
-                }
-                Kind::Child { pid, child, watch, .. } => {
-                    let opened = ChildExit::open(*pid).map_err(|error| to_exception(&error))?;
-                    let key = (*core).hub.tell_when(opened.descriptor(), Ready::READ, number);
-                    *watch = Some(key.map_err(|error| to_exception(&error))?);
-                    *child = Some(opened);
-                }
-                Kind::Signal { signal } => {
-                    let listener = match &mut (*core).listener {
-                        Some(listener) => listener,
-                        none => {
-                            let waker = (*core).hub.reactor().waker().clone();
-                            none.insert(Listener::new(&waker).map_err(|error| to_exception(&error))?)
-                        }
-                    };
-                    listener.watch(*signal).map_err(|error| to_exception(&error))?;
-                    (*core).signals.push((*signal, number));
-                }
-                Kind::Phase(phase) => (*core).phases.push((*phase, number)),
-                Kind::Async => {}
-            }
-        }
-        Ok(())
+        // SAFETY: with the GIL; nothing there runs Python code.
+        unsafe { self.state(py).kind.arm(&mut *core, self.number) }
     }
 
     fn disarm(&self, py: Python<'_>, core: *mut Core) {
-        let number = self.number;
-        // SAFETY: with the GIL; nothing here runs Python code.
-        unsafe {
-            match &mut self.state(py).kind {
-                Kind::Io { watch, .. } => {
-                    if let Some(watch) = watch.take() {
-                        (*core).hub.unwatch(watch);
-                    }
-                }
-                Kind::Child { child, watch, .. } => {
-                    if let Some(watch) = watch.take() {
-                        (*core).hub.unwatch(watch);
-                    }
-                    *child = None;
-                }
-                Kind::Timer { timer, .. } => {
-                    if let Some(timer) = timer.take() {
-                        (*core).hub.cancel_timer(timer);
-                    }
-                }
-                Kind::Signal { signal } => {
-                    (*core).signals.retain(|&(_, known)| known != number);
-                    if !(*core).signals.iter().any(|&(known, _)| known == *signal)
-                        && let Some(listener) = &mut (*core).listener
-                    {
-                        listener.unwatch(*signal);
-                    }
-                }
-                Kind::Phase(_) => (*core).phases.retain(|&(_, known)| known != number),
-                Kind::Async => (*core).sent.retain(|&known| known != number),
-            }
-        }
+        // SAFETY: as above.
+        unsafe { self.state(py).kind.disarm(&mut *core, self.number) };
     }
 
     fn deactivate(slf: &Bound<'_, Self>) {
@@ -236,34 +162,8 @@ impl Watcher {
     }
 
     fn kind_name(&self, py: Python<'_>) -> &'static str {
-        match self.state(py).kind {
-            Kind::Io { .. } => "io",
-            Kind::Timer { .. } => "timer",
-            Kind::Async => "async_",
-            Kind::Child { .. } => "child",
-            Kind::Signal { .. } => "signal",
-            Kind::Phase(Phase::Prepare) => "prepare",
-            Kind::Phase(Phase::Check) => "check",
-            Kind::Phase(Phase::Idle) => "idle",
-            Kind::Phase(Phase::Fork) => "fork",
-        }
+        self.state(py).kind.name()
     }
-}
-
-fn interest(events: i32) -> Ready {
-    let mut ready = Ready::NONE;
-    if events & READ != 0 {
-        ready |= Ready::READ;
-    }
-    if events & WRITE != 0 {
-        ready |= Ready::WRITE;
-    }
-    ready
-}
-
-fn nanoseconds(seconds: f64) -> u64 {
-    // The cast keeps to the type's limits; centuries are long enough.
-    ((seconds.max(0.0) * 1e9) as u64).min(1 << 62)
 }
 
 /// Calls what a watcher is to call; `bits` say what happened.
