@@ -48,7 +48,7 @@ __all__ = [
 spawn = Greenlet.spawn
 spawn_later = Greenlet.spawn_later
 
-_HERE = ("core", "event", "exceptions", "greenlet", "hub", "lock", "queue", "timeout")
+_HERE = ("core", "event", "exceptions", "greenlet", "hub", "lock", "pool", "queue", "timeout")
 
 
 def __getattr__(name: str) -> Any:

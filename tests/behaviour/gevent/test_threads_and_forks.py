@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
+import socket
 import threading
 
+from weft.gevent import _hub as native
 from weft.gevent import get_hub, joinall, sleep, spawn
+from weft.gevent.core import loop
 from weft.gevent.event import AsyncResult, Event
 from weft.gevent.lock import Semaphore
 
@@ -63,3 +67,32 @@ def test_greenlets_go_on_in_the_child_of_a_fork() -> None:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
     assert sleeper.get() == "slept"
+
+
+def test_without_descriptors_it_says_so_and_serves_on() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        streams = []
+        for each in (near, far):
+            each.setblocking(False)
+            streams.append(native.Stream(get_hub().loop, each.fileno()))
+        reader = spawn(native.recv, streams[0], 10)
+        sleep(0)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                get_hub().loop.reinit()
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+                try:
+                    loop()
+                except OSError as error:
+                    native.sendall(streams[1], b"child")
+                    status = 0 if "ulimit" in str(error) and reader.get() == b"child" else 2
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        native.sendall(streams[1], b"parent")
+        assert reader.get() == b"parent"
+        for stream in streams:
+            stream.close()
