@@ -9,6 +9,7 @@ import weakref
 import pytest
 from weft import gevent
 from weft.gevent import Greenlet, get_hub, getcurrent, sleep, spawn, spawn_raw
+from weft.gevent import _hub as native
 from weft.gevent.event import Event
 from weft.gevent.exceptions import BlockingSwitchOutError, InvalidSwitchError, LoopExit
 from weft.gevent.hub import Hub, Waiter
@@ -201,6 +202,25 @@ def test_a_hub_of_ones_own_class() -> None:
         hub.destroy()
     finally:
         gevent.hub.set_default_hub_class(Hub)
+
+
+def test_a_hub_that_never_ran_is_garbage_and_one_that_ended_runs_nothing() -> None:
+    made = Hub(default=False)
+    gone, loop = weakref.ref(made), made.loop
+    del made
+    gc.collect()
+    assert gone() is not None  # its loop may be waited at
+    del loop
+    gc.collect()
+    assert gone() is None
+    ended = get_hub()
+    sleep(0)
+    ended.destroy(destroy_loop=False)
+    with pytest.raises(RuntimeError, match="nobody runs this loop"):
+        native.sleep(ended.loop, 0.001)
+    ended.loop.destroy()
+    with pytest.raises(ValueError, match="destroyed loop"):
+        native.sleep(ended.loop, 0.001)
 
 
 def test_idle_waits_until_there_is_nothing_else() -> None:

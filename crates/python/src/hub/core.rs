@@ -55,7 +55,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) hub: Hub<Item>,
-    /// The greenlet that runs it, borrowed: it holds the loop, and takes itself out when it ends.
+    /// The greenlet that runs it; held by the loop object.
     pub(super) greenlet: *mut PyGreenlet,
     /// Active watchers by number, owned.
     pub(super) watchers: HashMap<u64, *mut PyObject>,

@@ -4,6 +4,7 @@ use std::ptr;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use weft_reactor::ReactorError;
@@ -23,6 +24,8 @@ use crate::greenlet::object::is_greenlet;
 pub(super) struct Loop {
     /// Null once it is destroyed.
     core: GilCell<*mut Core>,
+    /// Keeps the greenlet alive that [`Core::greenlet`] points to.
+    greenlet: GilCell<Option<Py<PyAny>>>,
     default: bool,
 }
 
@@ -106,7 +109,8 @@ impl Loop {
     #[pyo3(signature = (default = true))]
     fn new(default: bool) -> PyResult<Self> {
         let core = Core::new().map_err(|error| to_exception(&error))?;
-        Ok(Self { core: GilCell::new(Box::into_raw(Box::new(core))), default })
+        let core = GilCell::new(Box::into_raw(Box::new(core)));
+        Ok(Self { core, greenlet: GilCell::new(None), default })
     }
 
     /// Whether it is the main thread's.
@@ -143,16 +147,16 @@ impl Loop {
     /// Say which greenlet runs the loop; None when it has ended.
     fn set_greenlet(&self, py: Python<'_>, greenlet: &Bound<'_, PyAny>) -> PyResult<()> {
         let core = self.open(py)?;
-        // SAFETY: with the GIL; a live object.
-        unsafe {
-            (*core).greenlet = if greenlet.is_none() {
-                ptr::null_mut()
-            } else if is_greenlet(greenlet.as_ptr()) {
-                greenlet.as_ptr().cast()
-            } else {
+        // SAFETY: with the GIL; a live object, which is held from here on. What was held before is dropped last.
+        let before = unsafe {
+            if !greenlet.is_none() && !is_greenlet(greenlet.as_ptr()) {
                 return Err(PyValueError::new_err("only a greenlet runs a loop"));
-            };
-        }
+            }
+            let held = (!greenlet.is_none()).then(|| greenlet.clone().unbind());
+            (*core).greenlet = held.as_ref().map_or(ptr::null_mut(), |held| held.as_ptr().cast());
+            std::mem::replace(&mut *self.greenlet.get(), held)
+        };
+        drop(before);
         Ok(())
     }
 
@@ -345,6 +349,7 @@ impl Loop {
         // SAFETY: with the GIL. It is out of reach before anything of it is dropped.
         unsafe {
             *self.core.get() = ptr::null_mut();
+            let greenlet = (*self.greenlet.get()).take();
             let mut core = Box::from_raw(core);
             let items: Vec<Item> = core.hub.waiters.drain();
             let watchers = std::mem::take(&mut core.watchers);
@@ -358,8 +363,22 @@ impl Loop {
             for item in items {
                 item.release();
             }
+            drop(greenlet);
         }
         true
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "the signature is PyO3's")]
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: the collector runs with the GIL, and nothing is borrowed while Python code runs.
+        visit.call(unsafe { &*self.greenlet.get() })
+    }
+
+    fn __clear__(&self) {
+        // A hub and its loop, which hold each other and are held by nobody.
+        // SAFETY: as above.
+        let py = unsafe { Python::assume_attached() };
+        self.destroy(py);
     }
 }
 

@@ -142,8 +142,11 @@ unsafe fn switch_away(core: *mut Core) -> *mut PyObject {
             return ptr::null_mut();
         }
         let hub = (*core).greenlet;
-        if hub.is_null() {
-            ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"the hub was destroyed".as_ptr());
+        if hub.is_null() || (*body(hub)).life == Life::Dead {
+            ffi::PyErr_SetString(
+                ffi::PyExc_RuntimeError,
+                c"nobody runs this loop: its hub has ended; get_hub() makes another one".as_ptr(),
+            );
             return ptr::null_mut();
         }
         let current = (*thread).current;
