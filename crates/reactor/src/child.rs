@@ -46,7 +46,9 @@ impl ChildExit {
     /// [`ReactorError::Child`] if there is no such process, or no descriptor to be had.
     pub fn open(pid: i32) -> Result<Self, ReactorError> {
         let failed = |source| ReactorError::Child { pid, source };
-        let process = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(failed(Errno::INVAL))?;
+        // Groups of processes have negative numbers, which are none of a process.
+        let number = if pid > 0 { pid } else { 0 };
+        let process = Pid::from_raw(number).ok_or(failed(Errno::INVAL))?;
         let descriptor = pidfd_open(process, PidfdFlags::NONBLOCK).map_err(failed)?;
         Ok(Self { pid, descriptor })
     }

@@ -123,10 +123,8 @@ fn a_childs_end_is_told_and_nobody_elses_taken() {
     let mut reactor = Reactor::new().unwrap();
     let spawn = |script: &str| std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
     let mut bystander = spawn("exit 5");
-    let (leaver, victim) = (spawn("exit 3"), spawn("read -r never"));
+    let (leaver, victim) = (spawn("exit 3"), spawn("kill -TERM $$"));
     let children = [&leaver, &victim].map(|child| ChildExit::open(child.id() as i32).unwrap());
-    // SAFETY: our own child, which has not been waited for.
-    unsafe { libc::kill(victim.id() as i32, libc::SIGTERM) };
     for (child, expected) in children.iter().zip([ExitStatus::Exited(3), ExitStatus::Killed(libc::SIGTERM)]) {
         let watch = reactor.watch(child.descriptor(), Ready::READ).unwrap();
         let status = loop {
