@@ -17,4 +17,13 @@ if tree weft-sys | grep -E '^weft-' | grep -qv '^weft-sys$'; then
     echo "weft-sys depends on a crate above it" >&2
     fail=1
 fi
+# The coroutine wing knows nothing of the process wing, and the reactor nothing of coroutines.
+if tree weft-hub | grep -qE '^weft-(shm|sync|process|pipe|pool|manager|map)$'; then
+    echo "weft-hub depends on the process side" >&2
+    fail=1
+fi
+if tree weft-reactor | grep -E '^weft-' | grep -qvE '^weft-(reactor|sys)$'; then
+    echo "weft-reactor depends on more than weft-sys" >&2
+    fail=1
+fi
 exit $fail

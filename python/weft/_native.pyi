@@ -5,6 +5,7 @@ from typing import Any, TypeVar, final
 
 from typing_extensions import Buffer, disjoint_base
 
+from weft.gevent import _hub as _hub
 from weft.greenlet import _greenlet as _greenlet
 from weft.multiprocessing import _pool as _pool
 from weft.multiprocessing import _process as _process

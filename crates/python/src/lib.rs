@@ -10,11 +10,13 @@
 //! * [`process`]: starting processes, the template process, and the lifeline to the root program.
 //! * [`sync`]: locks, semaphores, conditions, events and barriers between processes.
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
+//! * [`hub`]: the hub for greenlets: its loop, watchers, and sockets that park.
 
 mod error;
 mod ffi;
 mod gil;
 mod greenlet;
+mod hub;
 mod manager;
 mod map;
 mod pipe;
@@ -72,5 +74,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     pool::init(module)?;
     process::init(module)?;
     sync::init(module)?;
-    greenlet::init(module)
+    greenlet::init(module)?;
+    hub::init(module)
 }

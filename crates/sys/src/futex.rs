@@ -50,13 +50,32 @@ pub fn wake(word: &AtomicU32, most: u32) -> usize {
 ///
 /// Where the kernel cannot do that (before Linux 5.16), it is a wait for the first alone.
 pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), patience: Option<Duration>) -> Woken {
-    let waiter = |(word, expected): (&AtomicU32, u32)| Waiter {
-        value: expected.into(),
-        address: std::ptr::from_ref(word).expose_provenance() as u64,
-        flags: SIZE_32,
-        reserved: 0,
-    };
-    let waiters = [waiter(first), waiter(second)];
+    let waiters = [Waiter::new(first.0, first.1), Waiter::new(second.0, second.1)];
+    // SAFETY: both words are borrowed meanwhile.
+    match unsafe { wait_any(&waiters, patience) } {
+        Ok(_) => Woken::Called,
+        Err(Errno::AGAIN) => Woken::Changed,
+        Err(Errno::TIMEDOUT) => Woken::TimedOut,
+        Err(Errno::INTR) => Woken::Interrupted,
+        _ => wait(first.0, first.1, patience),
+    }
+}
+
+/// So many words the kernel can wait for at once.
+pub const MOST_WORDS: usize = 128;
+
+/// Sleeps while each of up to [`MOST_WORDS`] words has its expected value, for at most `patience`. Says which one was woken.
+///
+/// # Errors
+///
+/// [`Errno::AGAIN`] if a word had another value, [`Errno::TIMEDOUT`], [`Errno::INTR`], [`Errno::FAULT`] if there
+/// is no memory (any more) where a word is said to lie, [`Errno::NOSYS`] before Linux 5.16.
+///
+/// # Safety
+///
+/// The kernel reads the words and writes nothing, so a word that is gone can do no harm; but a wake-up of whatever lies there now
+/// may be taken away from whom it was meant for.
+pub unsafe fn wait_any(words: &[Waiter], patience: Option<Duration>) -> Result<usize, Errno> {
     let end = patience.map(|patience| {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let nanoseconds = now.tv_nsec + i64::from(patience.subsec_nanos());
@@ -67,27 +86,41 @@ pub fn wait_either(first: (&AtomicU32, u32), second: (&AtomicU32, u32), patience
         }
     });
     let end = end.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: two filled-in waiters for words that are borrowed meanwhile, and a valid time or none.
-    let outcome =
-        unsafe { libc::syscall(libc::SYS_futex_waitv, waiters.as_ptr(), 2, 0, end, libc::CLOCK_MONOTONIC) };
-    if outcome >= 0 {
-        return Woken::Called;
-    }
-    match Errno::from_io_error(&std::io::Error::last_os_error()) {
-        Some(Errno::AGAIN) => Woken::Changed,
-        Some(Errno::TIMEDOUT) => Woken::TimedOut,
-        Some(Errno::INTR) => Woken::Interrupted,
-        _ => wait(first.0, first.1, patience),
-    }
+    // SAFETY: filled-in waiters, and a valid time or none; the words are the caller's business.
+    let outcome = unsafe {
+        libc::syscall(libc::SYS_futex_waitv, words.as_ptr(), words.len(), 0, end, libc::CLOCK_MONOTONIC)
+    };
+    usize::try_from(outcome)
+        .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
 }
 
-/// What the kernel calls `futex_waitv`.
+/// As [`wake`], for one sleeper at a word that may be gone by now; the kernel does not touch what lies there.
+pub fn wake_one_at(address: u64) {
+    let one: libc::c_int = 1;
+    // SAFETY: FUTEX_WAKE looks the address up and changes no memory; an address without memory is refused.
+    unsafe { libc::syscall(libc::SYS_futex, address, libc::FUTEX_WAKE, one, 0_usize, 0_usize, 0) };
+}
+
+/// One word to wait for, as the kernel's `futex_waitv` takes it.
+#[derive(Debug, Clone, Copy)]
 #[repr(C)]
-struct Waiter {
+pub struct Waiter {
     value: u64,
     address: u64,
     flags: u32,
     reserved: u32,
+}
+
+impl Waiter {
+    /// Waits at `word` while it is `expected`.
+    pub fn new(word: *const AtomicU32, expected: u32) -> Self {
+        Self { value: expected.into(), address: word.expose_provenance() as u64, flags: SIZE_32, reserved: 0 }
+    }
+
+    /// Where the word lies.
+    pub const fn address(&self) -> u64 {
+        self.address
+    }
 }
 
 /// The word has 32 bits, and may be shared between processes.

@@ -3,6 +3,8 @@
 //! This crate is the bottom of weft: it knows the kernel and nothing above it.
 
 pub mod clock;
+pub mod doorbell;
+pub mod epoll;
 pub mod futex;
 pub mod mapping;
 #[cfg_attr(miri, path = "memory_file_miri.rs")]

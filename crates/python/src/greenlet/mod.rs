@@ -16,11 +16,11 @@ mod first_last;
 mod lifetime;
 mod methods;
 mod module;
-mod object;
-mod parcel;
-mod switch;
-mod thread;
+pub(crate) mod object;
+pub(crate) mod parcel;
+pub(crate) mod switch;
+pub(crate) mod thread;
 mod tracing;
-mod types;
+pub(crate) mod types;
 
 pub(crate) use module::init;

@@ -1,0 +1,77 @@
+"""Echo servers: `servers.py weft | gevent [PORT]`. One greenlet a connection, a plain loop of recv and sendall."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+
+def serve_weft(port: int) -> None:
+    from weft._native import _hub
+    from weft.gevent import get_hub, spawn_raw
+
+    loop = get_hub().loop
+    listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+    listener.setblocking(False)
+    stream = _hub.Stream(loop, listener.fileno())
+
+    def serve(connection: socket.socket) -> None:
+        own = _hub.Stream(loop, connection.fileno())
+        recv, sendall = _hub.recv, _hub.sendall
+        try:
+            while data := recv(own, 65536):
+                sendall(own, data)
+        except ConnectionResetError:
+            pass  # the load has ended
+        own.close()
+        connection.close()
+
+    print("ready", flush=True)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            _hub.wait(stream)
+            continue
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        spawn_raw(serve, connection)
+
+
+def serve_gevent(port: int) -> None:
+    import gevent
+    from gevent import socket as cooperative
+
+    # create_server() of gevent.socket is the standard library's, and so is its socket.
+    listener = cooperative.socket()
+    listener.bind(("127.0.0.1", port))
+    listener.listen(1024)
+
+    def serve(connection: socket.socket) -> None:
+        try:
+            while data := connection.recv(65536):
+                connection.sendall(data)
+        except ConnectionResetError:
+            pass  # the load has ended
+        connection.close()
+
+    print("ready", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        gevent.spawn_raw(serve, connection)
+
+
+def burn() -> None:
+    """Computes for ever, beside the server."""
+    count = 0
+    while True:
+        count += 1
+
+
+if __name__ == "__main__":
+    if "--burn" in sys.argv:
+        import threading
+
+        threading.Thread(target=burn, daemon=True).start()
+    {"weft": serve_weft, "gevent": serve_gevent}[sys.argv[1]](int(sys.argv[2]))

@@ -1,0 +1,343 @@
+//! Whom to run, and when to sleep.
+//!
+//! # Turns
+//!
+//! A *turn* begins with a poll and ends when the driver polls again: when nobody is ready, or when the turn has lasted as
+//! long as its budget. In between, a coroutine that parks hands over to the next that is ready without going
+//! through the hub ([`Hub::may_hand_over`]). The budget is one of time: counting switches would let a hundred busy
+//! coroutines starve descriptors and timers for as long as their work takes.
+//!
+//! The poll of a turn in which somebody is ready does not sleep. "Now" is read once a turn; timers are due by it.
+
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use weft_reactor::{Event, Reactor, ReactorError, Ready, Sleep, SourceKey, TimerKey, Timers, WatchKey};
+use weft_sys::clock::monotonic;
+
+use crate::{Remote, Sentry, WaiterKey, Waiters};
+
+/// How long a turn may last before descriptors and timers are looked at again, in nanoseconds.
+const TURN: u64 = 500_000;
+
+/// What happened that concerns the driver and no waiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occurrence {
+    /// A timer of [`Hub::tell_at`] with this number.
+    Timer(u64),
+    /// A descriptor of [`Hub::tell_when`] with this number is ready for this.
+    Ready(u64, Ready),
+    /// Another thread, or a signal, woke the hub.
+    Woken,
+}
+
+/// Somebody waits for that direction of that descriptor already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InUse;
+
+#[derive(Debug, Clone, Copy)]
+enum Whom {
+    Waiter(WaiterKey),
+    Driver(u64),
+}
+
+/// The readers and writers of a registered descriptor.
+#[derive(Debug, Clone, Copy)]
+struct AtSource {
+    reader: WaiterKey,
+    writer: WaiterKey,
+}
+
+const NOBODY: AtSource = AtSource { reader: WaiterKey::NOBODY, writer: WaiterKey::NOBODY };
+
+/// A thread's scheduler for coroutines of type `T`.
+#[derive(Debug)]
+pub struct Hub<T> {
+    /// Who waits, and who is ready.
+    pub waiters: Waiters<T>,
+    reactor: Reactor,
+    timers: Timers<Whom>,
+    /// By the registration's index.
+    sources: Vec<AtSource>,
+    watches: HashMap<WatchKey, Whom>,
+    remote: Remote,
+    sentries: Vec<Sentry>,
+    now: u64,
+    turn_ends: u64,
+}
+
+impl<T> Hub<T> {
+    /// A hub where nobody waits.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Create`].
+    pub fn new() -> Result<Self, ReactorError> {
+        let reactor = Reactor::new()?;
+        let remote = Remote::new(reactor.waker().clone());
+        let now = monotonic();
+        Ok(Self {
+            waiters: Waiters::default(),
+            reactor,
+            timers: Timers::new(),
+            sources: Vec::new(),
+            watches: HashMap::new(),
+            remote,
+            sentries: Vec::new(),
+            now,
+            turn_ends: now + TURN,
+        })
+    }
+
+    /// What other threads wake coroutines with.
+    pub const fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// Descriptors and their readiness.
+    pub const fn reactor(&mut self) -> &mut Reactor {
+        &mut self.reactor
+    }
+
+    // --- time ---------------------------------------------------------------------------------------------------
+
+    /// The monotonic clock, in nanoseconds, as of the beginning of the turn.
+    pub const fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Reads the clock.
+    pub fn update_now(&mut self) -> u64 {
+        self.now = monotonic();
+        self.now
+    }
+
+    /// Wakes a waiter at an instant.
+    pub fn wake_at(&mut self, at: u64, key: WaiterKey) -> TimerKey {
+        self.timers.insert(at, Whom::Waiter(key))
+    }
+
+    /// Tells the driver at an instant.
+    pub fn tell_at(&mut self, at: u64, number: u64) -> TimerKey {
+        self.timers.insert(at, Whom::Driver(number))
+    }
+
+    /// Forgets a timer. Says whether it was still to come.
+    pub fn cancel_timer(&mut self, key: TimerKey) -> bool {
+        self.timers.cancel(key).is_some()
+    }
+
+    /// How many timers there are.
+    pub fn timers(&self) -> usize {
+        self.timers.len()
+    }
+
+    // --- descriptors --------------------------------------------------------------------------------------------
+
+    /// Wakes a waiter when a registered descriptor becomes ready for reading, or for writing.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`] if another one waits for the same.
+    pub fn wake_when_ready(
+        &mut self,
+        source: SourceKey,
+        direction: Ready,
+        key: WaiterKey,
+    ) -> Result<(), InUse> {
+        if self.sources.len() <= source.index() {
+            self.sources.resize(source.index() + 1, NOBODY);
+        }
+        let place = &mut self.sources[source.index()];
+        let whose = if direction.has(Ready::READ) { &mut place.reader } else { &mut place.writer };
+        if self.waiters.is_waiting(*whose) {
+            return Err(InUse);
+        }
+        *whose = key;
+        Ok(())
+    }
+
+    /// Ends a registration and wakes who waits for it: the descriptor is about to be closed.
+    pub fn deregister(&mut self, source: SourceKey) {
+        if self.reactor.deregister(source)
+            && let Some(place) = self.sources.get_mut(source.index())
+        {
+            let AtSource { reader, writer } = std::mem::replace(place, NOBODY);
+            self.waiters.wake(reader);
+            self.waiters.wake(writer);
+        }
+    }
+
+    /// Wakes a waiter when a descriptor of any kind is ready, until [`unwatch`](Self::unwatch).
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Watch`].
+    pub fn wake_when(
+        &mut self,
+        descriptor: RawFd,
+        wanted: Ready,
+        key: WaiterKey,
+    ) -> Result<WatchKey, ReactorError> {
+        self.watch(descriptor, wanted, Whom::Waiter(key))
+    }
+
+    /// Tells the driver at every poll at which a descriptor of any kind is ready, until [`unwatch`](Self::unwatch).
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Watch`].
+    pub fn tell_when(
+        &mut self,
+        descriptor: RawFd,
+        wanted: Ready,
+        number: u64,
+    ) -> Result<WatchKey, ReactorError> {
+        self.watch(descriptor, wanted, Whom::Driver(number))
+    }
+
+    fn watch(&mut self, descriptor: RawFd, wanted: Ready, whom: Whom) -> Result<WatchKey, ReactorError> {
+        let watch = self.reactor.watch(descriptor, wanted)?;
+        self.watches.insert(watch, whom);
+        Ok(watch)
+    }
+
+    /// Ends a watch.
+    pub fn unwatch(&mut self, watch: WatchKey) {
+        if self.watches.remove(&watch).is_some() {
+            self.reactor.unwatch(watch);
+        }
+    }
+
+    // --- turns --------------------------------------------------------------------------------------------------
+
+    /// Whether a coroutine that parks may hand over to the next one: the turn is not over.
+    #[inline]
+    pub fn may_hand_over(&self) -> bool {
+        monotonic() < self.turn_ends
+    }
+
+    /// How long to sleep at the next poll: not at all if somebody is ready, else until the next timer is due.
+    pub fn patience(&mut self) -> Option<Duration> {
+        if self.waiters.ready_len() > 0 || self.reactor.is_always_ready() {
+            return Some(Duration::ZERO);
+        }
+        let at = self.timers.next_at()?;
+        Some(Duration::from_nanos(at.saturating_sub(monotonic())))
+    }
+
+    /// Begins a turn: sleeps for at most `patience`, makes ready whoever waited for what has come, and tells the driver the
+    /// rest.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Wait`].
+    pub fn poll(
+        &mut self,
+        patience: Option<Duration>,
+        tell: impl FnMut(Occurrence),
+    ) -> Result<(), ReactorError> {
+        let mut sleep = self.prepare();
+        sleep.sleep(patience);
+        self.report(sleep, tell)
+    }
+
+    /// The first half of a [`poll`](Self::poll): what to sleep. The hub may be used meanwhile.
+    pub fn prepare(&mut self) -> Sleep {
+        self.reactor.prepare()
+    }
+
+    /// The second half of a [`poll`](Self::poll).
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Wait`].
+    pub fn report(&mut self, sleep: Sleep, mut tell: impl FnMut(Occurrence)) -> Result<(), ReactorError> {
+        let Self { reactor, waiters, sources, watches, remote, .. } = self;
+        let outcome = reactor.report(sleep, |event| match event {
+            Event::Source(source, became) => {
+                let Some(&AtSource { reader, writer }) = sources.get(source.index()) else { return };
+                if became.has(Ready::READ) {
+                    waiters.wake(reader);
+                }
+                if became.has(Ready::WRITE) {
+                    waiters.wake(writer);
+                }
+            }
+            Event::Watch(watch, ready) => match watches.get(&watch) {
+                Some(&Whom::Waiter(key)) => {
+                    waiters.wake(key);
+                }
+                Some(&Whom::Driver(number)) => tell(Occurrence::Ready(number, ready)),
+                None => {}
+            },
+            Event::Woken => {
+                for key in remote.take() {
+                    waiters.wake(key);
+                }
+                tell(Occurrence::Woken);
+            }
+        });
+        let now = self.update_now();
+        self.turn_ends = now + TURN;
+        while let Some(whom) = self.timers.pop_due(now) {
+            match whom {
+                Whom::Waiter(key) => {
+                    self.waiters.wake(key);
+                }
+                Whom::Driver(number) => tell(Occurrence::Timer(number)),
+            }
+        }
+        outcome
+    }
+
+    // --- words of shared memory ---------------------------------------------------------------------------------
+
+    /// Posts the waiter at a word of memory: it is woken when the word is no longer `expected`, or somebody is woken there.
+    ///
+    /// # Safety
+    ///
+    /// The word stays valid until [`recall`](Self::recall).
+    pub unsafe fn post_at(
+        &mut self,
+        word: *const std::sync::atomic::AtomicU32,
+        expected: u32,
+        key: WaiterKey,
+    ) -> crate::Post {
+        let index = match self.sentries.iter().position(Sentry::has_room) {
+            Some(index) => index,
+            None => {
+                self.sentries.push(Sentry::start(self.remote.clone()));
+                self.sentries.len() - 1
+            }
+        };
+        // SAFETY: passed on.
+        unsafe { self.sentries[index].post(index, word, expected, key) }
+    }
+
+    /// Takes a post back. From here on the word is not read any more.
+    pub fn recall(&mut self, post: crate::Post) {
+        // In the child of a fork those of before are gone.
+        if let Some(sentry) = self.sentries.get(post.sentry()) {
+            sentry.recall(post);
+        }
+    }
+
+    /// In the child of a fork, before anything else; who waited, waits on.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Create`]; then the hub must not be used.
+    pub fn after_fork(&mut self) -> Result<(), ReactorError> {
+        // Their threads do not exist here, and their locks may be taken for ever.
+        for sentry in self.sentries.drain(..) {
+            sentry.forget();
+        }
+        self.reactor.after_fork()?;
+        // What had been woken from other threads may be under a lock as well. Everybody looks again instead.
+        self.remote = Remote::new(self.reactor.waker().clone());
+        self.remote.nudge();
+        Ok(())
+    }
+}

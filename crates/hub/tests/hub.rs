@@ -1,0 +1,152 @@
+//! The hub as its driver sees it, without coroutines.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use weft_hub::{Hub, InUse, Occurrence};
+use weft_reactor::Ready;
+
+const NOW: Option<Duration> = Some(Duration::ZERO);
+
+fn poll(hub: &mut Hub<char>) -> Vec<Occurrence> {
+    let mut told = Vec::new();
+    hub.poll(NOW, |what| told.push(what)).unwrap();
+    told
+}
+
+#[test]
+fn timers_wake_and_tell() {
+    let mut hub = Hub::new().unwrap();
+    let now = hub.update_now();
+    let waiter = hub.waiters.park('a');
+    hub.wake_at(now, waiter);
+    hub.tell_at(now, 7);
+    let never = hub.tell_at(now, 8);
+    hub.cancel_timer(never);
+    let later = hub.tell_at(now + 3_600_000_000_000, 9);
+    assert_eq!(poll(&mut hub), [Occurrence::Timer(7)]);
+    assert_eq!((hub.waiters.next_ready(), hub.timers()), (Some('a'), 1));
+    let left = hub.patience().unwrap();
+    assert!(left > Duration::from_secs(3000) && left <= Duration::from_secs(3600));
+    hub.cancel_timer(later);
+    assert_eq!(hub.patience(), None);
+    hub.waiters.post('b');
+    assert_eq!(hub.patience(), NOW, "who is ready is not kept waiting");
+}
+
+#[test]
+fn a_late_timer_wakes_nobody_else() {
+    let mut hub = Hub::new().unwrap();
+    let now = hub.update_now();
+    let first = hub.waiters.park('a');
+    hub.wake_at(now, first);
+    assert_eq!(hub.waiters.withdraw(first), Some('a'));
+    let second = hub.waiters.park('b'); // in the same place
+    poll(&mut hub);
+    assert_eq!(hub.waiters.ready_len(), 0);
+    assert!(hub.waiters.wake(second));
+}
+
+#[test]
+fn one_reader_and_one_writer_a_descriptor() {
+    let mut hub = Hub::new().unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let source = hub.reactor().register(near.as_raw_fd()).unwrap();
+    poll(&mut hub);
+    hub.reactor().would_block(source, Ready::BOTH);
+    let (reader, writer, other) = (hub.waiters.park('r'), hub.waiters.park('w'), hub.waiters.park('o'));
+    hub.wake_when_ready(source, Ready::READ, reader).unwrap();
+    hub.wake_when_ready(source, Ready::WRITE, writer).unwrap();
+    assert_eq!(hub.wake_when_ready(source, Ready::READ, other), Err(InUse));
+    far.write_all(b"x").unwrap();
+    poll(&mut hub);
+    assert_eq!(hub.waiters.next_ready(), Some('r'));
+    // The first is gone: the other one may.
+    hub.wake_when_ready(source, Ready::READ, other).unwrap();
+    hub.deregister(source);
+    let mut woken = [hub.waiters.next_ready(), hub.waiters.next_ready()];
+    woken.sort_unstable();
+    assert!(woken.contains(&Some('o')), "who waits for what is closed tries, and learns of it");
+}
+
+#[test]
+fn watches_tell_until_they_end() {
+    let mut hub = Hub::new().unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let waiter = hub.waiters.park('a');
+    let wakes = hub.wake_when(near.as_raw_fd(), Ready::READ, waiter).unwrap();
+    let tells = hub.tell_when(near.as_raw_fd(), Ready::BOTH, 5).unwrap();
+    assert_eq!(poll(&mut hub), [Occurrence::Ready(5, Ready::WRITE)]);
+    far.write_all(b"x").unwrap();
+    assert_eq!(poll(&mut hub), [Occurrence::Ready(5, Ready::BOTH)]);
+    assert_eq!(hub.waiters.next_ready(), Some('a'));
+    hub.unwatch(wakes);
+    hub.unwatch(tells);
+    assert_eq!(poll(&mut hub), []);
+}
+
+#[test]
+fn other_threads_wake_and_nudge() {
+    let mut hub = Hub::new().unwrap();
+    let waiter = hub.waiters.park('a');
+    let remote = hub.remote().clone();
+    std::thread::spawn(move || remote.wake(waiter)).join().unwrap();
+    let mut told = Vec::new();
+    hub.poll(None, |what| told.push(what)).unwrap();
+    assert_eq!((told, hub.waiters.next_ready()), (vec![Occurrence::Woken], Some('a')));
+    hub.remote().wake(waiter);
+    hub.poll(None, |_| ()).unwrap();
+    assert_eq!(hub.waiters.next_ready(), None, "that wait is over");
+}
+
+#[test]
+fn a_turn_ends_by_time() {
+    let mut hub: Hub<char> = Hub::new().unwrap();
+    poll(&mut hub);
+    while hub.may_hand_over() {
+        std::hint::spin_loop();
+    }
+    poll(&mut hub);
+    assert!(hub.may_hand_over());
+}
+
+#[test]
+fn waits_go_on_in_the_child_of_a_fork() {
+    let mut hub = Hub::new().unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let source = hub.reactor().register(near.as_raw_fd()).unwrap();
+    poll(&mut hub);
+    hub.reactor().would_block(source, Ready::READ);
+    let waiter = hub.waiters.park('a');
+    hub.wake_when_ready(source, Ready::READ, waiter).unwrap();
+    // With a thread that stands at a word.
+    let word = std::sync::atomic::AtomicU32::new(0);
+    let stands = hub.waiters.park('b');
+    // SAFETY: the word outlives the hub's use of it: recalled below.
+    let post = unsafe { hub.post_at(&raw const word, 0, stands) };
+    // SAFETY: the child ends without cleaning up.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            hub.after_fork().unwrap();
+            hub.recall(post);
+            far.write_all(b"x").unwrap();
+            poll(&mut hub);
+            assert_eq!(hub.waiters.next_ready(), Some('a'));
+            hub.remote().wake(stands);
+            hub.poll(None, |_| ()).unwrap();
+            assert_eq!(hub.waiters.next_ready(), Some('b'));
+        }));
+        // SAFETY: nothing of the parent's is cleaned up.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) };
+    }
+    let mut status = 0;
+    // SAFETY: our own child.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
+    hub.recall(post);
+    poll(&mut hub);
+    assert_eq!(hub.waiters.next_ready(), Some('a'), "the child's descriptor is the parent's as well");
+}

@@ -1,0 +1,391 @@
+//! The loop as programs see it: where callbacks are posted and watchers made.
+
+use std::ptr;
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::ffi::{self, PyObject};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use weft_reactor::ReactorError;
+
+use super::callback::Callback;
+use super::core::{Core, Item, Phase};
+use super::kind::Kind;
+use super::watcher::Watcher;
+use crate::gil::GilCell;
+use crate::greenlet::object::is_greenlet;
+
+/// A loop: `Loop(default=True)`. It is run by `weft._native._hub.run`.
+///
+/// The type is a base: what handles errors is the method `handle_error` of what derives from it.
+#[pyclass(frozen, subclass, module = "weft._native._hub")]
+#[derive(Debug)]
+pub(super) struct Loop {
+    /// Null once it is destroyed.
+    core: GilCell<*mut Core>,
+    /// Keeps the greenlet alive that [`Core::greenlet`] points to.
+    greenlet: GilCell<Option<Py<PyAny>>>,
+    default: bool,
+}
+
+// SAFETY: the core is only touched by who holds the GIL.
+unsafe impl Send for Loop {}
+
+/// The error of the engine as Python's.
+pub(super) fn to_exception(error: &ReactorError) -> PyErr {
+    match (error, error.errno()) {
+        (ReactorError::Signal { .. }, _) => PyValueError::new_err(error.to_string()),
+        (_, Some(errno)) => PyOSError::new_err((errno.raw_os_error(), error.to_string())),
+        (_, None) => PyRuntimeError::new_err(error.to_string()),
+    }
+}
+
+/// What a loop object keeps; null with an exception set if it is none, or was destroyed.
+///
+/// # Safety
+///
+/// The GIL is held and `object` alive.
+pub(super) unsafe fn core_of(object: *mut PyObject) -> *mut Core {
+    // SAFETY: no reference outlives this function.
+    unsafe {
+        let py = Python::assume_attached();
+        match Borrowed::from_ptr(py, object).cast::<Loop>() {
+            Ok(found) => {
+                let core = *found.get().core.get();
+                if core.is_null() {
+                    destroyed().restore(py);
+                }
+                core
+            }
+            Err(error) => {
+                PyErr::from(error).restore(py);
+                ptr::null_mut()
+            }
+        }
+    }
+}
+
+/// Whether a loop object is the main thread's; it is one.
+///
+/// # Safety
+///
+/// The GIL is held and `object` a live loop.
+pub(super) unsafe fn is_default(object: *mut PyObject) -> bool {
+    // SAFETY: no reference outlives this function.
+    unsafe {
+        let py = Python::assume_attached();
+        Borrowed::from_ptr(py, object).cast::<Loop>().is_ok_and(|found| found.get().default)
+    }
+}
+
+fn destroyed() -> PyErr {
+    PyValueError::new_err("operation on destroyed loop")
+}
+
+impl Loop {
+    /// What it keeps, unless it was destroyed.
+    pub(super) fn core(&self, _py: Python<'_>) -> Option<*mut Core> {
+        // SAFETY: with the GIL, as `_py` shows.
+        let core = unsafe { *self.core.get() };
+        (!core.is_null()).then_some(core)
+    }
+
+    fn open(&self, py: Python<'_>) -> PyResult<*mut Core> {
+        self.core(py).ok_or_else(destroyed)
+    }
+
+    fn watcher(slf: &Bound<'_, Self>, kind: Kind, referenced: bool) -> PyResult<Py<Watcher>> {
+        let core = slf.get().open(slf.py())?;
+        // SAFETY: with the GIL, for this statement.
+        let number = unsafe { (*core).new_number() };
+        Py::new(slf.py(), Watcher::new(slf.clone().unbind(), kind, number, referenced))
+    }
+}
+
+#[pymethods]
+impl Loop {
+    #[new]
+    #[pyo3(signature = (default = true))]
+    fn new(default: bool) -> PyResult<Self> {
+        let core = Core::new().map_err(|error| to_exception(&error))?;
+        let core = GilCell::new(Box::into_raw(Box::new(core)));
+        Ok(Self { core, greenlet: GilCell::new(None), default })
+    }
+
+    /// Whether it is the main thread's.
+    #[getter]
+    const fn default(&self) -> bool {
+        self.default
+    }
+
+    /// Have `callback(*args)` called by the loop, soon and in order.
+    #[pyo3(signature = (callback, *args))]
+    fn run_callback(&self, py: Python<'_>, callback: Py<PyAny>, args: Py<PyTuple>) -> PyResult<Py<Callback>> {
+        let core = self.open(py)?;
+        let posted = Py::new(py, Callback::new(callback, args))?;
+        // SAFETY: with the GIL, for this statement.
+        unsafe { (*core).post(posted.clone_ref(py).into_ptr()) };
+        Ok(posted)
+    }
+
+    /// The same, from any thread.
+    #[pyo3(signature = (callback, *args))]
+    fn run_callback_threadsafe(
+        &self,
+        py: Python<'_>,
+        callback: Py<PyAny>,
+        args: Py<PyTuple>,
+    ) -> PyResult<Py<Callback>> {
+        let posted = self.run_callback(py, callback, args)?;
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        unsafe { (*core).hub.remote().nudge() };
+        Ok(posted)
+    }
+
+    /// Say which greenlet runs the loop; None when it has ended.
+    fn set_greenlet(&self, py: Python<'_>, greenlet: &Bound<'_, PyAny>) -> PyResult<()> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL; a live object, which is held from here on. What was held before is dropped last.
+        let before = unsafe {
+            if !greenlet.is_none() && !is_greenlet(greenlet.as_ptr()) {
+                return Err(PyValueError::new_err("only a greenlet runs a loop"));
+            }
+            let held = (!greenlet.is_none()).then(|| greenlet.clone().unbind());
+            (*core).greenlet = held.as_ref().map_or(ptr::null_mut(), |held| held.as_ptr().cast());
+            std::mem::replace(&mut *self.greenlet.get(), held)
+        };
+        drop(before);
+        Ok(())
+    }
+
+    #[pyo3(signature = (fd, events, r#ref = true, priority = None))]
+    fn io(
+        slf: &Bound<'_, Self>,
+        fd: i32,
+        events: i32,
+        r#ref: bool,
+        priority: Option<i32>,
+    ) -> PyResult<Py<Watcher>> {
+        let _ = priority;
+        if fd < 0 {
+            return Err(PyValueError::new_err(format!("fd must be non-negative: {fd}")));
+        }
+        if events & !3 != 0 {
+            return Err(PyValueError::new_err(format!("illegal event mask: {events}")));
+        }
+        Self::watcher(slf, Kind::Io { descriptor: fd, events, watch: None }, r#ref)
+    }
+
+    #[pyo3(signature = (after, repeat = 0.0, r#ref = true, priority = None))]
+    fn timer(
+        slf: &Bound<'_, Self>,
+        after: f64,
+        repeat: f64,
+        r#ref: bool,
+        priority: Option<i32>,
+    ) -> PyResult<Py<Watcher>> {
+        let _ = priority;
+        if repeat < 0.0 || repeat.is_nan() || after.is_nan() {
+            return Err(PyValueError::new_err(format!("repeat must be positive or zero: {repeat}")));
+        }
+        Self::watcher(slf, Kind::Timer { after, repeat, at: 0, timer: None }, r#ref)
+    }
+
+    #[pyo3(name = "async_", signature = (r#ref = true, priority = None))]
+    fn asynchronous(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
+        let _ = priority;
+        Self::watcher(slf, Kind::Async, r#ref)
+    }
+
+    #[pyo3(signature = (pid, trace = 0, r#ref = true))]
+    fn child(slf: &Bound<'_, Self>, pid: i32, trace: i32, r#ref: bool) -> PyResult<Py<Watcher>> {
+        let _ = trace;
+        if !slf.get().default {
+            return Err(pyo3::exceptions::PyTypeError::new_err(
+                "child watchers are only available on the default loop",
+            ));
+        }
+        Self::watcher(slf, Kind::Child { pid, child: None, watch: None, rpid: 0, rstatus: 0 }, r#ref)
+    }
+
+    #[pyo3(signature = (signum, r#ref = true, priority = None))]
+    fn signal(
+        slf: &Bound<'_, Self>,
+        signum: i32,
+        r#ref: bool,
+        priority: Option<i32>,
+    ) -> PyResult<Py<Watcher>> {
+        let _ = priority;
+        if !(1..=64).contains(&signum) {
+            return Err(PyValueError::new_err(format!("illegal signal number: {signum}")));
+        }
+        Self::watcher(slf, Kind::Signal { signal: signum }, r#ref)
+    }
+
+    #[pyo3(signature = (r#ref = true, priority = None))]
+    fn prepare(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
+        let _ = priority;
+        Self::watcher(slf, Kind::Phase(Phase::Prepare), r#ref)
+    }
+
+    #[pyo3(signature = (r#ref = true, priority = None))]
+    fn check(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
+        let _ = priority;
+        Self::watcher(slf, Kind::Phase(Phase::Check), r#ref)
+    }
+
+    #[pyo3(signature = (r#ref = true, priority = None))]
+    fn idle(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
+        let _ = priority;
+        Self::watcher(slf, Kind::Phase(Phase::Idle), r#ref)
+    }
+
+    #[pyo3(signature = (r#ref = true, priority = None))]
+    fn fork(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
+        let _ = priority;
+        Self::watcher(slf, Kind::Phase(Phase::Fork), r#ref)
+    }
+
+    /// The loop's time: seconds of the monotonic clock, read once a turn.
+    fn now(&self, py: Python<'_>) -> PyResult<f64> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        Ok(unsafe { (*core).hub.now() } as f64 / 1e9)
+    }
+
+    /// Read the clock.
+    fn update_now(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        unsafe { (*core).hub.update_now() };
+        Ok(())
+    }
+
+    /// Count one more thing that keeps the loop from ending.
+    #[pyo3(name = "ref")]
+    fn add_reference(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        unsafe { (*core).references += 1 };
+        Ok(())
+    }
+
+    /// Count one less.
+    #[pyo3(name = "unref")]
+    fn drop_reference(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        unsafe { (*core).references -= 1 };
+        Ok(())
+    }
+
+    /// End `run` after the present turn.
+    #[pyo3(name = "break_", signature = (how = 1))]
+    fn stop(&self, py: Python<'_>, how: i32) -> PyResult<()> {
+        let _ = how;
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        unsafe { (*core).stop = true };
+        Ok(())
+    }
+
+    /// How many things keep the loop from ending.
+    #[getter]
+    fn activecnt(&self, py: Python<'_>) -> PyResult<isize> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        Ok(unsafe { (*core).references })
+    }
+
+    /// How many events and callbacks are to be handled.
+    #[getter]
+    fn pendingcnt(&self, py: Python<'_>) -> PyResult<usize> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        Ok(unsafe { (*core).pending.len() + (*core).hub.waiters.ready_len() })
+    }
+
+    /// How many turns there were.
+    #[getter]
+    fn iteration(&self, py: Python<'_>) -> PyResult<u64> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        Ok(unsafe { (*core).turns })
+    }
+
+    /// How often it is being run.
+    #[getter]
+    fn depth(&self, py: Python<'_>) -> PyResult<u32> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        Ok(unsafe { (*core).depth })
+    }
+
+    /// The kernel's set of descriptors; None once it is destroyed.
+    fn fileno(&self, py: Python<'_>) -> Option<i32> {
+        // SAFETY: with the GIL, for this statement.
+        self.core(py).map(|core| unsafe { (*core).hub.reactor().descriptor() })
+    }
+
+    /// In the child of a fork: what is needed there also happens by itself, with the next turn.
+    fn reinit(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        unsafe { (*core).check_fork() }.map_err(|error| to_exception(&error))?;
+        Ok(())
+    }
+
+    /// Whether it was destroyed.
+    #[getter]
+    fn destroyed(&self, py: Python<'_>) -> bool {
+        self.core(py).is_none()
+    }
+
+    /// Give everything back. Callbacks that were posted are not called any more. False if that was done before.
+    fn destroy(&self, py: Python<'_>) -> bool {
+        let Some(core) = self.core(py) else { return false };
+        // SAFETY: with the GIL. It is out of reach before anything of it is dropped.
+        unsafe {
+            *self.core.get() = ptr::null_mut();
+            let greenlet = (*self.greenlet.get()).take();
+            let mut core = Box::from_raw(core);
+            let items: Vec<Item> = core.hub.waiters.drain();
+            let watchers = std::mem::take(&mut core.watchers);
+            drop(core);
+            for object in watchers.into_values() {
+                if let Ok(watcher) = Borrowed::from_ptr(py, object).cast::<Watcher>() {
+                    watcher.get().forget();
+                }
+                ffi::Py_DECREF(object);
+            }
+            for item in items {
+                item.release();
+            }
+            drop(greenlet);
+        }
+        true
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "the signature is PyO3's")]
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: the collector runs with the GIL, and nothing is borrowed while Python code runs.
+        visit.call(unsafe { &*self.greenlet.get() })
+    }
+
+    fn __clear__(&self) {
+        // A hub and its loop, which hold each other and are held by nobody.
+        // SAFETY: as above.
+        let py = unsafe { Python::assume_attached() };
+        self.destroy(py);
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // SAFETY: objects are dropped with the GIL.
+        let py = unsafe { Python::assume_attached() };
+        self.destroy(py);
+    }
+}

@@ -1,0 +1,119 @@
+//! What a watcher watches, and how the hub is told to watch it.
+
+use pyo3::prelude::*;
+use weft_reactor::signals::Listener;
+use weft_reactor::{ChildExit, Ready, TimerKey, WatchKey};
+
+use super::core::{Core, Phase, READ, WRITE};
+use super::eventloop::to_exception;
+
+/// What is watched.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Io { descriptor: i32, events: i32, watch: Option<WatchKey> },
+    Timer { after: f64, repeat: f64, at: u64, timer: Option<TimerKey> },
+    Async,
+    Child { pid: i32, child: Option<ChildExit>, watch: Option<WatchKey>, rpid: i32, rstatus: i32 },
+    Signal { signal: i32 },
+    Phase(Phase),
+}
+
+impl Kind {
+    /// Has the hub tell of it, by `number`. Runs no Python code.
+    pub(super) fn arm(&mut self, core: &mut Core, number: u64) -> PyResult<()> {
+        match self {
+            Self::Io { descriptor, events, watch } => {
+                let key = core.hub.tell_when(*descriptor, interest(*events), number);
+                *watch = Some(key.map_err(|error| to_exception(&error))?);
+            }
+            Self::Timer { after, at, timer, .. } => {
+                *at = core.hub.now() + nanoseconds(*after);
+                *timer = Some(core.hub.tell_at(*at, number));
+            }
+            Self::Child { pid, child, watch, .. } => {
+                let opened = ChildExit::open(*pid).map_err(|error| to_exception(&error))?;
+                let key = core.hub.tell_when(opened.descriptor(), Ready::READ, number);
+                *watch = Some(key.map_err(|error| to_exception(&error))?);
+                *child = Some(opened);
+            }
+            Self::Signal { signal } => {
+                let listener = match &mut core.listener {
+                    Some(listener) => listener,
+                    none => {
+                        let waker = core.hub.reactor().waker().clone();
+                        none.insert(Listener::new(&waker).map_err(|error| to_exception(&error))?)
+                    }
+                };
+                listener.watch(*signal).map_err(|error| to_exception(&error))?;
+                core.signals.push((*signal, number));
+            }
+            Self::Phase(phase) => core.phases.push((*phase, number)),
+            Self::Async => {}
+        }
+        Ok(())
+    }
+
+    /// Has it tell nothing any more. Runs no Python code.
+    pub(super) fn disarm(&mut self, core: &mut Core, number: u64) {
+        match self {
+            Self::Io { watch, .. } => {
+                if let Some(watch) = watch.take() {
+                    core.hub.unwatch(watch);
+                }
+            }
+            Self::Child { child, watch, .. } => {
+                if let Some(watch) = watch.take() {
+                    core.hub.unwatch(watch);
+                }
+                *child = None;
+            }
+            Self::Timer { timer, .. } => {
+                if let Some(timer) = timer.take() {
+                    core.hub.cancel_timer(timer);
+                }
+            }
+            Self::Signal { signal } => {
+                core.signals.retain(|&(_, known)| known != number);
+                if !core.signals.iter().any(|&(known, _)| known == *signal)
+                    && let Some(listener) = &mut core.listener
+                {
+                    listener.unwatch(*signal);
+                }
+            }
+            Self::Phase(_) => core.phases.retain(|&(_, known)| known != number),
+            Self::Async => core.sent.retain(|&known| known != number),
+        }
+    }
+
+    /// What programs call it.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::Timer { .. } => "timer",
+            Self::Async => "async_",
+            Self::Child { .. } => "child",
+            Self::Signal { .. } => "signal",
+            Self::Phase(Phase::Prepare) => "prepare",
+            Self::Phase(Phase::Check) => "check",
+            Self::Phase(Phase::Idle) => "idle",
+            Self::Phase(Phase::Fork) => "fork",
+        }
+    }
+}
+
+fn interest(events: i32) -> Ready {
+    let mut ready = Ready::NONE;
+    if events & READ != 0 {
+        ready |= Ready::READ;
+    }
+    if events & WRITE != 0 {
+        ready |= Ready::WRITE;
+    }
+    ready
+}
+
+/// Seconds as the hub counts them.
+pub(super) fn nanoseconds(seconds: f64) -> u64 {
+    // The cast keeps to the type's limits; centuries are long enough.
+    ((seconds.max(0.0) * 1e9) as u64).min(1 << 62)
+}

@@ -1,0 +1,59 @@
+//! The hub for greenlets: `weft_hub` driven by the interpreter.
+//!
+//! * [`core`]: what a loop keeps, and what it does with events.
+//! * [`turns`]: the loop itself, which runs in the hub's greenlet; [`park`]: how a greenlet waits, and whom it hands over to.
+//! * [`stream`]: sockets that read and write without the hub's hearing of it, as long as nothing blocks.
+//! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see; [`kind`]: what watchers watch.
+//!
+//! Every function that switches is a plain C function and no method of PyO3's, whose frames keep counts and borrows on
+//! the stack: a greenlet that waits may never go on.
+//!
+//! # The GIL
+//!
+//! It is held for every call of the kernel that does not block. A poll looks first without sleeping; only when nothing is ready
+//! the GIL is given up, to sleep. Giving it up for each `recv` and `send` would have every one of them wait for another
+//! thread's turn to end, 5 ms each, beside a thread that computes. In return, a turn that was long gives it up once.
+
+mod callback;
+mod core;
+mod eventloop;
+mod kind;
+mod park;
+mod stream;
+mod turns;
+mod watcher;
+
+use pyo3::ffi::{self, PyMethodDef};
+use pyo3::prelude::*;
+
+use crate::gil::GilCell;
+
+static FUNCTIONS: GilCell<[PyMethodDef; 10]> = GilCell::new([
+    park::fast(c"run", turns::run, turns::RUN_DOC),
+    park::fast(c"sleep", park::sleep, park::SLEEP_DOC),
+    park::fast(c"give_way", park::give_way, park::GIVE_WAY_DOC),
+    park::fast(c"switch", park::switch, park::SWITCH_DOC),
+    park::fast(c"recv", stream::recv, stream::RECV_DOC),
+    park::fast(c"recv_into", stream::recv_into, stream::RECV_INTO_DOC),
+    park::fast(c"send", stream::send, stream::SEND_DOC),
+    park::fast(c"sendall", stream::sendall, stream::SENDALL_DOC),
+    park::fast(c"wait", stream::wait, stream::WAIT_DOC),
+    PyMethodDef::zeroed(),
+]);
+
+/// Makes `weft._native._hub`.
+pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = native.py();
+    let module = PyModule::new(py, "weft._native._hub")?;
+    // SAFETY: under the GIL, at import; the table is a static.
+    let status = unsafe { ffi::PyModule_AddFunctions(module.as_ptr(), FUNCTIONS.get().cast()) };
+    if status != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    module.add_class::<eventloop::Loop>()?;
+    module.add_class::<watcher::Watcher>()?;
+    module.add_class::<callback::Callback>()?;
+    module.add_class::<stream::Stream>()?;
+    module.add_function(wrap_pyfunction!(park::set_exceptions, &module)?)?;
+    native.setattr("_hub", module)
+}

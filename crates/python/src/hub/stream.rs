@@ -1,0 +1,449 @@
+//! Sockets that do not block the thread.
+//!
+//! A stream is a descriptor that is registered with the loop once, for its life. Each operation is first tried; only if the
+//! kernel has nothing the greenlet is parked until it is told that there is something. A short read notes that
+//! nothing is left, so that the next one parks without asking.
+//!
+//! Small reads go through one buffer of the process, which is not in use across a park, because the GIL is held
+//! from the call of the kernel until the bytes are copied out of it.
+
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+use std::ptr;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use weft_reactor::{Ready, SourceKey};
+
+use super::core::Core;
+use super::eventloop::{Loop, core_of, to_exception};
+use super::park::{self, Outcome, Until};
+use crate::gil::GilCell;
+
+/// A registered descriptor: `Stream(loop, fileno)`.
+#[pyclass(frozen, module = "weft._native._hub")]
+#[derive(Debug)]
+pub(super) struct Stream {
+    holder: Py<Loop>,
+    descriptor: RawFd,
+    /// None once it is closed.
+    source: GilCell<Option<SourceKey>>,
+}
+
+#[pymethods]
+impl Stream {
+    #[new]
+    fn new(holder: Bound<'_, Loop>, fileno: RawFd) -> PyResult<Self> {
+        // SAFETY: with the GIL; nothing else borrows the core.
+        let core = unsafe { core_of(holder.as_ptr()) };
+        if core.is_null() {
+            return Err(PyErr::fetch(holder.py()));
+        }
+        // SAFETY: as above.
+        let source = unsafe { (*core).hub.reactor().register(fileno) };
+        let source = source.map_err(|error| to_exception(&error))?;
+        Ok(Self { holder: holder.unbind(), descriptor: fileno, source: GilCell::new(Some(source)) })
+    }
+
+    /// The descriptor.
+    fn fileno(&self) -> RawFd {
+        self.descriptor
+    }
+
+    /// Ends the registration, before the descriptor is closed; who waits for it gets an error.
+    fn close(&self, py: Python<'_>) {
+        // SAFETY: with the GIL; nothing runs while the core is borrowed.
+        unsafe {
+            if let Some(source) = (*self.source.get()).take()
+                && let Some(core) = self.holder.get().core(py)
+            {
+                (*core).hub.deregister(source);
+            }
+        }
+    }
+
+    /// Whether `close()` was called.
+    #[getter]
+    fn closed(&self, _py: Python<'_>) -> bool {
+        // SAFETY: with the GIL.
+        unsafe { (*self.source.get()).is_none() }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: objects are dropped with the GIL.
+        let py = unsafe { Python::assume_attached() };
+        self.close(py);
+    }
+}
+
+/// What an operation works on; raw, as it lies on the stack across a switch.
+#[derive(Clone, Copy)]
+struct Place {
+    holder: *mut PyObject,
+    core: *mut Core,
+    source: SourceKey,
+    descriptor: RawFd,
+}
+
+/// The open stream that is the first argument; `None` with an exception set if it is none.
+unsafe fn place(stream: *mut PyObject) -> Option<Place> {
+    // SAFETY: the GIL is held and the object alive; no reference outlives this function.
+    unsafe {
+        let py = Python::assume_attached();
+        let found = match Borrowed::from_ptr(py, stream).cast::<Stream>() {
+            Ok(stream) => {
+                let stream = stream.get();
+                match *stream.source.get() {
+                    Some(source) => Ok((stream.holder.as_ptr(), source, stream.descriptor)),
+                    None => Err(PyErr::from(std::io::Error::from_raw_os_error(libc::EBADF))),
+                }
+            }
+            Err(error) => Err(error.into()),
+        };
+        match found {
+            Ok((holder, source, descriptor)) => {
+                let core = core_of(holder);
+                (!core.is_null()).then_some(Place { holder, core, source, descriptor })
+            }
+            Err(error) => {
+                error.restore(py);
+                None
+            }
+        }
+    }
+}
+
+/// When to give up, from an argument of seconds or None; the argument may be missing.
+unsafe fn give_up_at(arguments: *const *mut PyObject, count: isize, index: isize) -> Result<Option<u64>, ()> {
+    // SAFETY: vectorcall's conventions.
+    unsafe {
+        if count <= index || arguments.offset(index).read() == ffi::Py_None() {
+            return Ok(None);
+        }
+        let seconds = ffi::PyFloat_AsDouble(arguments.offset(index).read());
+        if seconds == -1.0 && !ffi::PyErr_Occurred().is_null() {
+            Err(())
+        } else {
+            Ok(park::instant_after(seconds))
+        }
+    }
+}
+
+/// Waits until the descriptor is ready, as far as is known. False with an exception set.
+unsafe fn until_ready(stream: *mut PyObject, place: Place, direction: Ready, at: Option<u64>) -> bool {
+    // SAFETY: the stream, held by the caller, holds the loop.
+    unsafe {
+        let Place { holder, core, source, .. } = place;
+        match park::park(holder, core, &Until::Source(source, direction), at, false) {
+            Outcome::Failed => false,
+            Outcome::TimedOut => {
+                ffi::PyErr_SetString(ffi::PyExc_TimeoutError, c"timed out".as_ptr());
+                false
+            }
+            Outcome::Woken => {
+                if self::place(stream).is_none() {
+                    ffi::PyErr_Clear();
+                    park::raise_cancelled();
+                    return false;
+                }
+                true
+            }
+        }
+    }
+}
+
+/// Whether the descriptor may be ready.
+unsafe fn may_be_ready(place: Place, direction: Ready) -> bool {
+    // SAFETY: the GIL is held; the core is borrowed for this statement.
+    unsafe { (*place.core).hub.reactor().ready(place.source).is_none_or(|ready| ready.has(direction)) }
+}
+
+/// Calls the kernel until it does not block; gives what it says, or `None` with an exception set.
+///
+/// # Safety
+///
+/// `operation` touches nothing of Python's, and nothing that needs dropping is in it.
+unsafe fn attempt(
+    stream: *mut PyObject,
+    direction: Ready,
+    at: Option<u64>,
+    mut operation: impl FnMut(RawFd) -> isize,
+) -> Option<isize> {
+    // SAFETY: the stream is held by the caller; `place` looks at it afresh after each park.
+    unsafe {
+        loop {
+            let place = place(stream)?;
+            if may_be_ready(place, direction) {
+                let outcome = operation(place.descriptor);
+                if outcome >= 0 {
+                    return Some(outcome);
+                }
+                match *libc::__errno_location() {
+                    libc::EAGAIN => (*place.core).hub.reactor().would_block(place.source, direction),
+                    libc::EINTR => {
+                        if ffi::PyErr_CheckSignals() != 0 {
+                            return None;
+                        }
+                        continue;
+                    }
+                    _ => {
+                        ffi::PyErr_SetFromErrno(ffi::PyExc_OSError);
+                        return None;
+                    }
+                }
+            }
+            if !until_ready(stream, place, direction, at) {
+                return None;
+            }
+        }
+    }
+}
+
+unsafe extern "C" {
+    fn _PyBytes_Resize(bytes: *mut *mut PyObject, size: isize) -> std::ffi::c_int;
+}
+
+/// So much is read through the buffer at most.
+const SMALL: usize = 64 << 10;
+
+static BUFFER: GilCell<[u8; SMALL]> = GilCell::new([0; SMALL]);
+
+unsafe fn was_short(stream: *mut PyObject, got: isize, wanted: usize) {
+    // SAFETY: the GIL is held; nothing ran since the stream was looked at.
+    unsafe {
+        if got > 0
+            && (got as usize) < wanted
+            && let Some(place) = place(stream)
+        {
+            (*place.core).hub.reactor().was_short(place.source);
+        }
+    }
+}
+
+unsafe fn check_count(name: &CStr, count: isize, least: isize, most: isize) -> bool {
+    // SAFETY: the GIL is held.
+    unsafe {
+        if (least..=most).contains(&count) {
+            return true;
+        }
+        ffi::PyErr_Format(
+            ffi::PyExc_TypeError,
+            c"%s() takes %zd to %zd arguments (%zd given)".as_ptr(),
+            name.as_ptr(),
+            least,
+            most,
+            count,
+        );
+        false
+    }
+}
+
+pub(super) const RECV_DOC: &CStr = c"recv(stream, size, flags=0, timeout=None) -> bytes\n\n\
+Up to `size` bytes; none at the end.\n\n:raises TimeoutError: if none came in `timeout` seconds.";
+
+pub(super) unsafe extern "C" fn recv(
+    _module: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: isize,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter; the arguments are alive throughout.
+    unsafe {
+        if !check_count(c"recv", count, 2, 4) {
+            return ptr::null_mut();
+        }
+        let stream = arguments.read();
+        let Some((size, flags)) = size_and_flags(arguments, count) else { return ptr::null_mut() };
+        let Ok(at) = give_up_at(arguments, count, 3) else { return ptr::null_mut() };
+        if size <= SMALL {
+            let got = attempt(stream, Ready::READ, at, |descriptor| {
+                libc::recv(descriptor, BUFFER.get().cast(), size, flags | libc::MSG_DONTWAIT)
+            });
+            let Some(got) = got else { return ptr::null_mut() };
+            was_short(stream, got, size);
+            return ffi::PyBytes_FromStringAndSize(BUFFER.get().cast(), got);
+        }
+        let mut bytes = ffi::PyBytes_FromStringAndSize(ptr::null(), size as isize);
+        if bytes.is_null() {
+            return bytes;
+        }
+        let room = ffi::PyBytes_AsString(bytes);
+        let got = attempt(stream, Ready::READ, at, |descriptor| {
+            libc::recv(descriptor, room.cast(), size, flags | libc::MSG_DONTWAIT)
+        });
+        let Some(got) = got else {
+            ffi::Py_DECREF(bytes);
+            return ptr::null_mut();
+        };
+        was_short(stream, got, size);
+        _PyBytes_Resize(&raw mut bytes, got);
+        bytes
+    }
+}
+
+unsafe fn size_and_flags(arguments: *const *mut PyObject, count: isize) -> Option<(usize, i32)> {
+    // SAFETY: vectorcall's conventions; at least two arguments.
+    unsafe {
+        let size = ffi::PyLong_AsSsize_t(arguments.add(1).read());
+        if size == -1 && !ffi::PyErr_Occurred().is_null() {
+            return None;
+        }
+        let Ok(size) = usize::try_from(size) else {
+            PyValueError::new_err("negative buffersize in recv").restore(Python::assume_attached());
+            return None;
+        };
+        Some((size, flags_argument(arguments, count, 2)?))
+    }
+}
+
+unsafe fn flags_argument(arguments: *const *mut PyObject, count: isize, index: isize) -> Option<i32> {
+    // SAFETY: vectorcall's conventions.
+    unsafe {
+        if count <= index {
+            return Some(0);
+        }
+        let flags = ffi::PyLong_AsLong(arguments.offset(index).read());
+        if flags == -1 && !ffi::PyErr_Occurred().is_null() { None } else { Some(flags as i32) }
+    }
+}
+
+/// A view of an object's bytes, as it lies on the stack across a switch: given back by hand.
+unsafe fn view(object: *mut PyObject, writable: bool) -> Option<ffi::Py_buffer> {
+    // SAFETY: the GIL is held; a zeroed structure is what the interpreter fills in.
+    unsafe {
+        let mut view: ffi::Py_buffer = std::mem::zeroed();
+        let flags = if writable { ffi::PyBUF_WRITABLE } else { ffi::PyBUF_SIMPLE };
+        (ffi::PyObject_GetBuffer(object, &raw mut view, flags) == 0).then_some(view)
+    }
+}
+
+pub(super) const RECV_INTO_DOC: &CStr = c"recv_into(stream, buffer, flags=0, timeout=None) -> int\n\n\
+As `recv()`, into `buffer`; returns how many bytes there were.";
+
+pub(super) unsafe extern "C" fn recv_into(
+    _module: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: isize,
+) -> *mut PyObject {
+    // SAFETY: as for `recv`.
+    unsafe {
+        if !check_count(c"recv_into", count, 2, 4) {
+            return ptr::null_mut();
+        }
+        let stream = arguments.read();
+        let Some(flags) = flags_argument(arguments, count, 2) else { return ptr::null_mut() };
+        let Ok(at) = give_up_at(arguments, count, 3) else { return ptr::null_mut() };
+        let Some(mut view) = view(arguments.add(1).read(), true) else { return ptr::null_mut() };
+        let (room, size) = (view.buf, view.len as usize);
+        let got = attempt(stream, Ready::READ, at, |descriptor| {
+            libc::recv(descriptor, room, size, flags | libc::MSG_DONTWAIT)
+        });
+        ffi::PyBuffer_Release(&raw mut view);
+        let Some(got) = got else { return ptr::null_mut() };
+        was_short(stream, got, size);
+        ffi::PyLong_FromSsize_t(got)
+    }
+}
+
+pub(super) const SEND_DOC: &CStr = c"send(stream, data, flags=0, timeout=None) -> int\n\n\
+Send what there is room for, at least one byte; returns how many.";
+
+pub(super) unsafe extern "C" fn send(
+    _module: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: isize,
+) -> *mut PyObject {
+    // SAFETY: as for `recv`.
+    unsafe {
+        match send_some(c"send", arguments, count, false) {
+            Some(sent) => ffi::PyLong_FromSsize_t(sent),
+            None => ptr::null_mut(),
+        }
+    }
+}
+
+pub(super) const SENDALL_DOC: &CStr = c"sendall(stream, data, flags=0, timeout=None) -> None\n\n\
+Send all of it. After an error nobody knows how much was sent.";
+
+pub(super) unsafe extern "C" fn sendall(
+    _module: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: isize,
+) -> *mut PyObject {
+    // SAFETY: as for `recv`.
+    unsafe {
+        match send_some(c"sendall", arguments, count, true) {
+            Some(_) => crate::greenlet::object::owned(ffi::Py_None()),
+            None => ptr::null_mut(),
+        }
+    }
+}
+
+unsafe fn send_some(name: &CStr, arguments: *const *mut PyObject, count: isize, all: bool) -> Option<isize> {
+    // SAFETY: as for `recv`.
+    unsafe {
+        if !check_count(name, count, 2, 4) {
+            return None;
+        }
+        let stream = arguments.read();
+        let flags = flags_argument(arguments, count, 2)?;
+        let Ok(at) = give_up_at(arguments, count, 3) else { return None };
+        let mut view = view(arguments.add(1).read(), false)?;
+        let (start, size) = (view.buf.cast_const().cast::<u8>(), view.len as usize);
+        let mut sent = 0;
+        let outcome = loop {
+            let outcome = attempt(stream, Ready::WRITE, at, |descriptor| {
+                let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                libc::send(descriptor, start.add(sent).cast(), size - sent, flags)
+            });
+            let Some(now) = outcome else { break None };
+            sent += now as usize;
+            if !all || sent >= size {
+                break Some(sent as isize);
+            }
+        };
+        ffi::PyBuffer_Release(&raw mut view);
+        outcome
+    }
+}
+
+pub(super) const WAIT_DOC: &CStr = c"wait(stream, write=False, timeout=None) -> None\n\n\
+Park until the descriptor is ready to be read, or written. For calls of the kernel\n\
+that were just refused with EAGAIN.\n\n:raises TimeoutError: if it was not in `timeout` seconds.";
+
+pub(super) unsafe extern "C" fn wait(
+    _module: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: isize,
+) -> *mut PyObject {
+    // SAFETY: as for `recv`.
+    unsafe {
+        if !check_count(c"wait", count, 1, 3) {
+            return ptr::null_mut();
+        }
+        let write = if count > 1 { ffi::PyObject_IsTrue(arguments.add(1).read()) } else { 0 };
+        if write < 0 {
+            return ptr::null_mut();
+        }
+        let direction = if write != 0 { Ready::WRITE } else { Ready::READ };
+        let Ok(at) = give_up_at(arguments, count, 2) else { return ptr::null_mut() };
+        let stream = arguments.read();
+        // Whoever calls this was refused; but what came since then was told, or will be. So only the flag is cleared.
+        let Some(place) = place(stream) else { return ptr::null_mut() };
+        (*place.core).hub.reactor().would_block(place.source, direction);
+        if !poll_now(place.descriptor, direction) && !until_ready(stream, place, direction, at) {
+            return ptr::null_mut();
+        }
+        crate::greenlet::object::owned(ffi::Py_None())
+    }
+}
+
+/// What the kernel says at this instant: a change that was told before the flag was cleared is not told again.
+fn poll_now(descriptor: RawFd, direction: Ready) -> bool {
+    let events = if direction.has(Ready::WRITE) { libc::POLLOUT } else { libc::POLLIN };
+    let mut asked = libc::pollfd { fd: descriptor, events, revents: 0 };
+    // SAFETY: one valid structure.
+    unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
+}

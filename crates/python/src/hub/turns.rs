@@ -1,0 +1,290 @@
+//! The loop, as it runs in the hub's greenlet: turn after turn, until there is nothing left to come.
+
+use std::ffi::CStr;
+use std::ptr;
+use std::time::Duration;
+
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use weft_sys::clock::monotonic;
+
+use super::callback::Callback;
+use super::core::{Core, Item, Phase};
+use super::eventloop::{core_of, is_default};
+use super::{park, watcher};
+use crate::greenlet::object::{PyGreenlet, owned};
+use crate::greenlet::parcel::Parcel;
+use crate::greenlet::switch;
+
+/// So long the GIL is held over turns that do not sleep, in nanoseconds: the interpreter's own interval.
+const GIL_HELD: u64 = 5_000_000;
+
+/// The most that the main thread sleeps at once: a signal's handler may have run in another thread, which tells nobody.
+const LONGEST_SLEEP: Duration = Duration::from_millis(300);
+
+pub(super) const RUN_DOC: &CStr = c"run(loop, nowait=False, once=False) -> None\n\n\
+Run the loop in the current greenlet until nothing can come any more, or for one turn.";
+
+pub(super) unsafe extern "C" fn run(
+    _module: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: isize,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter; the loop is held for as long as this runs.
+    unsafe {
+        let core = park::loop_argument(c"run", arguments, count, 1, 3);
+        if core.is_null() {
+            return ptr::null_mut();
+        }
+        let mut flags = [false; 2];
+        for (index, flag) in flags.iter_mut().enumerate() {
+            if count > index as isize + 1 {
+                match ffi::PyObject_IsTrue(arguments.add(index + 1).read()) {
+                    -1 => return ptr::null_mut(),
+                    truth => *flag = truth != 0,
+                }
+            }
+        }
+        let holder = owned(arguments.read());
+        (*core).depth += 1;
+        (*core).stop = false;
+        let fine = turns(holder, flags[0], flags[1]);
+        // It may have been destroyed by what ran.
+        let core = core_of(holder);
+        if core.is_null() {
+            ffi::PyErr_Clear();
+        } else {
+            (*core).depth -= 1;
+        }
+        ffi::Py_DECREF(holder);
+        if fine { owned(ffi::Py_None()) } else { ptr::null_mut() }
+    }
+}
+
+/// False with an exception set.
+unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
+    // SAFETY: whatever runs Python code is followed by a fresh look for the core, which may be gone.
+    unsafe {
+        loop {
+            let Some(core) = alive(holder) else { return true };
+            if let Err(error) = (*core).check_fork() {
+                raise(&error);
+                return false;
+            }
+            if (*core).stop {
+                return true;
+            }
+            (*core).note_phase(Phase::Prepare);
+            tell(holder);
+            run_ready(holder);
+            let Some(core) = alive(holder) else { return true };
+            let busy = (*core).is_busy();
+            if (*core).stop || (!busy && (*core).references <= 0) {
+                return true;
+            }
+            let idles = (*core).phases.iter().any(|&(phase, _)| phase == Phase::Idle);
+            if !poll(holder, core, !busy && !idles && !nowait) {
+                return false;
+            }
+            if ffi::PyErr_CheckSignals() != 0 {
+                handle_error(holder, ffi::Py_None());
+            }
+            let Some(core) = alive(holder) else { return true };
+            (*core).turns += 1;
+            if idles && !(*core).is_busy() {
+                (*core).note_phase(Phase::Idle);
+            }
+            tell(holder);
+            let Some(core) = alive(holder) else { return true };
+            if (*core).note_phase(Phase::Check) {
+                tell(holder);
+            }
+            if nowait || once {
+                return true;
+            }
+        }
+    }
+}
+
+unsafe fn alive(holder: *mut PyObject) -> Option<*mut Core> {
+    // SAFETY: the GIL is held and the holder alive.
+    unsafe {
+        let core = core_of(holder);
+        if core.is_null() {
+            ffi::PyErr_Clear();
+            return None;
+        }
+        Some(core)
+    }
+}
+
+/// Looks what has come; sleeps for it if it may, and nothing has. False with an exception set.
+unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool {
+    // SAFETY: the core is borrowed for single statements; what is borrowed from it while the GIL is given up is nothing.
+    unsafe {
+        let mut occurrences = Vec::new();
+        let mut sleep = (*core).hub.prepare();
+        sleep.sleep(Some(Duration::ZERO));
+        let mut outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
+        (*core).note(&occurrences);
+        let nothing = outcome.is_ok() && !(*core).is_busy();
+        if nothing && may_sleep {
+            let mut patience = (*core).hub.patience();
+            if is_default(holder) {
+                patience = Some(patience.map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP)));
+            }
+            let mut sleep = (*core).hub.prepare();
+            let state = ffi::PyEval_SaveThread();
+            sleep.sleep(patience);
+            ffi::PyEval_RestoreThread(state);
+            // Another thread may have destroyed it meanwhile.
+            let Some(core) = alive(holder) else { return true };
+            (*core).gave_up_at = monotonic();
+            occurrences.clear();
+            outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
+            (*core).note(&occurrences);
+        } else if (*core).hub.now() - (*core).gave_up_at > GIL_HELD {
+            let state = ffi::PyEval_SaveThread();
+            ffi::PyEval_RestoreThread(state);
+            let Some(core) = alive(holder) else { return true };
+            (*core).gave_up_at = monotonic();
+        }
+        match outcome {
+            Ok(()) => true,
+            Err(error) => {
+                raise(&error);
+                false
+            }
+        }
+    }
+}
+
+/// Runs those that are ready now, until the turn is over; at least one.
+unsafe fn run_ready(holder: *mut PyObject) {
+    // SAFETY: as for `turns`.
+    unsafe {
+        let Some(core) = alive(holder) else { return };
+        let mut left = (*core).hub.waiters.ready_len();
+        while left > 0 {
+            left -= 1;
+            let Some(core) = alive(holder) else { return };
+            match (*core).hub.waiters.next_ready() {
+                Some(Item::Greenlet(greenlet)) => resume(holder, greenlet),
+                Some(Item::Callback(callback)) => call(holder, callback),
+                None => return,
+            }
+            let Some(core) = alive(holder) else { return };
+            if !(*core).hub.may_hand_over() {
+                return;
+            }
+        }
+    }
+}
+
+/// Switches to a greenlet until somebody switches back; takes its reference.
+unsafe fn resume(holder: *mut PyObject, greenlet: *mut PyGreenlet) {
+    // SAFETY: owned, so alive; only raw pointers are on the stack.
+    unsafe {
+        let result = switch::switch(greenlet, Parcel::Value(owned(ffi::Py_None())));
+        if result.is_null() {
+            handle_error(holder, greenlet.cast());
+        } else {
+            ffi::Py_DECREF(result);
+        }
+        ffi::Py_DECREF(greenlet.cast());
+    }
+}
+
+/// Calls a callback; takes its reference.
+unsafe fn call(holder: *mut PyObject, callback: *mut PyObject) {
+    // SAFETY: owned, so alive. The function and its arguments are raw before anything can switch.
+    unsafe {
+        let (function, arguments) = {
+            let py = Python::assume_attached();
+            let Ok(callback) = Borrowed::from_ptr(py, callback).cast::<Callback>() else { return };
+            match callback.get().take(py) {
+                Some((function, arguments)) => {
+                    (function.into_ptr(), arguments.map_or(ptr::null_mut(), Py::into_ptr))
+                }
+                None => (ptr::null_mut(), ptr::null_mut()),
+            }
+        };
+        if !function.is_null() {
+            let result = if arguments.is_null() {
+                ffi::PyObject_CallNoArgs(function)
+            } else {
+                ffi::PyObject_Call(function, arguments, ptr::null_mut())
+            };
+            if result.is_null() {
+                handle_error(holder, callback);
+            } else {
+                ffi::Py_DECREF(result);
+            }
+            ffi::Py_DECREF(function);
+            ffi::Py_XDECREF(arguments);
+        }
+        ffi::Py_DECREF(callback);
+    }
+}
+
+/// Tells watchers what was noted for them; those that are noted meanwhile come with the next turn.
+unsafe fn tell(holder: *mut PyObject) {
+    // SAFETY: as for `turns`.
+    unsafe {
+        let Some(core) = alive(holder) else { return };
+        let mut left = (*core).pending.len();
+        while left > 0 {
+            left -= 1;
+            let Some(core) = alive(holder) else { return };
+            let Some((number, bits)) = (*core).pending.pop_front() else { return };
+            // It may have been stopped meanwhile.
+            let Some(&object) = (*core).watchers.get(&number) else { continue };
+            owned(object);
+            watcher::fire(holder, object, bits);
+            ffi::Py_DECREF(object);
+        }
+    }
+}
+
+/// Hands the exception that is set to the loop's `handle_error(context, type, value, traceback)`.
+pub(super) unsafe fn handle_error(holder: *mut PyObject, context: *mut PyObject) {
+    // SAFETY: the exception is fetched whole and passed on; the GIL is held.
+    unsafe {
+        let (mut kind, mut value, mut traceback) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+        #[allow(deprecated, reason = "the one set of functions that all supported versions have")]
+        {
+            ffi::PyErr_Fetch(&raw mut kind, &raw mut value, &raw mut traceback);
+            ffi::PyErr_NormalizeException(&raw mut kind, &raw mut value, &raw mut traceback);
+        }
+        if kind.is_null() {
+            return;
+        }
+        if !traceback.is_null() && !value.is_null() {
+            ffi::PyException_SetTraceback(value, traceback);
+        }
+        let or_none = |object: *mut PyObject| if object.is_null() { ffi::Py_None() } else { object };
+        let result = ffi::PyObject_CallMethod(
+            holder,
+            c"handle_error".as_ptr(),
+            c"OOOO".as_ptr(),
+            context,
+            or_none(kind),
+            or_none(value),
+            or_none(traceback),
+        );
+        if result.is_null() {
+            ffi::PyErr_WriteUnraisable(holder);
+        } else {
+            ffi::Py_DECREF(result);
+        }
+        ffi::Py_XDECREF(kind);
+        ffi::Py_XDECREF(value);
+        ffi::Py_XDECREF(traceback);
+    }
+}
+
+unsafe fn raise(error: &weft_reactor::ReactorError) {
+    // SAFETY: the GIL is held.
+    let py = unsafe { Python::assume_attached() };
+    super::eventloop::to_exception(error).restore(py);
+}

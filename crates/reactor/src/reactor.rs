@@ -1,0 +1,233 @@
+//! One sleep for everything.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use weft_sys::epoll::{Epoll, EventFlags, Report, Reports};
+
+use crate::sources::Sources;
+use crate::watches::Watches;
+use crate::{ReactorError, Ready, SourceKey, Waker, WatchKey};
+
+/// What a poll brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A registered descriptor became ready for this, which is in its flags now.
+    Source(SourceKey, Ready),
+    /// A watched descriptor is ready for this.
+    Watch(WatchKey, Ready),
+    /// Somebody called [`Waker::wake`], or a signal came.
+    Woken,
+}
+
+/// Descriptors, and one sleep for all of them. It belongs to one thread; only its [`Waker`] may be used by others.
+#[derive(Debug)]
+pub struct Reactor {
+    epoll: Arc<Epoll>,
+    sources: Sources,
+    watches: Option<Watches>,
+    waker: Waker,
+    reports: Reports,
+}
+
+/// Tokens that are no source's: no record has the last generation.
+const BELL: u64 = u64::MAX;
+const WATCHES: u64 = u64::MAX - 1;
+
+/// A sleep that needs nothing of the reactor's, so that it can be slept without what guards the reactor.
+#[derive(Debug)]
+pub struct Sleep {
+    epoll: Arc<Epoll>,
+    reports: Reports,
+    outcome: Result<(), Errno>,
+}
+
+impl Sleep {
+    /// Sleeps until something is there to be told, or for at most `patience`.
+    pub fn sleep(&mut self, patience: Option<Duration>) {
+        self.outcome = self.epoll.wait(patience, &mut self.reports);
+    }
+}
+
+impl Reactor {
+    /// One that watches nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Create`], when the process has no descriptors left.
+    pub fn new() -> Result<Self, ReactorError> {
+        let epoll = Epoll::new().map_err(ReactorError::Create)?;
+        let waker = Waker::new().map_err(ReactorError::Create)?;
+        let reactor = Self {
+            epoll: Arc::new(epoll),
+            sources: Sources::default(),
+            watches: None,
+            waker,
+            reports: Reports::default(),
+        };
+        reactor.watch_bell().map_err(ReactorError::Create)?;
+        Ok(reactor)
+    }
+
+    fn watch_bell(&self) -> Result<(), Errno> {
+        self.epoll.add(self.waker.bell().as_fd(), BELL, EventFlags::IN)
+    }
+
+    /// The kernel's set, for whoever wants to wait for this reactor as a whole.
+    pub fn descriptor(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+
+    /// What other threads wake it with.
+    pub const fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    /// Registers a descriptor until [`deregister`](Self::deregister), which the caller promises to call before it
+    /// closes it. A descriptor that is registered twice is one, and has to be deregistered twice.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Watch`]: the descriptor is not open, or cannot be watched, as files.
+    pub fn register(&mut self, descriptor: RawFd) -> Result<SourceKey, ReactorError> {
+        self.sources.register(&self.epoll, descriptor)
+    }
+
+    /// Ends a registration. Says whether the descriptor is now free of any.
+    pub fn deregister(&mut self, key: SourceKey) -> bool {
+        self.sources.deregister(&self.epoll, key)
+    }
+
+    /// What a registered descriptor is ready for as far as is known; `None` once it is no longer registered.
+    #[inline]
+    pub fn ready(&self, key: SourceKey) -> Option<Ready> {
+        self.sources.ready(key)
+    }
+
+    /// Notes that a read brought less than it could have: there was no more. Unless the end is near, which such a
+    /// read does not show.
+    #[inline]
+    pub fn was_short(&mut self, key: SourceKey) {
+        if let Some(ready) = self.sources.ready_mut(key)
+            && !ready.has(Ready::END)
+        {
+            *ready = ready.without(Ready::READ);
+        }
+    }
+
+    /// Notes that the kernel refused to read, or to write: there was nothing, or no room.
+    pub fn would_block(&mut self, key: SourceKey, direction: Ready) {
+        if let Some(ready) = self.sources.ready_mut(key) {
+            *ready = ready.without(direction | Ready::END);
+        }
+    }
+
+    /// How many descriptors are registered.
+    pub fn registered(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Watches a descriptor, of any kind, until [`unwatch`](Self::unwatch): every poll says whether it is ready.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Watch`]: the descriptor is not open.
+    pub fn watch(&mut self, descriptor: RawFd, wanted: Ready) -> Result<WatchKey, ReactorError> {
+        let watches = match &mut self.watches {
+            Some(watches) => watches,
+            none => {
+                let watches = Watches::new().map_err(ReactorError::Create)?;
+                self.epoll
+                    .add(watches.epoll().as_fd(), WATCHES, EventFlags::IN)
+                    .map_err(ReactorError::Create)?;
+                none.insert(watches)
+            }
+        };
+        watches.add(descriptor, wanted)
+    }
+
+    /// Ends a watch.
+    pub fn unwatch(&mut self, key: WatchKey) {
+        if let Some(watches) = &mut self.watches {
+            watches.remove(key);
+        }
+    }
+
+    /// Whether something is ready that the kernel will not tell of, so that there is nothing to sleep for.
+    pub fn is_always_ready(&self) -> bool {
+        self.watches.as_ref().is_some_and(Watches::is_always_ready)
+    }
+
+    /// Looks what is ready, after sleeping for it for at most `patience`, and hands it to `each`. A signal handler
+    /// that runs ends the sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Wait`].
+    pub fn poll(&mut self, patience: Option<Duration>, each: impl FnMut(Event)) -> Result<(), ReactorError> {
+        let mut sleep = self.prepare();
+        sleep.sleep(if self.is_always_ready() { Some(Duration::ZERO) } else { patience });
+        self.report(sleep, each)
+    }
+
+    /// The first half of a [`poll`](Self::poll): what to sleep.
+    pub fn prepare(&mut self) -> Sleep {
+        Sleep { epoll: Arc::clone(&self.epoll), reports: std::mem::take(&mut self.reports), outcome: Ok(()) }
+    }
+
+    /// The second half of a [`poll`](Self::poll): what has come.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Wait`].
+    pub fn report(&mut self, sleep: Sleep, mut each: impl FnMut(Event)) -> Result<(), ReactorError> {
+        let mut look_at_watches = self.is_always_ready();
+        for Report { token, flags } in sleep.reports.iter() {
+            match token {
+                BELL => {
+                    self.waker.notice();
+                    each(Event::Woken);
+                }
+                WATCHES => look_at_watches = true,
+                _ => {
+                    let key = SourceKey::from_token(token);
+                    if let Some(ready) = self.sources.ready_mut(key) {
+                        let became = Ready::from_kernel(flags);
+                        *ready |= became;
+                        each(Event::Source(key, became));
+                    }
+                }
+            }
+        }
+        self.reports = sleep.reports;
+        self.reports.clear();
+        if look_at_watches && let Some(watches) = &mut self.watches {
+            watches.poll(|key, ready| each(Event::Watch(key, ready)));
+        }
+        match sleep.outcome {
+            Ok(()) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(ReactorError::Wait(error)),
+        }
+    }
+
+    /// In the child of a fork, before anything else: the kernel's set is the parent's as well, and a change to it
+    /// would be one to the parent's. Makes one of its own, under the same number, and registers everything again.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Create`]; then the reactor must not be used.
+    pub fn after_fork(&mut self) -> Result<(), ReactorError> {
+        crate::signals::after_fork();
+        self.epoll.renew().map_err(ReactorError::Create)?;
+        self.waker.renew().map_err(ReactorError::Create)?;
+        self.watch_bell().map_err(ReactorError::Create)?;
+        self.sources.register_again(&self.epoll);
+        if let Some(watches) = &mut self.watches {
+            watches.renew();
+            self.epoll.add(watches.epoll().as_fd(), WATCHES, EventFlags::IN).map_err(ReactorError::Create)?;
+        }
+        Ok(())
+    }
+}

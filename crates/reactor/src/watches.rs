@@ -1,0 +1,178 @@
+//! Descriptors that are watched for a while, level-triggered: as long as one is ready, every poll says so.
+//!
+//! For whoever cannot say when a descriptor is used up, because others read from it. They have a set of their own, which
+//! is itself watched by the reactor's. A watch is a matter of the number, as it is for `select`: when the descriptor is closed and the number
+//! taken again, the watch is of the new one from the next change on.
+
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+
+use rustix::io::Errno;
+use weft_sys::epoll::{Epoll, Report, Reports};
+
+use crate::sources::borrow;
+use crate::{ReactorError, Ready};
+
+/// Names a watch. Once that is over the key means nothing any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WatchKey {
+    place: u32,
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct Watch {
+    generation: u32,
+    descriptor: RawFd,
+    wanted: Ready,
+}
+
+/// The watches of one descriptor.
+#[derive(Debug, Default)]
+struct Group {
+    members: Vec<u32>,
+    /// Its kind cannot be watched, because it is always ready: a file, say.
+    is_always_ready: bool,
+}
+
+/// All watches of a reactor.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    epoll: Epoll,
+    watches: Vec<Watch>,
+    free: Vec<u32>,
+    groups: HashMap<RawFd, Group>,
+    always_ready: usize,
+    reports: Reports,
+}
+
+impl Watches {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        Ok(Self {
+            epoll: Epoll::new()?,
+            watches: Vec::new(),
+            free: Vec::new(),
+            groups: HashMap::new(),
+            always_ready: 0,
+            reports: Reports::default(),
+        })
+    }
+
+    pub(crate) const fn epoll(&self) -> &Epoll {
+        &self.epoll
+    }
+
+    /// Whether there is one that is ready without the kernel's saying so.
+    pub(crate) const fn is_always_ready(&self) -> bool {
+        self.always_ready > 0
+    }
+
+    pub(crate) fn add(&mut self, descriptor: RawFd, wanted: Ready) -> Result<WatchKey, ReactorError> {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.watches.push(Watch { generation: 0, descriptor: -1, wanted: Ready::NONE });
+            (self.watches.len() - 1) as u32
+        });
+        let watch = &mut self.watches[place as usize];
+        (watch.descriptor, watch.wanted) = (descriptor, wanted);
+        let key = WatchKey { place, generation: watch.generation };
+        self.groups.entry(descriptor).or_default().members.push(place);
+        match self.sync(descriptor) {
+            Ok(()) => Ok(key),
+            Err(source) => {
+                self.remove(key);
+                Err(ReactorError::Watch { descriptor, source })
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: WatchKey) {
+        let Some(watch) = self.watches.get_mut(key.place as usize) else { return };
+        if watch.generation != key.generation || watch.descriptor < 0 {
+            return;
+        }
+        let descriptor = std::mem::replace(&mut watch.descriptor, -1);
+        watch.generation = watch.generation.wrapping_add(1);
+        self.free.push(key.place);
+        let Some(group) = self.groups.get_mut(&descriptor) else { return };
+        group.members.retain(|&member| member != key.place);
+        if !group.members.is_empty() {
+            // It fails if the descriptor was closed: then nothing comes from it any more.
+            let _ = self.sync(descriptor);
+            return;
+        }
+        if group.is_always_ready {
+            self.always_ready -= 1;
+        } else {
+            // SAFETY: for this call; as above.
+            let _ = unsafe { borrow(descriptor) }.and_then(|borrowed| self.epoll.delete(borrowed));
+        }
+        self.groups.remove(&descriptor);
+    }
+
+    /// Has the kernel watch a descriptor for what all its watches want.
+    fn sync(&mut self, descriptor: RawFd) -> Result<(), Errno> {
+        let Some(group) = self.groups.get_mut(&descriptor) else { return Ok(()) };
+        let wanted = group
+            .members
+            .iter()
+            .fold(Ready::NONE, |wanted, &member| wanted | self.watches[member as usize].wanted);
+        // SAFETY: for the calls in this function.
+        let borrowed = unsafe { borrow(descriptor) }?;
+        let (token, flags) = (descriptor as u64, wanted.to_kernel());
+        let outcome = match self.epoll.modify(borrowed, token, flags) {
+            Err(Errno::NOENT) => self.epoll.add(borrowed, token, flags),
+            other => other,
+        };
+        let refused = outcome == Err(Errno::PERM);
+        if refused != group.is_always_ready {
+            group.is_always_ready = refused;
+            self.always_ready = if refused { self.always_ready + 1 } else { self.always_ready - 1 };
+        }
+        if refused { Ok(()) } else { outcome }
+    }
+
+    /// Says of every watch whose descriptor is ready now.
+    pub(crate) fn poll(&mut self, mut each: impl FnMut(WatchKey, Ready)) {
+        let mut reports = std::mem::take(&mut self.reports);
+        // It does not sleep, so nothing can interrupt it.
+        let _ = self.epoll.wait(Some(std::time::Duration::ZERO), &mut reports);
+        let mut stray = false;
+        for Report { token, flags } in reports.iter() {
+            let ready = Ready::from_kernel(flags);
+            match self.groups.get(&(token as RawFd)) {
+                Some(group) => self.tell(group, ready, &mut each),
+                None => stray = true,
+            }
+        }
+        for group in self.groups.values().filter(|group| group.is_always_ready) {
+            self.tell(group, Ready::BOTH, &mut each);
+        }
+        reports.clear();
+        self.reports = reports;
+        if stray {
+            // What a closed descriptor stood for lives on under another number, and would be reported for ever.
+            self.renew();
+        }
+    }
+
+    fn tell(&self, group: &Group, ready: Ready, each: &mut impl FnMut(WatchKey, Ready)) {
+        for &member in &group.members {
+            let watch = &self.watches[member as usize];
+            let ready = ready & watch.wanted;
+            if !ready.is_none() {
+                each(WatchKey { place: member, generation: watch.generation }, ready);
+            }
+        }
+    }
+
+    /// Starts afresh with an empty set, under the same number, and has all watched again.
+    pub(crate) fn renew(&mut self) {
+        if self.epoll.renew().is_err() {
+            return; // no descriptor to be had: the old set serves on
+        }
+        for descriptor in self.groups.keys().copied().collect::<Vec<_>>() {
+            // It fails if the descriptor was closed.
+            let _ = self.sync(descriptor);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What concerns the whole process: wake-ups, signals, children, forks, and a lack of descriptors.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use weft_reactor::signals::Listener;
+use weft_reactor::{ChildExit, Event, ExitStatus, Reactor, ReactorError, Ready};
+
+/// Signals, children and limits are the process's: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const NOW: Option<Duration> = Some(Duration::ZERO);
+
+fn is_woken(reactor: &mut Reactor, patience: Option<Duration>) -> bool {
+    let mut woken = false;
+    reactor.poll(patience, |event| woken |= event == Event::Woken).unwrap();
+    woken
+}
+
+#[test]
+fn threads_wake_it() {
+    let mut reactor = Reactor::new().unwrap();
+    assert!(!is_woken(&mut reactor, NOW));
+    static SENT: AtomicUsize = AtomicUsize::new(0);
+    const EACH: usize = 10_000;
+    std::thread::scope(|threads| {
+        for _ in 0..4 {
+            let waker = reactor.waker().clone();
+            threads.spawn(move || {
+                for _ in 0..EACH {
+                    SENT.fetch_add(1, Ordering::Relaxed);
+                    waker.wake();
+                }
+            });
+        }
+        // Without a limit in time: a wake-up that is lost hangs the test.
+        while SENT.load(Ordering::Relaxed) < 4 * EACH {
+            reactor.poll(None, |_| ()).unwrap();
+        }
+    });
+    let waker = reactor.waker().clone();
+    is_woken(&mut reactor, NOW);
+    waker.wake();
+    waker.wake();
+    assert!(is_woken(&mut reactor, None));
+    assert!(!is_woken(&mut reactor, NOW));
+    drop(reactor);
+    waker.wake();
+}
+
+#[test]
+fn signals_wake_those_that_watch_them() {
+    let _alone = ALONE.lock();
+    let (mut first, mut second) = (Reactor::new().unwrap(), Reactor::new().unwrap());
+    let mut ears = [Listener::new(first.waker()).unwrap(), Listener::new(second.waker()).unwrap()];
+    ears[0].watch(libc::SIGUSR1).unwrap();
+    ears[0].watch(libc::SIGUSR1).unwrap();
+    ears[1].watch(libc::SIGUSR1).unwrap();
+    ears[1].watch(libc::SIGUSR2).unwrap();
+    // SAFETY: both signals are handled.
+    unsafe {
+        libc::raise(libc::SIGUSR1);
+        libc::raise(libc::SIGUSR2);
+        libc::raise(libc::SIGUSR2);
+    }
+    assert!(is_woken(&mut first, None) && is_woken(&mut second, None));
+    let mut took = ears.each_mut().map(|ear| {
+        let mut came = Vec::new();
+        ear.take(|signal, times| came.push((signal, times)));
+        came
+    });
+    took[1].sort_unstable();
+    assert_eq!(took[0], [(libc::SIGUSR1, 1)]);
+    assert_eq!(took[1], [(libc::SIGUSR1, 1), (libc::SIGUSR2, 2)]);
+    let mut nothing = true;
+    ears[0].take(|_, _| nothing = false);
+    assert!(nothing, "each is told once");
+}
+
+#[test]
+fn a_signal_does_again_what_it_did_before() {
+    let _alone = ALONE.lock();
+    static CAUGHT: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn count(_signal: libc::c_int) {
+        CAUGHT.fetch_add(1, Ordering::SeqCst);
+    }
+    // SAFETY: the handler only counts.
+    unsafe { libc::signal(libc::SIGUSR1, count as *const () as usize) };
+    let mut reactor = Reactor::new().unwrap();
+    let mut ear = Listener::new(reactor.waker()).unwrap();
+    ear.watch(libc::SIGUSR1).unwrap();
+    // SAFETY: the signal is handled.
+    unsafe { libc::raise(libc::SIGUSR1) };
+    assert_eq!(CAUGHT.load(Ordering::SeqCst), 0);
+    assert!(is_woken(&mut reactor, None));
+    drop(ear);
+    // SAFETY: the signal is handled, by the first handler.
+    unsafe { libc::raise(libc::SIGUSR1) };
+    assert_eq!(CAUGHT.load(Ordering::SeqCst), 1);
+    assert!(!is_woken(&mut reactor, NOW));
+}
+
+#[test]
+fn what_is_no_signal_is_refused() {
+    let _alone = ALONE.lock();
+    let reactor = Reactor::new().unwrap();
+    let mut ear = Listener::new(reactor.waker()).unwrap();
+    for signal in [-1, 0, 65, 1000, libc::SIGKILL, libc::SIGSTOP] {
+        assert!(
+            matches!(ear.watch(signal), Err(ReactorError::Signal { signal: known, .. }) if known == signal)
+        );
+    }
+    assert!(ear.is_idle());
+}
+
+#[test]
+fn a_childs_end_is_told_and_nobody_elses_taken() {
+    let _alone = ALONE.lock();
+    let mut reactor = Reactor::new().unwrap();
+    let spawn = |script: &str| std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+    let mut bystander = spawn("exit 5");
+    let (leaver, victim) = (spawn("exit 3"), spawn("kill -TERM $$"));
+    let children = [&leaver, &victim].map(|child| ChildExit::open(child.id() as i32).unwrap());
+    for (child, expected) in children.iter().zip([ExitStatus::Exited(3), ExitStatus::Killed(libc::SIGTERM)]) {
+        let watch = reactor.watch(child.descriptor(), Ready::READ).unwrap();
+        let status = loop {
+            if let Some(status) = child.try_reap().unwrap() {
+                break status;
+            }
+            reactor.poll(None, |_| ()).unwrap();
+        };
+        assert_eq!(status, expected);
+        assert_eq!(child.try_reap().unwrap(), Some(ExitStatus::Taken));
+        reactor.unwatch(watch);
+    }
+    assert_eq!(bystander.wait().unwrap().code(), Some(5), "still there for whoever it belongs to");
+    assert_eq!((ExitStatus::Exited(3).raw(), ExitStatus::Killed(15).raw()), (Some(0x300), Some(15)));
+    assert!(matches!(ChildExit::open(-4), Err(ReactorError::Child { pid: -4, .. })));
+}
+
+/// Runs `body` in the child of a fork; says whether it came to its end, and returned true.
+fn in_fork(body: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child runs `body` and ends without cleaning up what the harness's threads had in hand.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0);
+        if child == 0 {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            libc::_exit(if outcome.unwrap_or(false) { 0 } else { 1 });
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+        status == 0
+    }
+}
+
+#[test]
+fn a_fork_has_a_set_of_its_own() {
+    let _alone = ALONE.lock();
+    let mut reactor = Reactor::new().unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let (other, mut other_far) = UnixStream::pair().unwrap();
+    let source = reactor.register(near.as_raw_fd()).unwrap();
+    let watch = reactor.watch(other.as_raw_fd(), Ready::READ).unwrap();
+    reactor.poll(NOW, |_| ()).unwrap();
+    reactor.would_block(source, Ready::READ);
+    let waker = reactor.waker().clone();
+    let number = reactor.descriptor();
+    assert!(in_fork(|| {
+        reactor.after_fork().unwrap();
+        assert_eq!(reactor.descriptor(), number);
+        // Its own wake-ups, and not the parent's.
+        waker.wake();
+        assert!(is_woken(&mut reactor, None));
+        far.write_all(b"x").unwrap();
+        other_far.write_all(b"x").unwrap();
+        reactor.poll(NOW, |_| ()).unwrap();
+        assert!(reactor.ready(source).unwrap().has(Ready::READ));
+        let mut told = false;
+        reactor.poll(NOW, |event| told |= matches!(event, Event::Watch(known, _) if known == watch)).unwrap();
+        assert!(told);
+        // What is taken out here stays in there.
+        reactor.deregister(source);
+        reactor.unwatch(watch);
+        true
+    }));
+    let mut events = Vec::new();
+    reactor.poll(NOW, |event| events.push(event)).unwrap();
+    assert!(!events.contains(&Event::Woken), "the child's wake-up is not the parent's");
+    assert!(reactor.ready(source).unwrap().has(Ready::READ), "what the child fed to it came");
+    assert!(events.contains(&Event::Watch(watch, Ready::READ)));
+}
+
+#[test]
+fn without_descriptors_it_says_so_and_serves_on() {
+    let _alone = ALONE.lock();
+    assert!(in_fork(|| {
+        let mut reactor = Reactor::new().unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let source = reactor.register(near.as_raw_fd()).unwrap();
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: valid structures; the child of a fork, so nobody else's limit changes.
+        unsafe {
+            assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+            limit.rlim_cur = 3;
+            assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+        }
+        assert!(matches!(Reactor::new(), Err(ReactorError::Create(_))));
+        assert!(matches!(reactor.watch(near.as_raw_fd(), Ready::READ), Err(ReactorError::Create(_))));
+        assert!(matches!(ChildExit::open(std::process::id() as i32), Err(ReactorError::Child { .. })));
+        far.write_all(b"x").unwrap();
+        reactor.poll(NOW, |_| ()).unwrap();
+        reactor.ready(source).unwrap().has(Ready::READ)
+    }));
+}

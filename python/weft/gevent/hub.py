@@ -1,0 +1,486 @@
+"""A thread's hub: the greenlet that runs the loop while all others wait. As gevent.hub."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from weft.greenlet import GreenletExit, getcurrent, greenlet
+
+from . import _hub
+from .core import loop as default_loop
+from .exceptions import (
+    BlockingSwitchOutError,
+    ConcurrentObjectUseError,
+    HubDestroyed,
+    InvalidSwitchError,
+    LoopExit,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = [
+    "GreenletExit",
+    "Hub",
+    "LoopExit",
+    "Waiter",
+    "get_hub",
+    "getcurrent",
+    "idle",
+    "kill",
+    "set_default_hub_class",
+    "set_hub",
+    "signal",
+    "sleep",
+    "spawn_raw",
+]
+
+
+class cancel_wait_ex(OSError):
+    """Raised where a greenlet waited for a descriptor that another one closed."""
+
+    def __init__(self) -> None:
+        super().__init__(9, "File descriptor was closed in another greenlet")
+
+
+_hub.set_exceptions(InvalidSwitchError, ConcurrentObjectUseError, cancel_wait_ex)
+
+_SHOWN = 20  # greenlets that a LoopExit names
+
+
+class Hub(greenlet):
+    """The greenlet that runs a thread's loop. There is one a thread; `get_hub` makes it.
+
+    Whoever waits switches to it, and is switched back to when what it waits for has come.
+    """
+
+    # What ends a greenlet without being worth a traceback, and what is passed on to the main greenlet.
+    NOT_ERROR: tuple[type[BaseException], ...] = (GreenletExit, SystemExit)
+    SYSTEM_ERROR: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit, SystemError)
+
+    loop_class: Callable[..., Any] = default_loop
+    exception_stream: Any = None
+    name = ""
+
+    def __init__(self, loop: Any = None, default: bool | None = None) -> None:
+        greenlet.__init__(self, None, None)
+        self.thread_ident = threading.get_ident()
+        if default is None:
+            default = threading.current_thread() is threading.main_thread()
+        self.loop = loop if loop is not None else self.loop_class(None, default)
+        self.loop.error_handler = self
+        self.loop.set_greenlet(self)
+
+    @property
+    def main_hub(self) -> bool:
+        """Whether it is the main thread's."""
+        return self.thread_ident == threading.main_thread().ident
+
+    def run(self) -> None:
+        """Run the loop; when it has nothing left to do, tell the main greenlet. Never returns."""
+        assert self is getcurrent(), "only the hub itself runs its loop"
+        while True:
+            self.loop.error_handler = self
+            _hub.run(self.loop)
+            if self.loop.ended:
+                return
+            main: Any = self.parent
+            main.throw(LoopExit("This operation would block forever", self, self._waiting()))
+            # It waits again.
+
+    def _waiting(self) -> list[str]:
+        """The greenlets of this hub that were started and have not ended."""
+        import gc
+
+        waiting = [
+            repr(known)
+            for known in gc.get_objects()
+            if isinstance(known, greenlet) and known.parent is self and known and known is not self
+        ]
+        more = len(waiting) - _SHOWN
+        return [*waiting[:_SHOWN], f"and {more} more"] if more > 0 else waiting
+
+    def switch(self, *args: object, **kwargs: object) -> Any:
+        """Switch away from the current greenlet, which is to be switched back to by what it waits for."""
+        if args or kwargs or getcurrent() is self:
+            if getcurrent() is self:
+                self.switch_out()
+            return greenlet.switch(self, *args, **kwargs)
+        switch_out = getattr(getcurrent(), "switch_out", None)
+        if switch_out is not None:
+            switch_out()
+        return _hub.switch(self.loop)
+
+    def switch_out(self) -> None:
+        """Called when a blocking function is called in the hub."""
+        raise BlockingSwitchOutError("Impossible to call blocking function in the event loop callback")
+
+    def wait(self, watcher: Any) -> None:
+        """Park the current greenlet until the watcher, which is not started, is told of something."""
+        waiter: Waiter = Waiter(self)
+        watcher.start(waiter.switch, waiter)
+        try:
+            result = waiter.get()
+            if result is not waiter:
+                raise InvalidSwitchError(
+                    f"Invalid switch into {getcurrent()!r}: got {result!r} "
+                    f"(expected {waiter!r}; waiting on {self!r} with {watcher!r})"
+                )
+        finally:
+            watcher.stop()
+
+    def cancel_wait(self, watcher: Any, error: Any, close_watcher: bool = False) -> None:
+        """Raise `error`, a class or an instance, in the greenlet that waits for the watcher."""
+        if watcher is None:
+            raise ValueError("The watcher must not be None")
+        if watcher.callback is not None:
+            self.loop.run_callback(self._cancel_wait, watcher, error, close_watcher)
+        elif close_watcher:
+            watcher.close()
+
+    def _cancel_wait(self, watcher: Any, error: Any, close_watcher: bool) -> None:
+        active = watcher.active
+        callback = watcher.callback
+        if close_watcher:
+            watcher.close()
+        if active:
+            waiter = getattr(callback, "__self__", None)
+            if waiter is not None:
+                waiter.throw(error)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Run the loop from the main greenlet until nothing is left, or for so long. Whether nothing is left."""
+        assert getcurrent() is self.parent, "only possible from the MAIN greenlet"
+        if self.dead:
+            return True
+        waiter: Waiter = Waiter(self)
+        timer = None
+        if timeout is not None:
+            timer = self.loop.timer(timeout, ref=False)
+            timer.start(waiter.switch, None)
+        try:
+            try:
+                waiter.get()
+            except LoopExit:
+                return True
+        finally:
+            if timer is not None:
+                timer.stop()
+                timer.close()
+        return False
+
+    def destroy(self, destroy_loop: bool | None = None) -> None:
+        """End the hub: its greenlet first, then the loop, unless `destroy_loop` is False."""
+        if self and getcurrent() is not self:
+            # It ends here, and not in the main greenlet.
+            self.parent = getcurrent()
+            greenlet.throw(self, HubDestroyed(destroy_loop is not False))
+        if get_hub_if_exists() is self:
+            set_hub(None)
+        if self.loop is not None and not self.loop.destroyed:
+            self.loop.error_handler = None
+            self.loop.set_greenlet(None)
+            if destroy_loop is not False:
+                self.loop.destroy()
+
+    # --- errors ---------------------------------------------------------------------------------------------
+
+    def handle_error(
+        self,
+        context: object,
+        kind: type[BaseException],
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Called with what ended a greenlet, or came out of a callback, and where that was."""
+        if value is None:
+            value = kind()
+        if not issubclass(kind, self.NOT_ERROR):
+            self.print_exception(context, kind, value, tb)
+        if context is None or issubclass(kind, self.SYSTEM_ERROR):
+            self.handle_system_error(kind, value, tb)
+
+    def handle_system_error(
+        self, kind: type[BaseException], value: BaseException, tb: TracebackType | None = None
+    ) -> None:
+        """Raise it in the main greenlet."""
+        current = getcurrent()
+        main: Any = self.parent
+        if current is self or current is main or self.loop is None:
+            main.throw(kind, value, tb)
+            return
+        again = self.loop.run_callback(current.switch)
+        try:
+            main.throw(kind, value, tb)
+        finally:
+            again.stop()
+
+    def print_exception(
+        self,
+        context: object,
+        kind: type[BaseException],
+        value: BaseException,
+        tb: TracebackType | None,
+    ) -> None:
+        """Write the traceback, and whose it is, to `exception_stream`, or standard error."""
+        stream = self.exception_stream or sys.stderr
+        if stream is None:
+            return
+        traceback.print_exception(kind, value, tb, file=stream)
+        if context is not None:
+            try:
+                text = context if isinstance(context, str) else repr(context)
+            except Exception as error:
+                text = f"<{type(context).__name__}, whose repr raised {type(error).__name__}>"
+            stream.write(f"{text} failed with {kind.__name__}\n\n")
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        return f"<{type(self).__name__}{name} at {id(self):#x} {self.loop!r} thread_ident={self.thread_ident:#x}>"
+
+
+class Waiter:
+    """A meeting of one greenlet with what it waits for, in either order.
+
+    `get` parks the greenlet that calls it until `switch` or `throw` is called, in the hub. If that came
+    first, `get` returns or raises at once.
+    """
+
+    __slots__ = ("_error", "_value", "greenlet", "hub")
+
+    def __init__(self, hub: Hub | None = None) -> None:
+        self.hub = get_hub() if hub is None else hub
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what has come."""
+        self.greenlet: Any = None
+        self._value: Any = None
+        self._error: Any = _NOTHING_YET
+
+    def ready(self) -> bool:
+        """Whether something has come."""
+        return self._error is not _NOTHING_YET
+
+    def successful(self) -> bool:
+        """Whether a value has come."""
+        return self._error is None
+
+    @property
+    def exc_info(self) -> Any:
+        """What was thrown, or None."""
+        return None if self._error is _NOTHING_YET else self._error
+
+    @property
+    def value(self) -> Any:
+        """The value that has come, or None."""
+        return self._value
+
+    def switch(self, value: object = None) -> None:
+        """Bring a value. Only the hub may."""
+        waiting = self.greenlet
+        if waiting is None:
+            self._value = value
+            self._error = None
+            return
+        if getcurrent() is not self.hub:
+            raise AssertionError("Can only use Waiter.switch method from the Hub greenlet")
+        try:
+            waiting.switch(value)
+        except BaseException:
+            self.hub.loop.handle_error(waiting, *_exc_info())
+
+    def switch_args(self, *args: object) -> None:
+        """Bring several values, as a tuple."""
+        self.switch(args)
+
+    def throw(self, *throw_args: Any) -> None:
+        """Bring an exception. Only the hub may."""
+        waiting = self.greenlet
+        if waiting is None:
+            self._error = throw_args
+            return
+        if getcurrent() is not self.hub:
+            raise AssertionError("Can only use Waiter.switch method from the Hub greenlet")
+        try:
+            waiting.throw(*throw_args)
+        except BaseException:
+            self.hub.loop.handle_error(waiting, *_exc_info())
+
+    def get(self) -> Any:
+        """Wait for what is brought: return it, or raise it."""
+        if self._error is not _NOTHING_YET:
+            if self._error is None:
+                return self._value
+            getcurrent().throw(*self._error)
+        if self.greenlet is not None:
+            raise ConcurrentObjectUseError(f"This Waiter is already used by {self.greenlet!r}")
+        self.greenlet = getcurrent()
+        try:
+            return self.hub.switch()
+        finally:
+            self.greenlet = None
+
+    def __call__(self, source: Any) -> None:
+        """As a link: bring the result of a greenlet, or of an AsyncResult."""
+        if source.exception is None:
+            self.switch(source.value)
+        else:
+            self.throw(source.exception)
+
+    def __str__(self) -> str:
+        if self._error is _NOTHING_YET:
+            return f"<{type(self).__name__} greenlet={self.greenlet}>"
+        if self._error is None:
+            return f"<{type(self).__name__} greenlet={self.greenlet} value={self._value}>"
+        return f"<{type(self).__name__} greenlet={self.greenlet} exc_info={self._error}>"
+
+
+_NOTHING_YET: Any = object()
+
+
+def _exc_info() -> Any:
+    return sys.exc_info()
+
+
+# --- the hub of each thread ---------------------------------------------------------------------------------
+
+
+class _Here(threading.local):
+    hub: Hub | None = None
+    Hub: type[Hub] | None = None
+
+
+_here = _Here()
+_default_class: type[Hub] = Hub
+
+
+def set_default_hub_class(hub_class: type[Hub]) -> None:
+    """Choose the class of hubs that are made from now on, in every thread."""
+    global _default_class
+    _default_class = hub_class
+
+
+def get_hub() -> Hub:
+    """The hub of this thread, made at the first call."""
+    hub = _here.hub
+    if hub is None:
+        hub = _here.hub = (_here.Hub or _default_class)()
+    return hub
+
+
+def get_hub_if_exists() -> Hub | None:
+    """The hub of this thread, or None."""
+    return _here.hub
+
+
+def set_hub(hub: Hub | None) -> None:
+    """Make `hub` this thread's."""
+    _here.hub = hub
+
+
+# --- functions ----------------------------------------------------------------------------------------------
+
+
+def sleep(seconds: float = 0, ref: bool = True) -> None:
+    """Park the current greenlet for at least so long; 0 lets all others that are ready run first.
+
+    With `ref` false, the sleep does not keep the loop from ending.
+    """
+    hub = get_hub()
+    if getcurrent() is hub:
+        hub.switch_out()
+    if seconds <= 0:
+        _hub.give_way(hub.loop)
+    elif ref:
+        _hub.sleep(hub.loop, seconds)
+    else:
+        timer = hub.loop.timer(seconds, ref=False)
+        try:
+            hub.wait(timer)
+        finally:
+            timer.close()
+
+
+def idle(priority: int = 0) -> None:
+    """Park the current greenlet until nobody else has anything to do."""
+    hub = get_hub()
+    watcher = hub.loop.idle()
+    if priority:
+        watcher.priority = priority
+    try:
+        hub.wait(watcher)
+    finally:
+        watcher.close()
+
+
+def kill(greenlet: Any, exception: Any = GreenletExit) -> None:
+    """Throw an exception into a greenlet, soon; not into one that has ended."""
+    if not greenlet.dead:
+        if hasattr(greenlet, "kill"):
+            greenlet.kill(exception=exception, block=False)
+        else:
+            get_hub().loop.run_callback(greenlet.throw, exception)
+
+
+def spawn_raw(function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+    """Have a plain greenlet run `function(*args, **kwargs)`, soon. It has no links and no result."""
+    if not callable(function):
+        raise TypeError(f"function must be callable, not {type(function).__name__}")
+    hub = get_hub()
+    if kwargs:
+        import functools
+
+        function = functools.partial(function, *args, **kwargs)
+        args = ()
+    started: greenlet = greenlet(function, hub)
+    hub.loop.run_callback(started.switch, *args)
+    return started
+
+
+class signal:
+    """Have a greenlet run `handler(*args, **kwargs)` each time the signal comes, until `cancel()`."""
+
+    def __init__(self, signalnum: int, handler: Callable[..., Any], *args: object, **kwargs: object) -> None:
+        if not callable(handler):
+            raise TypeError("signal handler must be callable.")
+        self.hub = get_hub()
+        self.watcher = self.hub.loop.signal(signalnum, ref=False)
+        self.handler = handler
+        self.args = args
+        self.kwargs = kwargs
+        self.watcher.start(self._start)
+
+    @property
+    def ref(self) -> bool:
+        """Whether it keeps the loop from ending."""
+        return bool(self.watcher.ref)
+
+    @ref.setter
+    def ref(self, value: bool) -> None:
+        self.watcher.ref = value
+
+    def cancel(self) -> None:
+        """Let the signal do again what it did before."""
+        self.watcher.stop()
+
+    def _start(self) -> None:
+        greenlet(self._handle, self.hub).switch()
+
+    def _handle(self) -> None:
+        try:
+            self.handler(*self.args, **self.kwargs)
+        except BaseException:
+            self.hub.handle_error(None, *_exc_info())
+
+
+def reinit(hub: Hub | None = None) -> None:
+    """In the child of a fork. Not needed: a loop notices by itself."""
+    hub = hub or get_hub_if_exists()
+    if hub is not None:
+        hub.loop.reinit()

@@ -1,0 +1,15 @@
+"""A hub of its own for each test, so that nothing of one is left for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from weft.gevent.hub import Hub, get_hub
+
+
+@pytest.fixture(autouse=True)
+def hub() -> Iterator[Hub]:
+    made = get_hub()
+    yield made
+    made.destroy()
