@@ -8,6 +8,7 @@ has found out leaves it, or the kernel, which keeps it until the parent has wait
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "NO_DESCRIPTORS",
     "Known",
     "find",
     "forget_ended",
@@ -35,6 +37,9 @@ __all__ = [
     "start_of",
     "started",
 ]
+
+# What the system says when there is no descriptor left.
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 # How long the system may take between a server's last sign of life and telling how it ended, in seconds.
 _GRACE = 2.0
@@ -127,7 +132,9 @@ def _here() -> str:
 
 
 def start_of(pid: int) -> int:
-    """When a process started, as the engine's identities have it: ticks since boot, cut to 32 bits; 0 if nobody knows."""
+    """When a process started, as the engine's identities have it: ticks since boot, cut to 32 bits; 0 if nobody knows.
+
+    OSError if this process has no descriptor left to look."""
     fields = _stat(pid)
     return int(fields[19]) & 0xFFFFFFFF if fields else 0
 
@@ -137,7 +144,9 @@ def _stat(pid: int) -> list[str]:
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()
-    except OSError:
+    except OSError as error:
+        if error.errno in NO_DESCRIPTORS:
+            raise
         return []
 
 

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import managers as _managers
 from multiprocessing import reduction, util
 from traceback import format_exc, format_exception
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from weft.multiprocessing import _manager_ends as ends
 from weft.multiprocessing import connection
@@ -32,7 +32,9 @@ from weft.multiprocessing._manager_callers import RemoteCaller
 from weft.multiprocessing._manager_waits import CallerGone, Owner, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 # With its private parts, which its type stubs do not have.
 _stock: Any = _managers
@@ -125,6 +127,17 @@ class Gate(_StockServer):  # type: ignore[misc]
                     channel.detach()
         util.info("a peer that did not prove that it has the key was turned out")
         return True
+
+    def with_descriptors(self, work: Callable[[], T]) -> T:
+        """Do what takes a descriptor. If there is none left, peers that have proved nothing go; OSError if that does not help."""
+        while True:
+            try:
+                return work()
+            except OSError as error:
+                if error.errno not in ends.NO_DESCRIPTORS or not self._turn_out_first():
+                    raise
+            # Its own thread closes the connection, in a moment.
+            self.stop_event.wait(0.05)
 
     def _turn_out_overdue(self) -> float | None:
         """End the connections whose time is over. Returns the number of seconds until that of the next one; None without one."""
@@ -257,7 +270,7 @@ class Gate(_StockServer):  # type: ignore[misc]
         """A client with weft says who it is; returns who this is. It says goodbye before it ends normally."""
         if isinstance(caller, RemoteCaller) and not caller.has_weft:
             caller.has_weft = True
-            if ends.is_near(other):
+            if self.with_descriptors(lambda: ends.is_near(other)):
                 caller.owner = other[0], other[1]
                 self.watch_process(caller.owner, is_mute=False)
         who: ends.Identity = self.who_serves(caller)
@@ -268,7 +281,7 @@ class Gate(_StockServer):  # type: ignore[misc]
         pid = peer_of(conn)
         if pid is None:
             return 0, next(self._numbers)
-        owner = pid, ends.start_of(pid)
+        owner = pid, self.with_descriptors(lambda: ends.start_of(pid))
         self.watch_process(owner, is_mute=True)
         return owner
 

@@ -66,6 +66,8 @@ class Server(Gate):
         # Processes that said that they end normally, and those that would not say so.
         self._ends_normally: set[Owner] = set()
         self._mute: set[Owner] = set()
+        # Those that there was no descriptor for to watch them by.
+        self._unwatched: set[Owner] = set()
         # Which process has a lock, and which one was killed with it.
         self._held: dict[str, Owner] = {}
         self._orphaned: dict[str, int] = {}
@@ -426,12 +428,19 @@ class Server(Gate):
                     self._mute.add(owner)
             else:
                 self._mute.discard(owner)
-            if owner in self._owned:
+            if owner in self._owned and owner not in self._unwatched:
                 return
-            self._owned[owner] = Counter()
+            self._owned.setdefault(owner, Counter())
+            self._unwatched.discard(owner)
         try:
-            descriptor = os.pidfd_open(owner[0])
+            descriptor = self.with_descriptors(lambda: os.pidfd_open(owner[0]))
         except OSError as error:
+            if error.errno in ends.NO_DESCRIPTORS:
+                # It lives, for all that is known, and keeps what it has. When it is met again, so is the attempt.
+                with self._owned_lock:
+                    self._unwatched.add(owner)
+                util.info("no descriptor left to watch client %s by", owner[0])
+                return
             util.debug("cannot watch client %s: %s", owner[0], error)
             self._process_ended(owner)
             return
@@ -470,6 +479,7 @@ class Server(Gate):
         self.desk.sweep(owner)
         with self._owned_lock:
             references = self._owned.pop(owner, Counter())
+            self._unwatched.discard(owner)
         for ident, count in references.items():
             try:
                 self._let_go(ident, count)
