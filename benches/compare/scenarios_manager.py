@@ -17,6 +17,7 @@ PATIENCE = 60  # seconds until a client that failed is missed
 
 # They live as long as this process.
 _managers: list[Any] = []
+_kept: list[Any] = []
 
 
 def manager() -> Any:
@@ -155,6 +156,8 @@ def manager_clients(api: Api) -> Loop:
 
 
 def crowd(d: Any) -> Loop:
+    # Without a reference here, the server may let go of it before the children have theirs.
+    _kept.append(d)
     context = multiprocessing.get_context("fork")
     begin, end = context.Barrier(CLIENTS + 1), context.Barrier(CLIENTS + 1)
     for _ in range(CLIENTS):
