@@ -209,6 +209,7 @@ def _writes(d: Any, place: int, begin: Any, end: Any) -> None:
 def shared_dict_writers(api: Api) -> Loop:
     """A write, of several processes that write at once."""
     d = dictionary()
+    _kept.append(d)
     context = multiprocessing.get_context("fork")
     begin, end = context.Barrier(CLIENTS + 1), context.Barrier(CLIENTS + 1)
     for place in range(CLIENTS):
