@@ -152,7 +152,7 @@ impl Lane {
         // was interrupted, or it was another owner's.
         let number = slot.call.load(Ordering::Relaxed).wrapping_add(1);
         slot.call.store(number, Ordering::Relaxed);
-        self.desk.post(self.index, slot);
+        self.desk.board().post(self.index, &slot.state);
         let answered = || slot.answer.call.load(Ordering::Acquire) == number;
         let waited = wait_until(&slot.reply, parker, Deadline::NEVER, answered, |_| {
             if answered() { Some(Ok(())) } else { self.check().err().map(Err) }

@@ -8,23 +8,20 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use weft_shm::identity::Identity;
 use weft_shm::robust::{Robust, RobustMutex};
 use weft_shm::{Arena, Carrier, Handle, ShmError};
-use weft_wait::{Deadline, Parker, Signal, WaitError, wait_until};
+use weft_wait::{Deadline, Parker, WaitError, wait_until};
 
+use crate::board::{self, Board, LANES};
 use crate::client::Lane;
 use crate::lane::{Short, Slot, identity_of, word_of};
 use crate::message::{self, Buffers, is_of_lane};
-use crate::turn::{Handed, NOBODY, Swept};
-
-/// How many callers there may be at a time.
-pub const LANES: usize = 254;
+use crate::turn::{Handed, NOBODY, Swept, Turn};
 
 const TAG: u64 = u64::from_le_bytes(*b"weftdsk2");
-const WORDS: usize = LANES.div_ceil(64);
 
 /// Nobody has served yet.
 const NEW: u32 = 0;
@@ -42,14 +39,8 @@ struct Header {
     cause: AtomicU32,
     life: RobustMutex,
     _apart: [u64; 1],
-    /// Raised when something is ready.
-    bell: Signal,
-    /// The number of the lane that the server looks at anyway, plus one. Read and seldom written, as the bell is.
-    watched: AtomicU32,
-    _apart_too: [u32; 14],
-    /// A bit for each lane with a call in it.
-    ready: [AtomicU64; WORDS],
-    _apart_three: [u64; 8 - WORDS],
+    /// How the server learns of calls.
+    board: Board,
 }
 
 #[repr(C)]
@@ -145,6 +136,15 @@ impl Desk {
         &self.layout().lanes[lane]
     }
 
+    fn turn_of(&self, lane: usize) -> &Turn {
+        &self.slot(lane).state
+    }
+
+    #[inline]
+    pub(crate) fn board(&self) -> &Board {
+        &self.layout().header.board
+    }
+
     pub(crate) const fn carrier(&self) -> &Carrier {
         &self.carrier
     }
@@ -178,7 +178,7 @@ impl Desk {
         for slot in &self.layout().lanes {
             slot.reply.raise_all();
         }
-        self.layout().header.bell.raise_all();
+        self.board().bell().raise_all();
     }
 
     /// Waits until a call is [ready](Self::next), or `poke` was called, or `deadline`. Says whether anything may be ready.
@@ -188,7 +188,7 @@ impl Desk {
     /// What interrupts the parker.
     pub fn wait<P: Parker>(&self, parker: &mut P, deadline: Deadline) -> Result<bool, P::Interrupt> {
         let any = || self.is_ready() || self.is_closed();
-        match wait_until(&self.layout().header.bell, parker, deadline, any, |_| any().then_some(())) {
+        match wait_until(self.board().bell(), parker, deadline, any, |_| any().then_some(())) {
             Ok(()) => Ok(true),
             Err(WaitError::TimedOut) => Ok(false),
             Err(WaitError::Interrupted(interrupt)) => Err(interrupt),
@@ -198,55 +198,25 @@ impl Desk {
     /// Whether some lane's bit is set, or a call is in the lane that is watched.
     #[inline]
     pub fn is_ready(&self) -> bool {
-        self.layout().header.ready.iter().any(|word| word.load(Ordering::Acquire) != 0)
-            || self.watched().is_some()
+        self.board().is_ready(|lane| self.turn_of(lane))
     }
 
     /// The lane that is watched, if there is a call in it.
     #[inline]
     pub fn watched(&self) -> Option<usize> {
-        let lane = (self.layout().header.watched.load(Ordering::Relaxed) as usize).checked_sub(1)?;
-        (lane < LANES && self.slot(lane).state.is_called()).then_some(lane)
+        self.board().watched(|lane| self.turn_of(lane))
     }
 
     /// Looks at this lane from now on, whether its bit is set or not, and at no other one: its caller need not touch the words that
     /// all callers share. For the one thread that serves.
-    ///
-    /// A caller posts its call before a fence and looks at who is watched after it; here the other way around. So of the
-    /// lane that was watched before either its caller sees that it is not, or its call is seen here.
     pub fn watch(&self, lane: usize) {
-        let header = &self.layout().header;
-        let before = (header.watched.load(Ordering::Relaxed) as usize).checked_sub(1);
-        if before == Some(lane) {
-            return;
-        }
-        header.watched.store(lane as u32 + 1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if let Some(before) = before.filter(|before| *before < LANES)
-            && self.slot(before).state.is_called()
-        {
-            header.ready[before / 64].fetch_or(1 << (before % 64), Ordering::AcqRel);
-        }
+        self.board().watch(lane, |lane| self.turn_of(lane));
     }
 
     /// A lane with a call in it, from `after` on and around; its bit is taken.
     #[inline]
     pub fn next(&self, after: usize) -> Option<usize> {
-        let ready = &self.layout().header.ready;
-        let (first, bit) = (after / 64, after % 64);
-        for step in 0..=WORDS {
-            let index = (first + step) % WORDS;
-            let mut word = ready[index].load(Ordering::Acquire);
-            if step == 0 {
-                word &= u64::MAX << bit;
-            }
-            if word != 0 {
-                let found = word.trailing_zeros() as usize;
-                ready[index].fetch_and(!(1 << found), Ordering::AcqRel);
-                return Some(index * 64 + found).filter(|lane| *lane < LANES);
-            }
-        }
-        None
+        self.board().next(after)
     }
 
     /// Begins the call in the lane, and takes it out into `bytes`. `None` if there is none.
@@ -275,14 +245,9 @@ impl Desk {
 
     #[inline]
     fn hand_out(&self, lane: usize, slot: &Slot, short: Option<(u32, &Short)>) -> bool {
-        let number = slot.call.load(Ordering::Relaxed);
-        match slot.state.answer() {
-            Handed::Out => {
-                message::write_answer(slot, short);
-                slot.answer.call.swap(number, Ordering::SeqCst);
-                raise(&slot.reply);
-                return true;
-            }
+        message::write_answer(slot, short);
+        match board::hand_out(&slot.state, &slot.call, &slot.answer.call, &slot.reply) {
+            Handed::Out => return true,
             Handed::Unwanted => {
                 self.discard(lane);
                 slot.free();
@@ -404,29 +369,5 @@ impl Desk {
             let is_free = self.slot(lane).owner.claim(me);
             is_free.then(|| Lane::new(Arc::clone(self), lane, me))
         })
-    }
-
-    /// Says that a call lies in the lane, whole, and lets the server know.
-    #[inline]
-    pub(crate) fn post(&self, lane: usize, slot: &Slot) {
-        let header = &self.layout().header;
-        slot.state.call();
-        if !cfg!(target_arch = "x86_64") {
-            fence(Ordering::SeqCst);
-        }
-        if header.watched.load(Ordering::Relaxed) as usize != lane + 1 {
-            header.ready[lane / 64].fetch_or(1 << (lane % 64), Ordering::SeqCst);
-        }
-        raise(&header.bell);
-    }
-}
-
-/// Raises a signal after a change that was an atomic read-modify-write, which on this processor is a full fence.
-#[inline]
-fn raise(signal: &Signal) {
-    if cfg!(target_arch = "x86_64") {
-        signal.raise_fenced();
-    } else {
-        signal.raise();
     }
 }

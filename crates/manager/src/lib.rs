@@ -2,13 +2,19 @@
 //!
 //! * [`Desk`]: what a server and its clients share: a bell, and lanes; what the server does with it;
 //! * [`Lane`]: one caller's place at the desk;
+//! * [`board`]: how the server learns of calls, and their callers of answers;
 //! * [`lane`]: how it lies in shared memory;
 //! * [`turn`]: the states of a lane, and who changes them;
 //! * [`message`]: how calls and answers lie in a lane.
 //!
 //! Nothing in here knows what is called: calls and answers are bytes, and buffers in shared memory.
 
-// The model checker sees the states alone.
+// The model checker sees the states, and who wakes whom.
+#[cfg(not(loom))]
+#[expect(unreachable_pub, reason = "the model is a test, which sees what is public alone")]
+mod board;
+#[cfg(loom)]
+pub mod board;
 #[cfg(not(loom))]
 mod client;
 #[cfg(not(loom))]
@@ -29,9 +35,11 @@ mod turn;
 pub mod turn;
 
 #[cfg(not(loom))]
+pub use board::LANES;
+#[cfg(not(loom))]
 pub use client::{Answer, Lane, Reply};
 #[cfg(not(loom))]
-pub use desk::{Call, Desk, LANES, Request, Serving};
+pub use desk::{Call, Desk, Request, Serving};
 #[cfg(not(loom))]
 pub use error::ManagerError;
 #[cfg(not(loom))]

@@ -93,7 +93,6 @@ impl Turn {
     }
 
     /// Whether a call lies in the lane.
-    #[cfg(not(loom))]
     #[inline]
     pub fn is_called(&self) -> bool {
         self.0.load(Ordering::Acquire) == CALLED

@@ -1,11 +1,14 @@
 //! Every interleaving of a caller, the server, and the one that sweeps up behind the dead, at one lane.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p weft-manager --release --test loom`. What lies in the lane is a cell of the
-//! model's, so that it is reported if two touch it at once. Nobody sleeps here: that is the signal's affair, and in its own model.
+//! model's, so that it is reported if two touch it at once. Nobody sleeps here: who wakes whom is in `loom/board.rs`.
 //!
 //! The bound: two threads without any, but two calls in a row and three threads with at most three preemptions each run.
 
 #![cfg(loom)]
+
+#[path = "loom/board.rs"]
+mod board;
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

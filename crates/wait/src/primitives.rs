@@ -23,10 +23,14 @@ pub(crate) mod futex {
         static ref ALARM: Condvar = Condvar::new();
     }
 
-    /// Who sleeps, in the order in which they went to sleep. A model has one signal, so one bed is enough.
+    /// Who sleeps, and at which word, in the order in which they went to sleep.
     struct Bed {
         next: usize,
-        asleep: Vec<usize>,
+        asleep: Vec<(usize, usize)>,
+    }
+
+    fn place(word: &AtomicU32) -> usize {
+        std::ptr::from_ref(word).addr()
     }
 
     pub(crate) fn wait(word: &AtomicU32, expected: u32) {
@@ -34,7 +38,7 @@ pub(crate) mod futex {
         if word.load(Ordering::SeqCst) != expected {
             return;
         }
-        let me = bed.next;
+        let me = (bed.next, place(word));
         bed.next += 1;
         bed.asleep.push(me);
         while bed.asleep.contains(&me) {
@@ -42,10 +46,14 @@ pub(crate) mod futex {
         }
     }
 
-    pub(crate) fn wake(_word: &AtomicU32, most: u32) -> usize {
+    pub(crate) fn wake(word: &AtomicU32, most: u32) -> usize {
         let mut bed = BED.lock().unwrap();
-        let woken = bed.asleep.len().min(most as usize);
-        bed.asleep.drain(..woken);
+        let mut woken = 0;
+        bed.asleep.retain(|sleeper| {
+            let is_woken = sleeper.1 == place(word) && woken < most as usize;
+            woken += usize::from(is_woken);
+            !is_woken
+        });
         if woken > 0 {
             ALARM.notify_all();
         }
