@@ -13,9 +13,9 @@ use weft_sync::{
     Semaphore, Tenure, WaitError, owner,
 };
 use weft_wait::thread::{Slices, sleep};
-use weft_wait::{Deadline, Parker, Signal, Ticket};
+use weft_wait::{Deadline, Parker, Signal, Ticket, Woken};
 
-/// Sleeps until the signal was raised, or the time is over.
+/// Sleeps until it is woken, or the time is over: the end of a slice wakes nobody.
 #[derive(Default)]
 struct Stubborn;
 
@@ -23,9 +23,9 @@ impl Parker for Stubborn {
     type Interrupt = Infallible;
 
     fn park(&mut self, signal: &Signal, ticket: Ticket, deadline: Deadline) -> Result<(), Infallible> {
-        while signal.is_current(ticket) && !deadline.is_over() {
-            let _ = sleep(signal, ticket, &mut Slices::default(), deadline);
-        }
+        while sleep(signal, ticket, &mut Slices::default(), deadline) == Woken::TimedOut
+            && !deadline.is_over()
+        {}
         Ok(())
     }
 }

@@ -34,7 +34,8 @@ pub trait Parker {
     /// What ends a wait from outside, such as an exception raised by a signal handler.
     type Interrupt;
 
-    /// Waits until `signal` was raised since `ticket`, or until `deadline`. May return early for any reason.
+    /// Waits until `signal` was raised since `ticket`, or until `deadline`. May return early for any reason, and has to when it was
+    /// woken: somebody may have raised the signal before this ticket was taken and woken this sleeper after it, and count on it.
     fn park(&mut self, signal: &Signal, ticket: Ticket, deadline: Deadline) -> Result<(), Self::Interrupt>;
 
     /// Runs `step`, which blocks the thread for a moment at a time, until it says that it is done.

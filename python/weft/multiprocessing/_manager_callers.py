@@ -58,6 +58,9 @@ class LaneCaller(Caller):
             except CallerGone:
                 answer = ("#RETURN", None)  # to nobody
                 back = None
+            except BaseException:
+                # A method that raised SystemExit, say. It is the caller's to know, who would wait for ever, and not this thread's end.
+                answer = "#TRACEBACK", format_exc()
             del args, kwds
             self._server.desk.answer(self.lane, *answer, back if answer[0] == "#RETURN" else None)
             del answer, back

@@ -281,6 +281,9 @@ def AutoProxy(
 # -- Several operations as one
 
 
+_NO_ANSWER = "its calls return nothing before it is run; `results` has the answers afterwards"
+
+
 class Batch:
     """Calls of one shared object that are made together, in one trip, with no other call between them.
 
@@ -300,6 +303,8 @@ class Batch:
         self._calls.append((method, args, kwds))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
+        if name in ("add", "update_with") and isinstance(self._proxy, _Compound):
+            raise AttributeError(f"{name} is one operation by itself, and cannot be put into a batch")
         if name.startswith("_") or name not in self._proxy._exposed_:
             raise AttributeError(f"{self._proxy!r} has no method {name!r} to be put into a batch")
         return lambda *args, **kwds: self.call(name, *args, **kwds)
@@ -312,6 +317,12 @@ class Batch:
 
     def __delitem__(self, key: Any) -> None:
         self.call("__delitem__", key)
+
+    def __iter__(self) -> Any:
+        raise TypeError(f"a batch cannot be iterated over: {_NO_ANSWER}")
+
+    def __contains__(self, key: Any) -> bool:
+        raise TypeError(f"a batch cannot say what is in it: {_NO_ANSWER}")
 
     def run(self) -> list[Any]:
         """Make the calls, and return what they returned."""
@@ -328,7 +339,11 @@ class Batch:
 
 
 def batch(proxy: Any) -> Batch:
-    """Calls of the shared object of `proxy` that are to be made together; see `Batch`."""
+    """Calls of the shared object of `proxy` that are to be made together; see `Batch`.
+
+    TypeError if it is no proxy of a manager's object."""
+    if not isinstance(proxy, _StockProxy):
+        raise TypeError(f"batch() takes a proxy of a manager's object, not {type(proxy).__qualname__}")
     return Batch(proxy)
 
 
@@ -624,6 +639,9 @@ class PoolProxy(BasePoolProxy):  # type: ignore[misc]
     def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
         self.terminate()
 
+
+# Whoever unpickles it imports that module first, as it has to be: this one's own first import is of what that takes the place of.
+_rebuild_known.__module__ = "weft.multiprocessing.managers"
 
 # By these names they are found again when they are pickled.
 for _proxy in (BaseListProxy, _BaseDictProxy, BaseSetProxy, ArrayProxy, BasePoolProxy):

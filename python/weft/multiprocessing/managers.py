@@ -87,6 +87,9 @@ from weft.multiprocessing._manager_proxies import (
     ValueProxy as ValueProxy,
 )
 from weft.multiprocessing._manager_proxies import (
+    _rebuild_known as _rebuild_known,
+)
+from weft.multiprocessing._manager_proxies import (
     batch as batch,
 )
 from weft.multiprocessing._manager_server import Server, SharedMemoryServer
