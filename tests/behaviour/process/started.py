@@ -89,7 +89,11 @@ def descendants(pid: int) -> list[int]:
     """All processes below a process."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
+        try:
+            children = (task / "children").read_text().split()
+        except FileNotFoundError:
+            continue  # a thread that ended since it was listed
+        for child in children:
             found += [int(child), *descendants(int(child))]
     return found
 
