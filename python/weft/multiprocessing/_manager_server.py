@@ -116,7 +116,11 @@ class Server(Gate):
             reduction.send_handle(c, _native.arena_descriptor(place[0]), peer)
 
     def _serve_lanes(self, is_open: threading.Event) -> None:
-        self.desk.serve(self._dispatch, self._arrived, objects.WOULD_BLOCK, is_open.set)
+        try:
+            self.desk.serve(self._dispatch, self._arrived, objects.WOULD_BLOCK, is_open.set)
+        finally:
+            # If it could not begin: nobody gets a lane then, and there are the connections.
+            is_open.set()
 
     def _arrived(self, lane: int, owner: Owner | None) -> None:
         """A process has claimed the lane, and calls through it for the first time."""
