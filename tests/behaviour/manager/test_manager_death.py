@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import weft
-from things import Custom, call_of_dead, hold, hold_and_leave, keep, take, wait_for
+from things import Custom, Getters, alarm, call_of_dead, hold, hold_and_leave, keep, take, wait_for
 from weft.multiprocessing import _manager_client, get_context
 from weft.multiprocessing.managers import SyncManager
 
@@ -31,26 +31,16 @@ def test_the_death_of_the_server_reaches_all_who_wait(method: str) -> None:
     pid = manager._process.pid
     q = manager.Queue()
     process, ours = started("fork", call_of_dead, q)
-    errors: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            q.get()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=wait) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    getters = Getters(q, 3)
     assert ours.recv() == "begun"
     os.kill(pid, signal.SIGKILL)
-    for thread in threads:
-        thread.join()
+    getters.join()
     name, text, is_eof, is_connection = ours.recv()
     process.join()
     assert (name, is_eof, is_connection) == ("ManagerDied", True, True)
     assert str(pid) in text
-    for error in errors:
+    assert len(getters.errors) == 3
+    for error in getters.errors:
         assert isinstance(error, weft.ManagerDied)
         assert (error.pid, error.signal) == (pid, signal.SIGKILL)
         assert "SIGKILL" in str(error)
@@ -134,16 +124,8 @@ def test_an_interrupted_call_spoils_nothing() -> None:
     with Custom() as manager:
         gate, d = manager.Gate(), manager.dict(x=1)
 
-        def interrupt(*_: object) -> None:
-            raise InterruptedError
-
-        before = signal.signal(signal.SIGALRM, interrupt)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            with pytest.raises(InterruptedError):
-                gate.pass_through()
-        finally:
-            signal.signal(signal.SIGALRM, before)
+        with alarm(), pytest.raises(InterruptedError):
+            gate.pass_through()
         assert d["x"] == 1
         gate.open()
         assert gate.pass_through() == "through"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import things
 import weft
-from things import Remote, connect_and_wait, use_late
+from things import Getters, Remote, connect_and_wait, use_late
 from weft.multiprocessing import get_context
 from weft.multiprocessing.managers import SyncManager
 
@@ -92,23 +92,12 @@ def test_an_address_at_which_nobody_serves(tmp_path: Path) -> None:
 
 def test_a_death_in_the_middle_of_a_call(started: Any) -> None:
     q = started.Queue()
-    errors: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            q.get()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=wait) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    getters = Getters(q, 3)
     pid = started._process.pid
     os.kill(pid, signal.SIGKILL)
-    for thread in threads:
-        thread.join()
-    assert len(errors) == 3
-    for error in errors:
+    getters.join()
+    assert len(getters.errors) == 3
+    for error in getters.errors:
         assert isinstance(error, weft.ManagerDied) and isinstance(error, EOFError)
         assert (error.pid, error.signal) == (pid, signal.SIGKILL)
     with pytest.raises(weft.ManagerDied, match="SIGKILL"):

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from things import Custom, Stuck, StuckKey, take, wait_for
+from things import Custom, Stuck, StuckKey, alarm, take, wait_for
 from weft.multiprocessing import get_context
 from weft.multiprocessing.managers import SyncManager
 
@@ -117,16 +117,8 @@ def test_whatever_the_message_is(custom: Any, item: Any) -> None:
 def test_a_get_that_is_interrupted_takes_nothing_along(custom: Any) -> None:
     q = custom.Queue()
 
-    def interrupt(*_: object) -> None:
-        raise InterruptedError
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(InterruptedError):
-            q.get()
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with alarm(), pytest.raises(InterruptedError):
+        q.get()
     q.put("message")
     assert q.get() == "message"
 

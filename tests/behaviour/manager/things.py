@@ -8,10 +8,48 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from weft.multiprocessing._manager_server import Server
 from weft.multiprocessing.managers import BaseManager, SyncManager
+
+
+class Getters:
+    """Threads of this process that wait at a queue, and what becomes of them."""
+
+    def __init__(self, q: Any, count: int) -> None:
+        self.errors: list[BaseException] = []
+        self._q = q
+        self._threads = [threading.Thread(target=self._get) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def _get(self) -> None:
+        try:
+            self._q.get()
+        except BaseException as error:
+            self.errors.append(error)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+@contextmanager
+def alarm() -> Iterator[None]:
+    """Soon, a signal handler raises InterruptedError."""
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 class Counter:
