@@ -95,6 +95,25 @@ pub(super) unsafe fn raise_cancelled() -> *mut PyObject {
     }
 }
 
+/// Whether there are as many arguments as there may be; otherwise with a TypeError set.
+pub(super) unsafe fn check_count(name: &CStr, count: isize, least: isize, most: isize) -> bool {
+    // SAFETY: the GIL is held.
+    unsafe {
+        if (least..=most).contains(&count) {
+            return true;
+        }
+        ffi::PyErr_Format(
+            ffi::PyExc_TypeError,
+            c"%s() takes %zd to %zd arguments (%zd given)".as_ptr(),
+            name.as_ptr(),
+            least,
+            most,
+            count,
+        );
+        false
+    }
+}
+
 /// Checks how many arguments there are, and finds the loop, the first one.
 pub(super) unsafe fn loop_argument(
     name: &CStr,
@@ -105,15 +124,7 @@ pub(super) unsafe fn loop_argument(
 ) -> *mut Core {
     // SAFETY: vectorcall's conventions.
     unsafe {
-        if count < least || count > most {
-            ffi::PyErr_Format(
-                ffi::PyExc_TypeError,
-                c"%s() takes %zd to %zd arguments (%zd given)".as_ptr(),
-                name.as_ptr(),
-                least,
-                most,
-                count,
-            );
+        if !check_count(name, count, least, most) {
             return ptr::null_mut();
         }
         core_of(arguments.read())

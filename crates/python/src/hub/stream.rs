@@ -18,7 +18,7 @@ use weft_reactor::{Ready, SourceKey};
 
 use super::core::Core;
 use super::eventloop::{Loop, core_of, to_exception};
-use super::park::{self, Outcome, Until};
+use super::park::{self, Outcome, Until, check_count};
 use crate::gil::GilCell;
 
 /// A registered descriptor: `Stream(loop, fileno)`.
@@ -220,24 +220,6 @@ unsafe fn was_short(stream: *mut PyObject, got: isize, wanted: usize) {
         {
             (*place.core).hub.reactor().was_short(place.source);
         }
-    }
-}
-
-unsafe fn check_count(name: &CStr, count: isize, least: isize, most: isize) -> bool {
-    // SAFETY: the GIL is held.
-    unsafe {
-        if (least..=most).contains(&count) {
-            return true;
-        }
-        ffi::PyErr_Format(
-            ffi::PyExc_TypeError,
-            c"%s() takes %zd to %zd arguments (%zd given)".as_ptr(),
-            name.as_ptr(),
-            least,
-            most,
-            count,
-        );
-        false
     }
 }
 
