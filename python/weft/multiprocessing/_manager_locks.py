@@ -312,10 +312,14 @@ class Condition:
         self._wake(len(self._sleepers))
 
     def _wake(self, n: int) -> None:
-        while n > 0 and self._sleepers:
+        for _ in range(n):
+            try:
+                sleeper = self._sleepers.popleft()
+            except IndexError:
+                # Looked for by taking: one whose caller is gone passes its notification on without the lock.
+                return
             # One that is killed between this and its waking passes it on.
-            self._sleepers.popleft().wake()
-            n -= 1
+            sleeper.wake()
 
     def __enter__(self) -> Any:
         return self._lock.__enter__()
