@@ -81,7 +81,10 @@ fn fill(region: &Memory) {
 fn look(region: &Memory) {
     // SAFETY: as above.
     let bytes = unsafe { std::slice::from_raw_parts(region.as_ptr(), region.len()) };
-    assert!(bytes.iter().step_by(STEP).all(|byte| *byte == mark(region.handle())), "somebody else has a region's memory");
+    assert!(
+        bytes.iter().step_by(STEP).all(|byte| *byte == mark(region.handle())),
+        "somebody else has a region's memory"
+    );
 }
 
 fn size(rng: &mut Rng) -> usize {
