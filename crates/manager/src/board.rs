@@ -29,8 +29,8 @@ pub const LANES: usize = if cfg!(loom) { 2 } else { 254 };
 
 const WORDS: usize = LANES.div_ceil(64);
 
-/// Whether an atomic read-modify-write is a full fence. The model knows nothing of processors.
-const EXCHANGE_IS_FENCE: bool = cfg!(target_arch = "x86_64") && !cfg!(loom);
+/// Whether an atomic read-modify-write is a full fence. The model and Miri know nothing of processors.
+const EXCHANGE_IS_FENCE: bool = cfg!(all(target_arch = "x86_64", not(loom), not(miri)));
 
 /// Where lanes with calls in them are found. Zeroed memory is one without any.
 #[derive(Debug)]

@@ -10,6 +10,11 @@ use weft_manager::{Call, Desk, LANES, ManagerError, Reply, Request};
 use weft_shm::{Arena, Span};
 use weft_wait::{Deadline, Parker, Signal, ThreadParker, Ticket};
 
+/// How much of something a test does: less of it under Miri.
+const fn sized(usual: u32, under_miri: u32) -> u32 {
+    if cfg!(miri) { under_miri } else { usual }
+}
+
 /// Answers calls with what they were, until the desk is closed. Short ones with an odd number get an answer that is not.
 fn serve(desk: &Desk) {
     let mut bytes = Vec::new();
@@ -85,11 +90,11 @@ fn calls_of_every_size_are_answered() {
 fn callers_get_their_own_answers() {
     with_server(|desk| {
         std::thread::scope(|scope| {
-            for thread in 0..8_u32 {
+            for thread in 0..sized(8, 3) {
                 scope.spawn(move || {
                     let lane = desk.claim().unwrap();
                     let mut answer = Vec::new();
-                    for number in 0..2000_u32 {
+                    for number in 0..sized(2000, 15) {
                         let body = [thread.to_le_bytes(), number.to_le_bytes()].concat();
                         let mut parker = ThreadParker::default();
                         let got =
@@ -110,7 +115,7 @@ fn short_calls_get_their_own_answers_of_either_kind() {
                 scope.spawn(move || {
                     let lane = desk.claim().unwrap();
                     let mut answer = Vec::new();
-                    for number in 0..5000_u32 {
+                    for number in 0..sized(5000, 15) {
                         let words = [thread, u64::from(number), 2, 3, 4, thread << 32 | u64::from(number)];
                         let mut parker = ThreadParker::default();
                         match lane.call_short(number, &words, &mut answer, &mut parker).unwrap() {

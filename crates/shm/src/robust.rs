@@ -8,9 +8,14 @@
 
 use std::cell::UnsafeCell;
 use std::fmt;
+#[cfg(not(miri))]
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+#[cfg(miri)]
+#[path = "robust_miri.rs"]
+mod stand_in;
 
 /// How a lock was got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +79,7 @@ impl fmt::Debug for RobustMutex {
 }
 
 impl RobustMutex {
+    #[cfg(not(miri))]
     fn outcome(status: libc::c_int) -> Option<Held> {
         match status {
             0 => Some(Held::Clean),
@@ -131,6 +137,7 @@ const ORPHANED: u32 = 0x4000_0000;
 const WATCHED: u32 = 0x8000_0000;
 
 // SAFETY: pthread mutexes exclude each other between all threads of all processes that map them.
+#[cfg(not(miri))]
 unsafe impl Robust for RobustMutex {
     unsafe fn init(place: *mut Self) {
         // SAFETY: `place` is unused memory by the contract; the attribute object is initialised before use
