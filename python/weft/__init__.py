@@ -38,7 +38,13 @@ if TYPE_CHECKING:
     from weft._worker import worker_state
     from weft.multiprocessing.api import Process
     from weft.multiprocessing.connection import Connection, MessageLost, Pipe
-    from weft.multiprocessing.errors import ManagerDied, OwnerDied, ProcessDied
+    from weft.multiprocessing.errors import (
+        ManagerDied,
+        ManagerMissing,
+        ManagerRefused,
+        OwnerDied,
+        ProcessDied,
+    )
     from weft.multiprocessing.queues import ShutDown
 
 __all__ = [
@@ -53,6 +59,8 @@ __all__ = [
     "LogForwarding",
     "Manager",
     "ManagerDied",
+    "ManagerMissing",
+    "ManagerRefused",
     "MessageLost",
     "OwnerDied",
     "Pipe",
@@ -123,6 +131,8 @@ _LAZY = {
     "Pipe": ("weft.multiprocessing.connection", "Pipe"),
     "Manager": ("weft._manager", "Manager"),
     "ManagerDied": ("weft.multiprocessing.errors", "ManagerDied"),
+    "ManagerMissing": ("weft.multiprocessing.errors", "ManagerMissing"),
+    "ManagerRefused": ("weft.multiprocessing.errors", "ManagerRefused"),
     "OwnerDied": ("weft.multiprocessing.errors", "OwnerDied"),
     "ProcessDied": ("weft.multiprocessing.errors", "ProcessDied"),
 }

@@ -315,11 +315,12 @@ class Crew:
             if self._futile >= self.size + _FUTILE and self.state != TERMINATE:
                 self._break(
                     WorkerDied(
-                        "no task yet",
+                        "",
                         process.pid,
                         exitcode,
-                        f"{self._futile} workers in a row ended before they were ready for a task, the last one so: "
-                        f"{how_it_ended(exitcode)}; does the initializer fail, or does the main module start the pool outside of `if __name__ == '__main__'`?",
+                        f"{how_it_ended(exitcode)}, and {self._futile} workers in a row came no further; does the initializer "
+                        "fail, or does the main module start the pool outside of `if __name__ == '__main__'`?",
+                        0,
                     )
                 )
             elif self.state == RUN and not member.dismissed and self._duty.patience is None:
@@ -329,13 +330,13 @@ class Crew:
         """What all tasks fail with because a worker ended so; None if that is no reason."""
         return None
 
-    def _settle(self, member: Member, exitcode: int | None, task: int, retries: int) -> None:
-        """Deal with the task of a worker that ended."""
+    def _settle(self, member: Member, exitcode: int | None, task: int, retries: int, retried: int) -> None:
+        """Deal with the task of a worker that ended, which was done again `retried` times and may be `retries` times more."""
         pid = member.process.pid
         if retries and self.core.retry(task):
             return
         words = self._words(task) or "a task"
-        self.core.fail(task, WorkerDied(words, pid, exitcode, self._why(exitcode)))
+        self.core.fail(task, WorkerDied(words, pid, exitcode, self._why(exitcode), retried + 1))
 
     def _words(self, task: int) -> str:
         """The task in a message; nothing if it is resolved."""

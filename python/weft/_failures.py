@@ -7,13 +7,13 @@ by an exception that says what it was.
 from __future__ import annotations
 
 import concurrent.futures.process
+import re
 import reprlib
 import signal
 import traceback
-import types
 from concurrent.futures.process import BrokenProcessPool
 
-from weft._unpicklable import UnpicklableError, culprit, kind_of
+from weft._unpicklable import culprit, is_nameless, kind_of, refusal
 from weft.multiprocessing._stock import context, reduction
 
 TYPE_CHECKING = False
@@ -28,14 +28,19 @@ class WorkerDied(BrokenProcessPool):
     """The worker process ended while it did this task.
 
     `task` describes the task, `pid` is the worker's process id, `exitcode` how it ended: its exit code, or minus the
-    signal; `signal` is the signal that ended it, or None; `reason` says in words what is known of the cause.
+    signal; `signal` is the signal that ended it, or None; `reason` says in words what is known of the cause. `attempts` is how
+    often the task was begun, each time by another worker, and this one the last of them. `task` is empty, and `attempts` 0, if no worker
+    came to be ready for one.
     """
 
     __module__ = "weft"
 
-    def __init__(self, task: str, pid: int | None, exitcode: int | None, reason: str = "") -> None:
-        super().__init__(task, pid, exitcode, reason)
+    def __init__(
+        self, task: str, pid: int | None, exitcode: int | None, reason: str = "", attempts: int = 1
+    ) -> None:
+        super().__init__(task, pid, exitcode, reason, attempts)
         self.task = task
+        self.attempts = attempts
         self.pid = pid
         self.exitcode = exitcode
         self.reason = reason or how_it_ended(exitcode)
@@ -46,7 +51,10 @@ class WorkerDied(BrokenProcessPool):
         return -self.exitcode if self.exitcode is not None and self.exitcode < 0 else None
 
     def __str__(self) -> str:
-        return f"worker process {self.pid} died while it did {self.task}: {self.reason}"
+        if not self.task:
+            return f"worker process {self.pid} ended before it was ready for a task: {self.reason}"
+        last = "" if self.attempts < 2 else f", the last of {self.attempts} attempts"
+        return f"worker process {self.pid} died while it did {self.task}{last}: {self.reason}"
 
 
 class PoolTerminated(RuntimeError):
@@ -219,23 +227,40 @@ def unreadable(failure: BaseException) -> BaseException:
 
 # What the parts of a message are called in the calls that make it, by the number of `weft_pool::Call`.
 _ARGUMENTS = ("args", "args, kwds", "item", "items", "items")
+_WITH_MANY_ITEMS = (3, 4)
 
 
-def unpicklable(error: Exception, function: object, arguments: object, call: int, refuses: bool) -> Exception:
+def _renamed(path: str, call: int, items: tuple[int, int] | None) -> str:
+    """The way to a part of a task, by the names that the arguments of the pool's method have."""
+    named_so = _ARGUMENTS[call]
+    if items is not None:
+        named_so = f"iterable[{items[0]}]"
+        if call in _WITH_MANY_ITEMS and (found := re.match(r"task\[1\]\[(\d+)\]", path)):
+            return f"iterable[{items[0] + int(found[1])}]{path[found.end() :]}"
+    elif named_so == "args, kwds":
+        path = path.replace("task[1][0]", "args", 1).replace("task[1][1]", "kwds", 1)
+    return path.replace("task[0]", "func", 1).replace("task[1]", named_so, 1)
+
+
+def unpicklable(
+    error: Exception,
+    function: object,
+    arguments: object,
+    call: int,
+    items: tuple[int, int] | None,
+    refuses: bool,
+) -> Exception:
     """The failure of a task that could not be sent: what the pickler raised, and which part it was about.
 
-    With `refuses` it is a `weft.UnpicklableError`, which is of the pickler's class too; otherwise what the pickler raised, with
+    `items` says which items of an iterable it is of, if it is: the first one, and how many. With `refuses` it is a `weft.UnpicklableError`, which is of the pickler's class too; otherwise what the pickler raised, with
     a note.
     """
     try:
         path, part = culprit((function, arguments), "task")
-        named_so = _ARGUMENTS[call]
-        if named_so == "args, kwds":
-            path = path.replace("task[1][0]", "args", 1).replace("task[1][1]", "kwds", 1)
-        path = path.replace("task[0]", "func", 1).replace("task[1]", named_so, 1)
+        path = _renamed(path, call, items)
         what = f"{path}, a {kind_of(part)}, cannot be sent to a worker, for {named(function)}"
         hint = ""
-        if isinstance(part, types.FunctionType) and "<" in part.__qualname__:
+        if is_nameless(part):
             hint = (
                 "Lambdas, closures and local classes need weft.Pool or weft.Executor and the package cloudpickle: "
                 "pip install cloudpickle"
@@ -247,26 +272,13 @@ def unpicklable(error: Exception, function: object, arguments: object, call: int
         )
     failure = error
     if refuses:
-        failure = _refusal(type(error), f"{what}: {_said(error)}", path, part)
+        failure = refusal(type(error), f"{what}: {_said(error)}", path, part)
         failure.__cause__ = error
     else:
         error.add_note(what)
     if hint:
         failure.add_note(hint)
     return failure
-
-
-def _refusal(kind: type[Exception], message: str, path: str, part: object) -> UnpicklableError:
-    """The error, which is a `kind` too: programs catch what the pickler raises."""
-    cls: Any = UnpicklableError
-    try:
-        if not issubclass(UnpicklableError, kind):
-            cls = type("UnpicklableError", (UnpicklableError, kind), {"__module__": "weft"})
-        made: UnpicklableError = cls(message, path, part)
-    except Exception:
-        # A class of the program's that cannot be a base, or be made of this: the cause is of it.
-        made = UnpicklableError(message, path, part)
-    return made
 
 
 def timed_out() -> Exception:

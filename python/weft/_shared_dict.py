@@ -35,12 +35,14 @@ class _Items(ItemsView[Any, Any]):
 class SharedDict(_native.SharedDictBase, MutableMapping[Any, Any]):
     """A dictionary in shared memory, which processes use without a server: a `get` takes a fraction of a microsecond.
 
-    It is made like a `dict`, from a mapping or pairs, and keywords, and passed to other processes as an argument when they
-    are started, or inherited by a fork. It lives as long as a process has it.
+    It is made like a `dict`, from a mapping or pairs, and keywords. It reaches other processes when they are started, as an argument
+    of a process or among the `initargs` of a pool, or is inherited by a fork; a queue, a connection or a pool's task
+    does not take it. It lives as long as a process has it.
 
     What it holds are copies. A value is encoded or pickled when it is set, and made anew at every `get`: changing a
     list that was got changes nothing here, and nothing is the same object. Keys are None, bools, integers of 64 bits,
-    floats, strings, bytes, and tuples of these, and equal as in a `dict`; anything else is a TypeError. There is no order.
+    floats, strings, bytes, and tuples of these (up to 128 items and 6 levels), and equal as in a `dict`. Anything else is a TypeError, also for `in`; so is an
+    instance of a subclass (of an IntEnum, say, or numpy's float64), because it would not come back as what it was. There is no order.
 
     An entry has its old value or its new one, whoever is killed at whatever moment. `d[key] += 1` is two operations, between
     which others may come, whose change is then lost: `add` and `update_with` are one. Iterating never fails, whatever others do

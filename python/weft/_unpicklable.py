@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import types
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing import reduction
@@ -15,9 +16,11 @@ NAME = "obj"  # what the argument of `put` is called
 class UnpicklableError(pickle.PicklingError, TypeError):
     """An object that was to be sent to another process cannot be pickled.
 
-    `path` says which part of the arguments it is, as an expression: in `obj` of a queue's `put`, in `func`, `args` and `kwds` of
-    a call for a pool, in the `item` or (from the first of a chunk on) `items` of a map. `part` is that part.
-    The cause is what the pickler raised; raised for a pool's task, the error is of the cause's class too.
+    `path` says which part of the arguments it is, as an expression: in `obj` of a queue's `put`; in `func`, `args` and `kwds` of
+    a call for a pool; in the `iterable` of a map, as `iterable[17]` (`item` of an executor's, or, from the first of a
+    chunk on, `items`); in `args` and `kwds` of a method of a manager's proxy, or the names that `update_with` and `add` have for
+    theirs. `part` is that part. The cause is what the pickler raised; of a pool's task and of a proxy's call the error is of the
+    cause's class too.
     """
 
     __module__ = "weft"
@@ -33,6 +36,24 @@ def explained(error: BaseException, obj: object, sending: str, name: str = NAME)
     path, part = culprit(obj, name)
     what = f"{path}, a {kind_of(part)}"
     return UnpicklableError(f"{sending.format(what)}: {error}", path, part)
+
+
+def refusal(kind: type[Exception], message: str, path: str, part: object) -> UnpicklableError:
+    """The error, which is a `kind` too: programs catch what the pickler raises."""
+    cls: Any = UnpicklableError
+    try:
+        if not issubclass(UnpicklableError, kind):
+            cls = type("UnpicklableError", (UnpicklableError, kind), {"__module__": "weft"})
+        made: UnpicklableError = cls(message, path, part)
+    except Exception:
+        # A class of the program's that cannot be a base, or be made of this: the cause is of it.
+        made = UnpicklableError(message, path, part)
+    return made
+
+
+def is_nameless(part: object) -> bool:
+    """Whether it is a function whose name leads nowhere: a lambda, a closure, or one of a class within a function."""
+    return isinstance(part, types.FunctionType) and "<" in part.__qualname__
 
 
 def kind_of(part: object) -> str:

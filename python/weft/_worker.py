@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from weft import _native
+from weft import _native, _title
 from weft._native import _pool
 from weft.multiprocessing import _regions
 from weft.multiprocessing._stock import context, util
@@ -93,6 +93,7 @@ def work(post: Post) -> None:
     """Do tasks until there are none, or the pool says so."""
     global _state
     worker = post.take_up()
+    _title.call_worker()
     duty = post.duty
     if duty.affinity:
         os.sched_setaffinity(0, duty.affinity[post.slot % len(duty.affinity)])

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use weft_shm::ShmError;
-use weft_wait::{Deadline, Parker, WaitError, wait_until};
+use weft_wait::Parker;
 
 use crate::desk::Desk;
 use crate::error::ManagerError;
@@ -145,7 +145,7 @@ impl Lane {
             return Err(ManagerError::Busy);
         }
         let _in_use = InUse(&self.busy);
-        self.check()?;
+        self.desk.service().check(self.desk.life())?;
         let slot = self.desk.slot(self.index);
         write(slot)?;
         // Another number than that of the call before, to whose answer the server may still be putting the last touch: its caller
@@ -153,16 +153,10 @@ impl Lane {
         let number = slot.call.load(Ordering::Relaxed).wrapping_add(1);
         slot.call.store(number, Ordering::Relaxed);
         self.desk.board().post(self.index, &slot.state);
-        let answered = || slot.answer.call.load(Ordering::Acquire) == number;
-        let waited = wait_until(&slot.reply, parker, Deadline::NEVER, answered, |_| {
-            if answered() { Some(Ok(())) } else { self.check().err().map(Err) }
-        });
-        match waited {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(error),
-            // There is no deadline.
-            Err(WaitError::TimedOut) => return Err(ManagerError::Died),
-            Err(WaitError::Interrupted(interrupt)) => {
+        let (service, life) = (self.desk.service(), self.desk.life());
+        match service.await_answer(life, (&slot.reply, &slot.answer.call, number), parker) {
+            Ok(outcome) => outcome?,
+            Err(interrupt) => {
                 self.give_up();
                 return Err(ManagerError::Interrupted(interrupt));
             }
@@ -170,21 +164,6 @@ impl Lane {
         let answer = read(slot);
         slot.state.take();
         Ok(answer?)
-    }
-
-    /// An error if nobody will answer any more.
-    #[inline]
-    fn check<I>(&self) -> Result<(), ManagerError<I>> {
-        // A server that was closed ends soon afterwards.
-        if self.desk.is_closed() {
-            return Err(ManagerError::Closed);
-        }
-        if self.desk.is_dead() {
-            // The kernel woke one of those who sleep; all have to know.
-            self.desk.life().wake_watchers();
-            return Err(ManagerError::Died);
-        }
-        Ok(())
     }
 
     /// Takes the call back if it has not begun; otherwise leaves the lane to the server.

@@ -13,20 +13,16 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use weft_shm::identity::Identity;
 use weft_shm::robust::{Robust, RobustMutex};
 use weft_shm::{Arena, Carrier, Handle, ShmError};
-use weft_wait::{Deadline, Parker, WaitError, wait_until};
+use weft_wait::{Deadline, Life, Parker, WaitError, wait_until};
 
 use crate::board::{self, Board, LANES};
 use crate::client::Lane;
 use crate::lane::{Short, Slot, identity_of, word_of};
 use crate::message::{self, Buffers, is_of_lane};
+use crate::service::Service;
 use crate::turn::{Handed, NOBODY, Swept, Turn};
 
 const TAG: u64 = u64::from_le_bytes(*b"weftdsk2");
-
-/// Nobody has served yet.
-const NEW: u32 = 0;
-const SERVING: u32 = 1;
-const CLOSED: u32 = 2;
 
 /// Set in `cause` if it is known.
 const KNOWN: u32 = 1 << 16;
@@ -34,7 +30,7 @@ const KNOWN: u32 = 1 << 16;
 #[repr(C, align(64))]
 struct Header {
     tag: AtomicU64,
-    state: AtomicU32,
+    service: Service,
     /// How the server ended, for those who cannot find out: [`KNOWN`] and 16 bits, or 0.
     cause: AtomicU32,
     life: RobustMutex,
@@ -74,7 +70,7 @@ impl Drop for Serving {
     fn drop(&mut self) {
         self.desk.close();
         // SAFETY: this thread locked it, in `open`, and the guard cannot have left it.
-        unsafe { self.desk.life().unlock() };
+        unsafe { self.desk.layout().header.life.unlock() };
     }
 }
 
@@ -145,6 +141,11 @@ impl Desk {
         &self.layout().header.board
     }
 
+    #[inline]
+    pub(crate) fn service(&self) -> &Service {
+        &self.layout().header.service
+    }
+
     pub(crate) const fn carrier(&self) -> &Carrier {
         &self.carrier
     }
@@ -165,20 +166,16 @@ impl Desk {
     /// somebody has served before.
     pub fn open(self: &Arc<Self>) -> Option<Serving> {
         let header = &self.layout().header;
-        if header.state.load(Ordering::Acquire) != NEW || header.life.try_lock().is_none() {
+        if !header.service.is_new() || header.life.try_lock().is_none() {
             return None;
         }
-        header.state.store(SERVING, Ordering::Release);
+        header.service.begin();
         Some(Serving { desk: Arc::clone(self), _of_this_thread: PhantomData })
     }
 
     /// Ends serving in good order, and lets all callers know. Any thread of the server may call it.
     pub fn close(&self) {
-        self.layout().header.state.store(CLOSED, Ordering::SeqCst);
-        for slot in &self.layout().lanes {
-            slot.reply.raise_all();
-        }
-        self.board().bell().raise_all();
+        self.service().close(self.layout().lanes.iter().map(|slot| &slot.reply), self.board().bell());
     }
 
     /// Waits until a call is [ready](Self::next), or `poke` was called, or `deadline`. Says whether anything may be ready.
@@ -332,13 +329,13 @@ impl Desk {
 
     /// Whether it was closed in good order.
     pub fn is_closed(&self) -> bool {
-        self.layout().header.state.load(Ordering::Acquire) == CLOSED
+        self.service().is_closed()
     }
 
     /// Whether whoever served has ended without closing it.
     #[inline]
     pub fn is_dead(&self) -> bool {
-        self.layout().header.life.is_orphaned()
+        self.life().is_over()
     }
 
     /// Tells all others how the server process ended: its exit code, or minus the signal.
@@ -352,16 +349,17 @@ impl Desk {
         (word & KNOWN != 0).then_some((word as u16).cast_signed())
     }
 
-    /// The lock that whoever serves holds.
-    pub fn life(&self) -> &RobustMutex {
-        &self.layout().header.life
+    /// That of whoever serves.
+    #[inline]
+    pub fn life(&self) -> &Life {
+        self.layout().header.life.life()
     }
 
     // -- The clients' part
 
     /// A lane for the caller. `None` if there is none left, or nobody serves.
     pub fn claim(self: &Arc<Self>) -> Option<Lane> {
-        if self.layout().header.state.load(Ordering::Acquire) != SERVING || self.is_dead() {
+        if !self.service().is_on() || self.is_dead() {
             return None;
         }
         let me = word_of(self.arena().identity());

@@ -2,6 +2,8 @@
 
 use weft_shm::ShmError;
 
+use crate::service::Gone;
+
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError<I> {
@@ -23,4 +25,13 @@ pub enum ManagerError<I> {
     /// There is no shared memory for the call or the answer, or it is damaged.
     #[error(transparent)]
     Memory(#[from] ShmError),
+}
+
+impl<I> From<Gone> for ManagerError<I> {
+    fn from(gone: Gone) -> Self {
+        match gone {
+            Gone::Closed => Self::Closed,
+            Gone::Died => Self::Died,
+        }
+    }
 }

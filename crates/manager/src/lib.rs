@@ -4,12 +4,13 @@
 //! * [`Lane`]: one caller's place at the desk;
 //! * [`board`]: how the server learns of calls, and their callers of answers;
 //! * [`lane`]: how it lies in shared memory;
+//! * [`service`]: how serving ends, and who learns of it;
 //! * [`turn`]: the states of a lane, and who changes them;
 //! * [`message`]: how calls and answers lie in a lane.
 //!
 //! Nothing in here knows what is called: calls and answers are bytes, and buffers in shared memory.
 
-// The model checker sees the states, and who wakes whom.
+// The model checker sees the states, who wakes whom, and the ends.
 #[cfg(not(loom))]
 #[expect(unreachable_pub, reason = "the model is a test, which sees what is public alone")]
 mod board;
@@ -26,6 +27,11 @@ mod lane;
 #[cfg(not(loom))]
 mod message;
 mod primitives;
+#[cfg(not(loom))]
+#[expect(unreachable_pub, reason = "the model is a test, which sees what is public alone")]
+mod service;
+#[cfg(loom)]
+pub mod service;
 #[cfg(all(test, not(loom)))]
 mod tests;
 #[cfg(not(loom))]

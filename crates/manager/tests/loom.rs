@@ -1,7 +1,8 @@
 //! Every interleaving of a caller, the server, and the one that sweeps up behind the dead, at one lane.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p weft-manager --release --test loom`. What lies in the lane is a cell of the
-//! model's, so that it is reported if two touch it at once. Nobody sleeps here: who wakes whom is in `loom/board.rs`.
+//! model's, so that it is reported if two touch it at once. Nobody sleeps here: who wakes whom is in `loom/board.rs`, and what
+//! happens when the server is closed or dies in `loom/ends.rs`.
 //!
 //! The bound: two threads without any, but two calls in a row and three threads with at most three preemptions each run.
 
@@ -9,6 +10,10 @@
 
 #[path = "loom/board.rs"]
 mod board;
+#[path = "loom/desk.rs"]
+mod desk;
+#[path = "loom/ends.rs"]
+mod ends;
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

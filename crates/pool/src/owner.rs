@@ -285,6 +285,11 @@ impl Owner {
         self.wake_all();
     }
 
+    /// Takes [`close`](Self::close) back: there will be tasks all the same. Workers that have ended by then have ended.
+    pub fn reopen(&self) {
+        self.shared.board().closed.store(0, Ordering::SeqCst);
+    }
+
     /// Wakes all workers, and all that wait for results.
     pub fn wake_all(&self) {
         self.shared.board().tasks.ring_all();

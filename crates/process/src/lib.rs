@@ -5,6 +5,7 @@
 //!   loop, [`client`] asks it, [`wire`] is what they say to each other, [`table`] the shared memory in which it
 //!   publishes how children ended, [`spares`] how many children it forks in advance.
 //! * [`state`]: what a child takes over from the process that asked for it.
+//! * [`title`]: what the processes are called that nobody but this system asked for.
 //! * [`child`]: one child, whoever forked it: waiting, signals, a descriptor to poll.
 //!
 //! No interpreter is known here: what forks comes in through the trait [`server::Host`].
@@ -32,6 +33,7 @@ pub mod spares;
 pub mod state;
 pub mod table;
 pub mod threads;
+pub mod title;
 mod transport;
 mod wait;
 pub mod wire;

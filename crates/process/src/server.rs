@@ -25,6 +25,7 @@ use crate::lifeline;
 use crate::spares::Spares;
 use crate::state::State;
 use crate::table::{Reaped, Table};
+use crate::title;
 use crate::transport::{Message, Outgoing, Prepared, Received, receive};
 use crate::wait;
 use crate::wire::{Answer, FrameError, Kind};
@@ -165,6 +166,7 @@ impl Template {
     /// In the template: the system refuses what it cannot do without. In a spare: it could not be tied to the lifeline.
     pub fn run(mut self, host: &mut impl Host) -> Result<Outcome, ProcessError> {
         let this = getpid();
+        title::take(title::TEMPLATE);
         let own = State::capture();
         let mut children = Children::new(Arc::clone(&self.table));
         let signals = child_signals()?;
@@ -256,6 +258,7 @@ impl Template {
             return Ok(Outcome::Finished);
         }
         lifeline::arm_after_fork()?;
+        title::take(title::SPARE);
         let pid = std::process::id();
         let began = crate::child::began(pid).map_or(0, |(since, _)| since);
         let place = self.table.entry(entry).expect("the template reserved it");
@@ -296,6 +299,7 @@ impl Template {
         let Message { header, state, payload, mut descriptors } = message;
         let place = self.table.entry(entry).expect("the template reserved it");
         place.take(header.client);
+        title::give_back();
         set_parent_process_death_signal(None).map_err(ProcessError::system("prctl"))?;
         let users = descriptors.split_off(3);
         let [answer, parent, socket]: [OwnedFd; 3] =

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use weft_map::{Glance, Host, Map, SHARDS, Value};
 use weft_shm::{Handle, ShmError};
 use weft_wait::Parker;
@@ -72,12 +72,59 @@ fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> PyResult<T>) -> PyResult<T
 }
 
 fn encode_key(key: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<u8> {
-    codec::encode_key(key, bytes).ok_or_else(|| {
-        let name = key.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-        PyTypeError::new_err(format!(
-            "a key of a SharedDict is None, a bool, an int of 64 bits, a float, a str, bytes, or a tuple of these, not {name}"
-        ))
-    })
+    codec::encode_key(key, bytes).ok_or_else(|| no_key(key))
+}
+
+/// The exception for what cannot be a key.
+#[cold]
+fn no_key(key: &Bound<'_, PyAny>) -> PyErr {
+    let mut path = String::new();
+    let what = obstacle(key, &mut path).unwrap_or_else(|| {
+        let (items, levels) = codec::MOST_IN_KEY;
+        format!("a tuple of more than {items} items, or of more than {levels} levels")
+    });
+    let which = if path.is_empty() { String::new() } else { format!("a tuple whose item {path} is ") };
+    PyTypeError::new_err(format!(
+        "a key of a SharedDict is None, a bool, an int of 64 bits, a float, a str, bytes, or a tuple of these, \
+         not {which}{what}"
+    ))
+}
+
+/// What of an object keeps it from being a key, and the way to it in a tuple.
+fn obstacle(key: &Bound<'_, PyAny>, path: &mut String) -> Option<String> {
+    if codec::encode_key(key, &mut Vec::new()).is_some() {
+        return None;
+    }
+    if let Ok(tuple) = key.cast_exact::<PyTuple>() {
+        return tuple.iter().enumerate().find_map(|(place, item)| {
+            let length = path.len();
+            path.push_str(&format!("[{place}]"));
+            obstacle(&item, path).or_else(|| {
+                path.truncate(length);
+                None
+            })
+        });
+    }
+    if key.is_exact_instance_of::<PyInt>() {
+        return Some("an int outside of 64 bits".to_owned());
+    }
+    if key.is_exact_instance_of::<PyString>() {
+        return Some("a str with half of a surrogate pair, which has no UTF-8".to_owned());
+    }
+    let name = key.get_type().fully_qualified_name();
+    let name = name.map_or_else(|_| "an object without a class".to_owned(), |name| name.to_string());
+    let base = [
+        ("int", key.is_instance_of::<PyInt>()),
+        ("float", key.is_instance_of::<PyFloat>()),
+        ("str", key.is_instance_of::<PyString>()),
+        ("bytes", key.is_instance_of::<PyBytes>()),
+        ("tuple", key.is_instance_of::<PyTuple>()),
+    ];
+    let base = base.into_iter().find_map(|(base, is_one)| is_one.then_some(base));
+    Some(base.map_or_else(
+        || name.clone(),
+        |base| format!("{name}, a subclass of {base}: make it one by {base}(...)"),
+    ))
 }
 
 /// The bytes of a string or of an integer of 64 bits, which mean the same as a key and as a value. `None` for all others.
@@ -296,8 +343,8 @@ impl SharedDictBase {
     fn __contains__(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
         let map = self.map()?;
         with_scratch(|scratch| {
-            // What cannot be a key is none.
-            let Some(kind) = codec::encode_key(key, &mut scratch.key) else { return Ok(false) };
+            // As a `dict` with what has no hash: who asks has made a mistake, and False would hide it.
+            let kind = encode_key(key, &mut scratch.key)?;
             Ok(map.get((kind, &scratch.key), &mut scratch.value, &mut Waiter(key.py()))?)
         })
     }

@@ -13,6 +13,8 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use weft_wait::Life;
+
 #[cfg(miri)]
 #[path = "robust_miri.rs"]
 mod stand_in;
@@ -91,50 +93,14 @@ impl RobustMutex {
         }
     }
 
-    /// The word that the kernel knows the lock by: the holder's thread id, and [`ORPHANED`] and [`WATCHED`].
-    fn word(&self) -> &AtomicU32 {
-        // SAFETY: the C library's mutex begins with this word, aligned, and touches it with atomic operations only.
-        unsafe { &*self.0.get().cast::<AtomicU32>() }
-    }
-
-    /// Whether the thread that held the lock ended with it, and nobody has taken it since.
+    /// Whether its holder lives, for those who wait for what that will do.
     #[inline]
-    pub fn is_orphaned(&self) -> bool {
-        self.word().load(Ordering::Acquire) & ORPHANED != 0
-    }
-
-    /// A word to sleep on, and the value that it has for as long as the holder lives and keeps the lock. `None` if
-    /// nobody holds it.
-    ///
-    /// When the holder ends the kernel wakes one sleeper, who tells the others by [`wake_watchers`](Self::wake_watchers).
-    pub fn watch(&self) -> Option<(&AtomicU32, u32)> {
-        let word = self.word();
-        let mut now = word.load(Ordering::Relaxed);
-        loop {
-            if now == 0 || now & ORPHANED != 0 {
-                return None;
-            }
-            if now & WATCHED != 0 {
-                return Some((word, now));
-            }
-            match word.compare_exchange_weak(now, now | WATCHED, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return Some((word, now | WATCHED)),
-                Err(other) => now = other,
-            }
-        }
-    }
-
-    /// Wakes all that sleep on the word.
-    #[cold]
-    pub fn wake_watchers(&self) {
-        weft_sys::futex::wake(self.word(), u32::MAX);
+    pub fn life(&self) -> &Life {
+        // SAFETY: the C library's mutex begins with the word that the kernel knows the lock by, aligned, and touches it with atomic
+        // operations only.
+        Life::of(unsafe { &*self.0.get().cast::<AtomicU32>() })
     }
 }
-
-/// The kernel's bits in the word of a robust lock: the holder ended with it,
-const ORPHANED: u32 = 0x4000_0000;
-/// and somebody sleeps on it.
-const WATCHED: u32 = 0x8000_0000;
 
 // SAFETY: pthread mutexes exclude each other between all threads of all processes that map them.
 #[cfg(not(miri))]

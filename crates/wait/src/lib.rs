@@ -10,6 +10,7 @@
 
 mod baton;
 mod bell;
+mod life;
 pub mod signal;
 #[cfg(not(loom))]
 pub mod thread;
@@ -21,6 +22,7 @@ mod until;
 
 pub use baton::Baton;
 pub use bell::{Bell, Lookout};
+pub use life::Life;
 #[cfg(not(loom))]
 pub use readiness::{DescriptorParker, Interest, sleep_at};
 pub use signal::{Signal, Ticket};

@@ -23,25 +23,26 @@ pub(crate) mod futex {
         static ref ALARM: Condvar = Condvar::new();
     }
 
-    /// Who sleeps, and at which word, in the order in which they went to sleep.
+    /// Who sleeps, and at which words, in the order in which they went to sleep.
     struct Bed {
         next: usize,
-        asleep: Vec<(usize, usize)>,
+        asleep: Vec<(usize, Vec<usize>)>,
     }
 
     fn place(word: &AtomicU32) -> usize {
         std::ptr::from_ref(word).addr()
     }
 
-    pub(crate) fn wait(word: &AtomicU32, expected: u32) {
+    /// Sleeps until one of the words is woken, if all are what they are expected to be.
+    pub(crate) fn wait(words: &[(&AtomicU32, u32)]) {
         let mut bed = BED.lock().unwrap();
-        if word.load(Ordering::SeqCst) != expected {
+        if words.iter().any(|(word, expected)| word.load(Ordering::SeqCst) != *expected) {
             return;
         }
-        let me = (bed.next, place(word));
+        let me = bed.next;
         bed.next += 1;
-        bed.asleep.push(me);
-        while bed.asleep.contains(&me) {
+        bed.asleep.push((me, words.iter().map(|(word, _)| place(word)).collect()));
+        while bed.asleep.iter().any(|(sleeper, _)| *sleeper == me) {
             bed = ALARM.wait(bed).unwrap();
         }
     }
@@ -50,7 +51,7 @@ pub(crate) mod futex {
         let mut bed = BED.lock().unwrap();
         let mut woken = 0;
         bed.asleep.retain(|sleeper| {
-            let is_woken = sleeper.1 == place(word) && woken < most as usize;
+            let is_woken = sleeper.1.contains(&place(word)) && woken < most as usize;
             woken += usize::from(is_woken);
             !is_woken
         });

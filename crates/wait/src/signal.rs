@@ -90,7 +90,13 @@ impl Signal {
     /// Sleeps until the word is no longer the ticket's: the model's stand-in for a thread's park.
     #[cfg(loom)]
     pub fn sleep(&self, ticket: Ticket) {
-        futex::wait(&self.word, ticket.0);
+        futex::wait(&[(&self.word, ticket.0)]);
+    }
+
+    /// As [`sleep`](Self::sleep), coming back also when the word `beside` is woken, or is not what it is expected to be.
+    #[cfg(loom)]
+    pub fn sleep_beside(&self, ticket: Ticket, beside: (&AtomicU32, u32)) {
+        futex::wait(&[(&self.word, ticket.0), beside]);
     }
 
     /// Wakes one waiter, after a change of state that lets one of them go on.

@@ -17,7 +17,9 @@ from multiprocessing import managers as _managers
 from typing import TYPE_CHECKING, Any
 
 from weft import _native
+from weft._unpicklable import UnpicklableError
 from weft.multiprocessing import _manager_ends as ends
+from weft.multiprocessing._manager_unpicklable import unsendable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 # With its private parts, which its type stubs do not have.
 _stock: Any = _managers
 
-__all__ = ["LaneUnusable", "Route", "open_route", "request"]
+__all__ = ["LaneUnusable", "Route", "open_route", "request", "speaks_pickle"]
 
 # What a manager's server answers itself has no object.
 SERVER = ""
@@ -33,6 +35,16 @@ SERVER = ""
 
 class LaneUnusable(Exception):
     """The lane is in use by the code that a signal handler interrupted, belongs to a parent, or is closed."""
+
+
+def _send(connection: Any, ident: str | None, method: str, args: Any, kwds: Any) -> None:
+    """Send a call. UnpicklableError for what the pickler refuses: then nothing was sent, and the connection is as it was."""
+    try:
+        connection.send((ident, method, args, kwds))
+    except OSError:
+        raise
+    except Exception as error:
+        raise unsendable(error, ident or SERVER, method, args, kwds) from error
 
 
 class _Socket:
@@ -62,8 +74,10 @@ class _Socket:
         self._busy = True
         try:
             with ends.naming(self._address):
-                self._connection.send((ident, method, args, kwds))
+                _send(self._connection, ident, method, args, kwds)
                 kind, result = self._connection.recv()
+        except UnpicklableError:
+            raise
         except BaseException:
             # Whoever calls next would receive the answer to this call.
             self.close()
@@ -136,13 +150,13 @@ _lock = threading.RLock()
 os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
-def _speaks_pickle(client: Any) -> bool:
+def speaks_pickle(client: Any) -> bool:
     """Whether what is said arrives as it was. XML-RPC has no tuples, and only small numbers."""
     return client is _stock.listener_client["pickle"][1]
 
 
 def _may_have_lanes(address: Any, client: Any) -> bool:
-    return isinstance(address, (str, bytes)) and _speaks_pickle(client)
+    return isinstance(address, (str, bytes)) and speaks_pickle(client)
 
 
 def open_route(address: Any, authkey: bytes, client: Any, name: str) -> Route:
@@ -164,7 +178,7 @@ def open_route(address: Any, authkey: bytes, client: Any, name: str) -> Route:
         try:
             _stock.dispatch(connection, None, "accept_connection", (name,))
             route = _Socket(connection, address)
-            if _speaks_pickle(client) and route.introduce():
+            if speaks_pickle(client) and route.introduce():
                 _introduced[os.getpid(), address] = authkey, client
                 _say_goodbye_at_the_end()
         except BaseException:
@@ -225,7 +239,7 @@ def connect(address: Any, authkey: bytes, client: Any) -> None:
     with ends.naming(address):
         connection = client(address, authkey=authkey)
         try:
-            who = _stock.dispatch(connection, None, "who_serves" if _speaks_pickle(client) else "dummy")
+            who = _stock.dispatch(connection, None, "who_serves" if speaks_pickle(client) else "dummy")
         except _stock.RemoteError:
             who = None  # the standard library's
         finally:
@@ -255,9 +269,11 @@ def request(address: Any, authkey: bytes, client: Any, tls: Any, name: str, *arg
     with ends.naming(address):
         connection = client(address, authkey=authkey)
         try:
-            return _stock.dispatch(connection, None, name, args, kwds)
+            _send(connection, None, name, args, kwds)
+            kind, result = connection.recv()
         finally:
             connection.close()
+    return result if kind == "#RETURN" else _failed(kind, result)
 
 
 def _failed(kind: str, result: Any) -> Any:

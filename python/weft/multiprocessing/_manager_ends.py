@@ -9,9 +9,11 @@ has found out leaves it, or the kernel, which keeps it until the parent has wait
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "NO_DESCRIPTORS",
     "Known",
+    "answers",
+    "code_of_ended",
     "find",
     "forget_ended",
     "identity",
@@ -249,16 +253,16 @@ def _serves(address: Any, known: Known | None, error: BaseException) -> bool:
     if known is not None and known.is_near:
         if not known.lives():
             return False
-        return _answers(address) or known.lives(_GRACE)
-    return not isinstance(error, (ConnectionRefusedError, FileNotFoundError)) and _answers(address)
+        return answers(address) or known.lives(_GRACE)
+    return not isinstance(error, (ConnectionRefusedError, FileNotFoundError)) and answers(address)
 
 
-def _answers(address: Any) -> bool:
-    """Whether somebody at `address` begins a handshake."""
+def answers(address: Any, patience: float = _GRACE) -> bool:
+    """Whether somebody at `address` begins a handshake within `patience` seconds."""
     family = socket.AF_UNIX if isinstance(address, (str, bytes)) else socket.AF_INET
     try:
         with socket.socket(family) as probe:
-            probe.settimeout(_GRACE)
+            probe.settimeout(patience)
             probe.connect(address)
             return bool(probe.recv(1))
     except OSError:
@@ -349,7 +353,37 @@ def of_zombie(pid: int, start: int) -> int | None:
         fields = _stat(pid)
     finally:
         os.close(descriptor)
+    return _code_of_zombie(fields)
+
+
+def _code_of_zombie(fields: list[str]) -> int | None:
+    """How a process ended, by what `/proc` says of it; None if it says nothing of that."""
     if not fields or fields[0] not in "ZX":
         return None
-    status = int(fields[49])
-    return -(status & 0x7F) if status & 0x7F else status >> 8
+    return os.waitstatus_to_exitcode(int(fields[49]))
+
+
+# What the kernel tells of a process by its descriptor, `struct pidfd_info` of linux/pidfd.h: the first 64 bytes, of which these
+# are the first eight and the last four. How it ended is there as soon as somebody has waited for it; since Linux 6.15.
+_GET_INFO = 0xC040FF0B
+_INFO = struct.Struct("=Q52xi")
+_INFO_EXIT = 1 << 3
+
+
+def code_of_ended(descriptor: int, pid: int, start: int) -> int | None:
+    """How the process ended that `descriptor` has been of since it lived. None if that cannot be known.
+
+    `/proc` knows until its parent has waited for it, the descriptor from then on."""
+    fields = _stat(pid)
+    if fields and int(fields[19]) & 0xFFFFFFFF == start:
+        code = _code_of_zombie(fields)
+        if code is not None:
+            return code
+    info = bytearray(_INFO.pack(_INFO_EXIT, 0))
+    try:
+        fcntl.ioctl(descriptor, _GET_INFO, info)
+    except OSError as error:
+        util.debug("the kernel does not tell how process %s ended: %s", pid, error)
+        return None
+    told, status = _INFO.unpack(info)
+    return os.waitstatus_to_exitcode(status) if told & _INFO_EXIT else None

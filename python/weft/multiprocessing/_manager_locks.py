@@ -43,12 +43,12 @@ _owned: weakref.WeakSet[_Owned] = weakref.WeakSet()
 _owned_lock = threading.Lock()
 
 
-def owner_ended(owner: Owner, killed: bool) -> None:
-    """Nobody of this process will release anything any more."""
+def owner_ended(owner: Owner, killed: bool, code: int | None = None) -> None:
+    """Nobody of this process will release anything any more. `code` is how it ended, if that is known."""
     with _owned_lock:
         locks = list(_owned)
     for lock in locks:
-        lock.owner_ended(owner, killed)
+        lock.owner_ended(owner, killed, code)
 
 
 class _Owned:
@@ -57,20 +57,21 @@ class _Owned:
     def __init__(self) -> None:
         # Guards everything here, and is held for moments only.
         self._changed = threading.Condition(threading.Lock())
-        self._dead: int | None = None
+        # Its id, and how it ended.
+        self._dead: tuple[int, int | None] | None = None
         with _owned_lock:
             _owned.add(self)
 
-    def owner_ended(self, owner: Owner, killed: bool) -> None:
+    def owner_ended(self, owner: Owner, killed: bool, code: int | None) -> None:
         """Nobody of this process will release it any more."""
         raise NotImplementedError
 
     def _tell(self) -> None:
         """Raise OwnerDied if it is to be told. The lock is free, and stays so: another one that waits may have it."""
         if self._dead is not None:
-            pid, self._dead = self._dead, None
+            (pid, code), self._dead = self._dead, None
             self._changed.notify()
-            raise OwnerDied(pid or None)
+            raise OwnerDied(pid or None, exitcode=code)
 
 
 class RLock(_Owned):
@@ -112,11 +113,11 @@ class RLock(_Owned):
                 self._owner = None
                 self._changed.notify()
 
-    def owner_ended(self, owner: Owner, killed: bool) -> None:
+    def owner_ended(self, owner: Owner, killed: bool, code: int | None) -> None:
         """Become free if this process has it, and let the next one know."""
         with self._changed:
             if isinstance(self._owner, Caller) and self._owner.owner == owner:
-                self._owner, self._count, self._dead = None, 0, owner[0]
+                self._owner, self._count, self._dead = None, 0, (owner[0], code)
                 self._changed.notify()
 
     def __enter__(self) -> bool:
@@ -208,13 +209,13 @@ class Semaphore(_Owned):
         if not self._taken[owner]:
             del self._taken[owner]
 
-    def owner_ended(self, owner: Owner, killed: bool) -> None:
+    def owner_ended(self, owner: Owner, killed: bool, code: int | None) -> None:
         """Take back what this process has if it was killed, and let the next one know."""
         with self._changed:
             count = min(self._taken.pop(owner, 0), self._initial - self._value)
             if killed and count > 0:
                 self._value += count
-                self._dead = owner[0]
+                self._dead = owner[0], code
                 self._changed.notify(count)
 
     def __enter__(self) -> bool:

@@ -11,13 +11,11 @@ was killed; the next one that acquires it is told by `OwnerDied`. A message that
 
 from __future__ import annotations
 
-import operator
 import os
 import select
 import sys
 import threading
 from collections import Counter
-from contextlib import contextmanager
 from multiprocessing import managers as _managers
 from multiprocessing import process, reduction, util
 from traceback import format_exc
@@ -28,14 +26,13 @@ from weft.multiprocessing import _manager_ends as ends
 from weft.multiprocessing import _manager_locks as locks
 from weft.multiprocessing import _manager_objects as objects
 from weft.multiprocessing._manager_callers import LaneCaller
+from weft.multiprocessing._manager_compound import Compound
 from weft.multiprocessing._manager_gate import Gate, peer_of
 from weft.multiprocessing._manager_gate import is_for_anybody as is_for_anybody
 from weft.multiprocessing._manager_waits import Caller, CallerGone, waiting
 from weft.multiprocessing.errors import OwnerDied
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from weft.multiprocessing._manager_waits import Owner
 
 # With its private parts, which its type stubs do not have.
@@ -46,7 +43,7 @@ __all__ = ["Server", "SharedMemoryServer"]
 _Lock: Any = type(threading.Lock())
 
 
-class Server(Gate):
+class Server(Compound, Gate):
     """Serves shared objects until it is told to shut down. Made by a manager, in the process that is to serve."""
 
     public = [*Gate.public, "open_lanes", "who_serves", "hello", "goodbye"]
@@ -68,9 +65,9 @@ class Server(Gate):
         self._mute: set[Owner] = set()
         # Those that there was no descriptor for to watch them by.
         self._unwatched: set[Owner] = set()
-        # Which process has a lock, and which one was killed with it.
+        # Which process has a lock, and which one was killed with it, and how.
         self._held: dict[str, Owner] = {}
-        self._orphaned: dict[str, int] = {}
+        self._orphaned: dict[str, tuple[int, int | None]] = {}
         self._watched: dict[int, Owner] = {}
         self._owned_lock = threading.Lock()
         self._compound = threading.RLock()
@@ -279,7 +276,7 @@ class Server(Gate):
                 )
             function = getattr(obj, method)
         except AttributeError:
-            return self._fall_back(ident, obj, method, args, kwds)
+            return self.fall_back(ident, obj, method, args, kwds)
         except Exception:
             return "#TRACEBACK", format_exc()
         try:
@@ -313,73 +310,6 @@ class Server(Gate):
             if foreign is None or foreign:
                 self._foreign.add(ident)
                 self.desk.restrict(ident, None if foreign is None else list(foreign))
-
-    def way_back(self, ident: str, method: str) -> Callable[[Any], None] | None:
-        """What puts back what a call takes, if nobody gets it."""
-        if method not in objects.TAKING:
-            return None
-        obj = self.id_to_obj.get(ident, (None,))[0]
-        return obj.put_back if type(obj) is objects.Queue else None
-
-    def _fall_back(self, ident: str, obj: Any, method: str, args: Any, kwds: Any) -> tuple[str, Any]:
-        own = _OPERATIONS.get(method)
-        try:
-            if own is not None:
-                return own(self, ident, obj, *args, **kwds)
-            function = self.fallback_mapping[method]
-            return "#RETURN", function(self, None, ident, obj, *args, **kwds)
-        except Exception:
-            return "#TRACEBACK", format_exc()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """While this lasts, no container is changed by anybody else."""
-        with self._compound:
-            self.desk.set_exclusive(True)
-            try:
-                yield
-            finally:
-                self.desk.set_exclusive(False)
-
-    def _update_with(
-        self, ident: str, obj: Any, key: Any, function: Any, args: Any, missing: Any
-    ) -> tuple[str, Any]:
-        exposed = self.id_to_obj[ident][1]
-        setters = {_stock.Value: "set", _stock.Namespace: "__setattr__"}
-        if setters.get(type(obj), "__setitem__") not in exposed:
-            raise AttributeError(f"{type(obj)!r} object has no value to be updated, or does not expose it")
-        with self._alone():
-            try:
-                if isinstance(obj, _stock.Value):
-                    obj.value = result = function(obj.value, *args)
-                elif isinstance(obj, _stock.Namespace):
-                    before = getattr(obj, key) if not missing else getattr(obj, key, missing[0])
-                    result = function(before, *args)
-                    setattr(obj, key, result)
-                else:
-                    before = obj[key] if not missing or key in obj else missing[0]
-                    obj[key] = result = function(before, *args)
-                    self._leave_alone(ident, obj, "__setitem__", (key, result))
-            except Exception as error:
-                return "#ERROR", error
-        return "#RETURN", result
-
-    def _add(self, ident: str, obj: Any, key: Any, amount: Any, default: Any) -> tuple[str, Any]:
-        return self._update_with(ident, obj, key, operator.add, (amount,), (default,))
-
-    def _batch(self, ident: str, obj: Any, calls: list[tuple[str, Any, Any]]) -> tuple[str, Any]:
-        results = []
-        with self._alone():
-            for method, args, kwds in calls:
-                kind, result = self.carry_out(None, ident, method, args, kwds)
-                if kind != "#RETURN":
-                    return kind, result
-                results.append(result)
-        return "#RETURN", results
-
-    def _next(self, ident: str, obj: Any, most: int) -> tuple[str, Any]:
-        kind, result = self.carry_out(None, ident, "__next__", (), {})
-        return (kind, [result]) if kind == "#RETURN" else (kind, result)
 
     # -- Locks, which know who has them
 
@@ -417,7 +347,7 @@ class Server(Gate):
         dead = self._orphaned.pop(ident, None)
         if dead is not None:
             lock.release()
-            raise OwnerDied(dead)
+            raise OwnerDied(dead[0], exitcode=dead[1])
         if caller is not None:
             self._held[ident] = caller.owner
         return True
@@ -446,7 +376,7 @@ class Server(Gate):
                 util.info("no descriptor left to watch client %s by", owner[0])
                 return
             util.debug("cannot watch client %s: %s", owner[0], error)
-            self._process_ended(owner)
+            self._process_ended(owner, None)
             return
         self._watched[descriptor] = owner
         self._watch.register(descriptor, select.EPOLLIN)
@@ -463,18 +393,27 @@ class Server(Gate):
                     self._connection_ended(descriptor)
                     continue
                 self._watch.unregister(descriptor)
+                code = self._code_of_ended(descriptor, owner)
                 os.close(descriptor)
                 try:
-                    self._process_ended(owner)
+                    self._process_ended(owner, code)
                 except Exception:
                     util.info("cannot let go of what client %s had: %s", owner[0], format_exc())
 
-    def _process_ended(self, owner: Owner) -> None:
-        """Let go of everything that a process had."""
+    def _code_of_ended(self, descriptor: int, owner: Owner) -> int | None:
+        """How a process ended that was watched, if that is known."""
+        try:
+            return self.with_descriptors(lambda: ends.code_of_ended(descriptor, *owner))
+        except OSError as error:
+            util.info("cannot look how client %s ended: %s", owner[0], error)
+            return None
+
+    def _process_ended(self, owner: Owner, code: int | None) -> None:
+        """Let go of everything that a process had. `code` is how it ended, if that is known."""
         killed = owner not in self._ends_normally
         if owner in self._mute:
             # One whose end nobody knows is taken for one that ended normally.
-            killed = (ends.of_zombie(*owner) or 0) < 0
+            killed = (code or 0) < 0
         util.debug("client %s ended %s", owner[0], "by force" if killed else "normally")
         for caller in list(self._callers.values()):
             if caller.owner == owner:
@@ -489,25 +428,18 @@ class Server(Gate):
                 self._let_go(ident, count)
             except (KeyError, AssertionError) as error:
                 util.debug("client %s had no reference to %s: %r", owner[0], ident, error)
-        self.owner_ended(owner, killed)
+        self.owner_ended(owner, killed, code)
         self._ends_normally.discard(owner)
         self._mute.discard(owner)
 
-    def owner_ended(self, owner: Owner, killed: bool) -> None:
+    def owner_ended(self, owner: Owner, killed: bool, code: int | None = None) -> None:
         """Nobody of a process will release what it has locked."""
         for ident, holder in list(self._held.items()):
             if holder == owner and self._held.pop(ident, None) == owner and killed:
-                self._orphaned[ident] = owner[0]
+                self._orphaned[ident] = owner[0], code
                 self.id_to_obj[ident][0].release()
-        locks.owner_ended(owner, killed)
+        locks.owner_ended(owner, killed, code)
 
-
-_OPERATIONS: dict[str, Callable[..., tuple[str, Any]]] = {
-    "#UPDATE_WITH": Server._update_with,
-    "#BATCH": Server._batch,
-    "#ADD": Server._add,
-    "#NEXT": Server._next,
-}
 
 # Of a container, beside its own methods: these do not block either.
 _INLINE = frozenset({"__iter__", "__reversed__", "#GETVALUE", "#BATCH", "#ADD"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 
-__all__ = ["ManagerDied", "OwnerDied", "ProcessDied"]
+__all__ = ["ManagerDied", "ManagerMissing", "ManagerRefused", "OwnerDied", "ProcessDied"]
 
 
 class ProcessDied(Exception):
@@ -49,9 +49,11 @@ class ProcessDied(Exception):
 class OwnerDied(ProcessDied):
     """The process that held a lock, or worked on what the lock protects, ended without releasing it.
 
-    Raised once, to one of those that wait. The lock is free then; what it protects may be half done.
+    Raised once, to one of those that wait. The lock is free then; what it protects may be half done. `exitcode` and `signal` are
+    None if nobody can say any more how the process ended.
     """
 
+    __module__ = "weft"
     _did = "process {who} ended while it held the lock"
 
 
@@ -60,9 +62,11 @@ class ManagerDied(ProcessDied, EOFError, ConnectionResetError):
 
     Raised by whatever is waiting for an answer of it, at once, and by every later use of a proxy. `exitcode` is 0 if the
     manager was shut down in good order. `address` is where it was to be reached. `pid` is None if nobody told this process who
-    serves there. What the standard library raises in its place is what this is an instance of.
+    serves there. What the standard library raises in its place is what this is an instance of: where nobody can be reached,
+    that is `weft.ManagerRefused` or `weft.ManagerMissing`.
     """
 
+    __module__ = "weft"
     _did = "process {who}, the server of a manager, ended, and its objects with it"
     _errno = errno.ECONNRESET
 
@@ -92,6 +96,7 @@ class ManagerDied(ProcessDied, EOFError, ConnectionResetError):
 class ManagerRefused(ManagerDied, ConnectionRefusedError):
     """`ManagerDied` where the standard library says ConnectionRefusedError: nobody listens at the address."""
 
+    __module__ = "weft"
     _errno = errno.ECONNREFUSED
 
     def _lost(self) -> str:
@@ -103,6 +108,7 @@ class ManagerRefused(ManagerDied, ConnectionRefusedError):
 class ManagerMissing(ManagerDied, FileNotFoundError):
     """`ManagerDied` where the standard library says FileNotFoundError: the server's socket is gone."""
 
+    __module__ = "weft"
     _errno = errno.ENOENT
 
     def _lost(self) -> str:

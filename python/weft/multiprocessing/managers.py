@@ -22,13 +22,16 @@ from multiprocessing import managers as _managers
 from multiprocessing import process, resource_tracker, util
 from typing import TYPE_CHECKING, Any
 
-from weft import _patches
+from weft import _patches, _title
 from weft.multiprocessing import _manager_client as client
 from weft.multiprocessing import _manager_ends as ends
+from weft.multiprocessing import _manager_farewell as farewell
 from weft.multiprocessing import _manager_locks as locks
 from weft.multiprocessing import _manager_objects as objects
 from weft.multiprocessing import _manager_proxies as proxies
 from weft.multiprocessing import connection, context
+from weft.multiprocessing._manager_batch import Batch as Batch
+from weft.multiprocessing._manager_batch import batch as batch
 from weft.multiprocessing._manager_proxies import (
     AcquirerProxy as AcquirerProxy,
 )
@@ -49,9 +52,6 @@ from weft.multiprocessing._manager_proxies import (
 )
 from weft.multiprocessing._manager_proxies import (
     BaseProxy as BaseProxy,
-)
-from weft.multiprocessing._manager_proxies import (
-    Batch as Batch,
 )
 from weft.multiprocessing._manager_proxies import (
     ConditionProxy as ConditionProxy,
@@ -89,9 +89,6 @@ from weft.multiprocessing._manager_proxies import (
 from weft.multiprocessing._manager_proxies import (
     _rebuild_known as _rebuild_known,
 )
-from weft.multiprocessing._manager_proxies import (
-    batch as batch,
-)
 from weft.multiprocessing._manager_server import Server, SharedMemoryServer
 from weft.multiprocessing.errors import ManagerDied as ManagerDied
 
@@ -119,7 +116,8 @@ class BaseManager(_StockManager):  # type: ignore[misc]
     """A manager of shared objects in a server process; `register` says what kinds of objects.
 
     `address` is where the server can be reached: a path or a host and port, by default a new path; `authkey` what clients
-    have to know, by default the process's key; `shutdown_timeout` how many seconds the server has for its end.
+    have to know, by default the process's key; `shutdown_timeout` how many seconds the server has for its end, before it gets
+    SIGTERM, and as many before SIGKILL.
     """
 
     _registry: dict[str, Any] = {}
@@ -232,6 +230,7 @@ class BaseManager(_StockManager):  # type: ignore[misc]
         initargs: Any = (),
     ) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _title.call_manager()
         if initializer is not None:
             initializer(*initargs)
         server = cls._make_server(registry, address, authkey, serializer)
@@ -246,7 +245,16 @@ class BaseManager(_StockManager):  # type: ignore[misc]
         return client.request(self._address, self._authkey, self._Client, tls, function, *args, **kwds)
 
     def _create(self, typeid: str, /, *args: Any, **kwds: Any) -> Any:
-        assert self._state.value == State.STARTED, "server not yet started"
+        state = self._state.value
+        # What the standard library raises; programs that are run with -O want to know, too.
+        if state == State.SHUTDOWN:
+            raise AssertionError(
+                f"cannot make a shared {typeid!r}: the manager was shut down, and its objects are gone"
+            )
+        if state != State.STARTED:
+            raise AssertionError(
+                f"cannot make a shared {typeid!r}: server not yet started; call start() or connect()"
+            )
         ident, exposed = self._request("create", typeid, *args, **kwds)
         return Token(typeid, self._address, ident), exposed
 
@@ -261,8 +269,9 @@ class BaseManager(_StockManager):  # type: ignore[misc]
         server: AnyProcess, address: Any, authkey: bytes, state: Any, _Client: Any, shutdown_timeout: float
     ) -> None:
         try:
-            _StockManager._finalize_manager(server, address, authkey, state, _Client, shutdown_timeout)
+            farewell.end_server(server, address, authkey, _Client, shutdown_timeout)
         finally:
+            state.value = State.SHUTDOWN
             ends.ended(address)
             proxies.BaseProxy._address_to_local.pop(address, None)
             _remove_socket(address)

@@ -187,3 +187,81 @@ def test_a_connection_that_is_lost_is_no_death() -> None:
             d["large"] = b"x" * 50_000
         assert not isinstance(caught.value, weft.ManagerDied)
         assert d.copy() == {"x": 1}
+
+
+@pytest.mark.parametrize("address", [None, NETWORK], ids=["unix", "tcp"])
+@pytest.mark.parametrize("serializer", ["pickle", "xmlrpclib"])
+def test_a_server_that_is_stopped_is_ended_all_the_same(address: Any, serializer: str) -> None:
+    manager = SyncManager(address, serializer=serializer, shutdown_timeout=0.1)
+    manager.start()
+    os.kill(manager._process.pid, signal.SIGSTOP)
+    manager.shutdown()
+    assert manager._process.exitcode == -signal.SIGKILL
+
+
+def test_a_server_that_is_stopped_and_has_a_queue_of_clients() -> None:
+    manager = SyncManager(shutdown_timeout=0.1)
+    manager.start()
+    os.kill(manager._process.pid, signal.SIGSTOP)
+    waiting = []
+    while True:
+        client = socket.socket(socket.AF_UNIX)
+        client.setblocking(False)
+        waiting.append(client)
+        try:
+            client.connect(manager.address)
+        except BlockingIOError:
+            break
+    manager.shutdown()
+    assert manager._process.exitcode == -signal.SIGKILL
+    for client in waiting:
+        client.close()
+
+
+def ignore_requests() -> None:
+    """An initializer of servers that do not end when they are told to, by whatever way but one."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Deaf.shutdown = Deaf.stay  # type: ignore[method-assign]
+
+
+class Deaf(things.Server):
+    """Its end takes force."""
+
+    def stay(self, c: Any) -> None:
+        c.send(("#RETURN", None))
+
+
+class Stubborn(SyncManager):
+    _Server = Deaf
+
+
+def test_a_server_that_does_not_want_to_end_is_ended_all_the_same() -> None:
+    manager = Stubborn(shutdown_timeout=0.1)
+    manager.start(ignore_requests)
+    manager.shutdown()
+    assert manager._process.exitcode == -signal.SIGKILL
+
+
+def test_a_manager_that_does_not_serve_says_why() -> None:
+    manager = SyncManager()
+    # The standard library's class of errors.
+    with pytest.raises(AssertionError, match=r"'dict': server not yet started"):
+        manager.dict()
+    with manager:
+        manager.dict()
+    for _ in range(2):
+        with pytest.raises(AssertionError, match=r"'dict': the manager was shut down"):
+            manager.dict()
+
+
+def test_the_errors_have_names_of_their_own(tmp_path: Path) -> None:
+    for name in ("ManagerDied", "ManagerMissing", "ManagerRefused", "OwnerDied"):
+        kind = getattr(weft, name)
+        assert name in weft.__all__ and (kind.__module__, kind.__qualname__) == ("weft", name)
+    with pytest.raises(weft.ManagerMissing):
+        SyncManager(str(tmp_path / "nothing"), b"key").connect()
+    with socket.socket() as placeholder:
+        placeholder.bind(NETWORK)
+        address = placeholder.getsockname()
+    with pytest.raises(weft.ManagerRefused):
+        SyncManager(address, b"key").connect()

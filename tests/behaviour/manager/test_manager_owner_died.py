@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import weft
 from things import (
+    acquire_and_drop_dead,
     acquire_and_leave,
     acquire_and_stay,
     wait_at_barrier,
@@ -63,14 +66,44 @@ def test_a_killed_owner_is_reported_once(manager: Any, kind: str, times: int) ->
     lock = getattr(manager, kind)()
     process, _ = begin(acquire_and_stay, lock, times)
     assert not lock.acquire(False)
-    kill(process)
-    with pytest.raises(weft.OwnerDied) as caught:
+    process.kill()
+    # It is not waited for yet, so every kernel can say how it ended.
+    with pytest.raises(weft.OwnerDied, match="killed by SIGKILL") as caught:
         lock.acquire()
-    assert caught.value.pid == process.pid
+    assert (caught.value.pid, caught.value.signal) == (process.pid, signal.SIGKILL)
+    process.join()
     assert lock.acquire(False)
     lock.release()
     assert lock.acquire(True, 60)
     lock.release()
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
+def test_an_owner_that_was_waited_for_before_the_server_could_look(lanes: Any, kind: str) -> None:
+    lock = getattr(lanes, kind)()
+    process, _ = begin(acquire_and_stay, lock, 1)
+    server = lanes._process.pid
+    os.kill(server, signal.SIGSTOP)
+    wait_for(lambda: Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    kill(process)
+    os.kill(server, signal.SIGCONT)
+    with pytest.raises(weft.OwnerDied) as caught:
+        lock.acquire()
+    kernel = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    known = signal.SIGKILL if kernel >= (6, 15) else None
+    assert (caught.value.pid, caught.value.signal) == (process.pid, known)
+
+
+def test_an_owner_that_ended_itself_in_the_middle(manager: Any) -> None:
+    lock = manager.Lock()
+    process = FORK.Process(target=acquire_and_drop_dead, args=(lock, 7))
+    process.start()
+    with pytest.raises(weft.OwnerDied, match="exit code 7") as caught:
+        while lock.acquire(False):
+            lock.release()
+        lock.acquire()
+    process.join()
+    assert (caught.value.pid, caught.value.exitcode, caught.value.signal) == (process.pid, 7, None)
 
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore"])
@@ -310,3 +343,30 @@ sys.stdin.read()
                 each.acquire()
             assert caught.value.pid == client.pid
             assert each.acquire(False)
+
+
+def test_a_client_that_cannot_import_weft_is_told_in_words(lanes: Any) -> None:
+    lock = lanes.Lock()
+    process, _ = begin(acquire_and_stay, lock, 1)
+    program = f"""
+import sys
+sys.modules["weft"] = None
+import multiprocessing.managers as m, multiprocessing
+multiprocessing.current_process().authkey = {bytes(lanes._authkey)!r}
+proxy = m.AcquirerProxy(m.Token("Lock", {lanes.address!r}, {lock._id!r}), "pickle")
+print("ready", flush=True)
+sys.stdin.read()
+try:
+    proxy.acquire()
+except m.RemoteError as error:
+    print("SIGKILL" in str(error), proxy.acquire())
+"""
+    client = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with client:
+        assert client.stdout.readline() == "ready\n"
+        process.kill()
+        said, _ = client.communicate("")
+    process.join()
+    assert said == "True True\n"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from weft.multiprocessing._manager_server import Server
-from weft.multiprocessing.managers import BaseManager, SyncManager
+from weft.multiprocessing.managers import BaseManager, SyncManager, batch
 
 
 class Getters:
@@ -157,6 +157,14 @@ def take(queue: Any, answer: Any) -> None:
     answer.send(queue.get())
 
 
+def take_in_a_batch(queue: Any, count: int, answer: Any) -> None:
+    calls = batch(queue)
+    for _ in range(count):
+        calls.get()
+    answer.send("begun")
+    calls.run()
+
+
 def hold(lock: Any, answer: Any) -> None:
     lock.acquire()
     answer.send("held")
@@ -237,6 +245,11 @@ def acquire_and_stay(lock: Any, times: int, answer: Any) -> None:
 
 def acquire_and_leave(lock: Any) -> None:
     lock.acquire()
+
+
+def acquire_and_drop_dead(lock: Any, code: int) -> None:
+    lock.acquire()
+    os._exit(code)
 
 
 def wait_at_condition(condition: Any, answer: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -189,8 +190,11 @@ def test_an_interrupted_submission_leaves_nothing() -> None:
 def test_workers_that_never_begin(method: str, initializer: Any) -> None:
     context: Any = weft.multiprocessing.get_context(method)
     with context.Pool(2, initializer) as pool:
-        with pytest.raises(weft.WorkerDied, match="does the initializer fail"):
+        with pytest.raises(weft.WorkerDied, match="does the initializer fail") as caught:
             pool.apply(work.square, (1,))
+        said = rf"worker process {caught.value.pid} ended before it was ready for a task: .* workers in a row came no further"
+        assert re.match(said, str(caught.value))
+        assert (caught.value.task, caught.value.attempts) == ("", 0)
         # It has given up, and says so again.
         for call in (pool.apply_async, pool.map, pool.imap):
             with pytest.raises(weft.WorkerDied, match="does the initializer fail"):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import queue
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pool_work as work
@@ -178,3 +181,47 @@ def test_many_readers_of_one_iterator(pool: Any) -> None:
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert sorted(seen) == [number * number for number in range(3000)]
+
+
+class Late:
+    """Something to iterate over. Who asks for that finds the pool closed, and somebody waiting in `join`, before he has his iterator."""
+
+    def __init__(self, pool: Any, source: Any) -> None:
+        self._pool = pool
+        self._source = source
+        self.joining = threading.Thread(target=self._join)
+        self._begun = threading.Event()
+
+    def _join(self) -> None:
+        self._begun.set()
+        self._pool.join()
+
+    def __iter__(self) -> Iterator[Any]:
+        self._pool.close()
+        before = sys.getswitchinterval()
+        # The other thread has the interpreter from when it begins until it waits, which is in `join`.
+        sys.setswitchinterval(1000)
+        try:
+            self.joining.start()
+            self._begun.wait()
+        finally:
+            sys.setswitchinterval(before)
+        return iter(self._source)
+
+
+@pytest.mark.parametrize("kind", ["at hand", "generator"])
+def test_an_iterator_that_is_made_in_the_moment_of_a_join(kind: str, tmp_path: Path) -> None:
+    gate, ready = tmp_path / "gate", tmp_path / "ready"
+    for fifo in (gate, ready):
+        os.mkfifo(fifo)
+    with weft.Pool(1) as pool:
+        held = pool.apply_async(work.hold, (str(ready), str(gate)))
+        ready.read_text()
+        numbers = range(1000)
+        late = Late(pool, numbers if kind == "at hand" else (number for number in numbers))
+        results = pool.imap(work.square, late, read_ahead=1)
+        gate.write_bytes(b"")
+        # Nobody reads, and all of it is done.
+        late.joining.join()
+        held.get()
+        assert list(results) == [number * number for number in numbers]

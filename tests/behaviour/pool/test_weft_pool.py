@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -224,9 +225,12 @@ def test_retries(tmp_path: Path) -> None:
         assert pool.apply(work.die_at_first, (str(tmp_path / "first"),)) > 0
         for retries, deaths in [(None, 2), (0, 1), (3, 4)]:
             counted = tmp_path / f"{retries}"
-            with pytest.raises(weft.WorkerDied):
+            with pytest.raises(weft.WorkerDied) as caught:
                 pool.apply(work.die_and_count, (str(counted),), retries=retries)
-            assert len(counted.read_text().split()) == deaths
+            assert len(counted.read_text().split()) == deaths == caught.value.attempts
+            assert (f", the last of {deaths} attempts: " in str(caught.value)) is (deaths > 1)
+            again = pickle.loads(pickle.dumps(caught.value))
+            assert (again.attempts, str(again)) == (deaths, str(caught.value))
         many = [str(tmp_path / f"many{i}") for i in range(6)]
         assert all(pool.map(work.die_at_first, many, 1))
         assert all(pool.imap_unordered(work.die_at_first, [f"{path}b" for path in many]))

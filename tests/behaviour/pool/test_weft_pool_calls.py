@@ -42,10 +42,12 @@ class Refuses:
         (lambda pool, box: pool.apply_async(work.both, (), {"a": [box]}), "kwds['a'][0].lock"),
         (lambda pool, box: pool.apply_async(work.both, (box,), priority=1), "args[0].lock"),
         (lambda pool, box: pool.apply(box.lock.acquire), "func"),
-        (lambda pool, box: pool.map(work.square, [1, box], 1), "item.lock"),
-        (lambda pool, box: pool.map_async(work.square, [1, box], 2), "items[1].lock"),
-        (lambda pool, box: pool.starmap(work.both, [(1, box)], 1), "args[1].lock"),
-        (lambda pool, box: pool.starmap_async(work.both, [(1,), (2, box)], 2, print), "items[1][1].lock"),
+        (lambda pool, box: pool.map(work.square, [1, box], 1), "iterable[1].lock"),
+        (lambda pool, box: pool.map_async(work.square, [1, box], 2), "iterable[1].lock"),
+        (lambda pool, box: pool.map(work.square, [1] * 7 + [box], 3), "iterable[7].lock"),
+        (lambda pool, box: pool.starmap(work.both, [(1,), (1, box)], 1), "iterable[1][1].lock"),
+        (lambda pool, box: pool.starmap_async(work.both, [(1,), (2, box)], 2, print), "iterable[1][1].lock"),
+        (lambda pool, box: pool.map(box.lock.acquire, [1, 2], 2), "func"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_at_once(call: Any, path: str) -> None:
@@ -64,9 +66,12 @@ def test_what_cannot_be_sent_of_an_iterator_comes_in_its_turn() -> None:
     with weft.Pool(1) as pool:
         results = pool.imap(work.both, [1, threading.Lock(), 3])
         assert next(results) == ((1,), {})
-        with pytest.raises(weft.UnpicklableError, match=r"item, a _thread\.lock"):
+        with pytest.raises(weft.UnpicklableError, match=r"iterable\[1\], a _thread\.lock"):
             next(results)
         assert list(results) == [((3,), {})]
+        results = pool.imap_unordered(work.both, [*range(5), threading.Lock()], 2)
+        with pytest.raises(weft.UnpicklableError, match=r"iterable\[5\], a _thread\.lock"):
+            list(results)
 
 
 class Childless(Exception):

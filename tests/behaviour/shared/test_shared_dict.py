@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import os
 import random
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import weft
@@ -76,12 +79,54 @@ def test_keys_are_equal_as_in_a_dictionary() -> None:
     assert {repr(key): value for key, value in d.items()} == {repr(key): repr(key) for key in different}
 
 
-@pytest.mark.parametrize("key", [[], {}, 2**63, frozenset(), object(), ([],), "\ud800", bytearray()])
-def test_what_cannot_be_a_key(key: Any) -> None:
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+class Name(str):
+    __slots__ = ()
+
+
+class Point(NamedTuple):
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ([], "list"),
+        ({}, "dict"),
+        (frozenset(), "frozenset"),
+        (object(), "object"),
+        (bytearray(), "bytearray"),
+        (2**63, "an int outside of 64 bits"),
+        (-(2**63) - 1, "an int outside of 64 bits"),
+        ("\ud800", "a str with half of a surrogate pair, which has no UTF-8"),
+        (([],), "a tuple whose item [0] is list"),
+        ((1, ("x", 2**70)), "a tuple whose item [1][1] is an int outside of 64 bits"),
+        (Colour.RED, "test_shared_dict.Colour, a subclass of int: make it one by int(...)"),
+        (Name("x"), "test_shared_dict.Name, a subclass of str: make it one by str(...)"),
+        (Point(1), "test_shared_dict.Point, a subclass of tuple: make it one by tuple(...)"),
+        ((None, Name("x")), "a tuple whose item [1] is test_shared_dict.Name, a subclass of str: make it"),
+        ((1,) * 129, "a tuple of more than 128 items, or of more than 6 levels"),
+        (((((((1,),),),),),), "a tuple of more than 128 items, or of more than 6 levels"),
+    ],
+)
+def test_what_cannot_be_a_key(key: Any, what: str) -> None:
     d = weft.SharedDict()
-    with pytest.raises(TypeError, match="a key of a SharedDict"):
-        d[key] = 1
-    assert key not in d
+    calls: list[Callable[[], object]] = [
+        lambda: d.__setitem__(key, 1),
+        lambda: key in d,
+        lambda: key in d.keys(),
+        lambda: d.get(key),
+        lambda: d.pop(key, None),
+        lambda: d.setdefault(key, 1),
+        lambda: d.add(key),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=re.escape(f"a tuple of these, not {what}")):
+            call()
+    assert len(d) == 0
 
 
 def test_values_of_every_kind_and_size() -> None:

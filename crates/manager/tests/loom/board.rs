@@ -4,128 +4,13 @@
 //!
 //! The bound: one caller and the server with at most four preemptions each run, three threads with two.
 
-use std::convert::Infallible;
-
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::atomic::Ordering;
 use loom::thread;
-use weft_manager::board::{Board, LANES, hand_out};
-use weft_manager::turn::{GivenUp, Handed, Turn};
-use weft_wait::{Deadline, Parker, Signal, Ticket, wait_until};
+use weft_manager::turn::{GivenUp, Handed};
 
+use super::desk::Desk;
 use super::model;
-
-struct Place {
-    turn: Turn,
-    call: AtomicU32,
-    answered: AtomicU32,
-    reply: Signal,
-}
-
-struct Desk {
-    board: Board,
-    places: [Place; LANES],
-}
-
-/// Sleeps until it is woken.
-struct Sleeper;
-
-impl Parker for Sleeper {
-    type Interrupt = Infallible;
-
-    fn park(&mut self, signal: &Signal, ticket: Ticket, _: Deadline) -> Result<(), Infallible> {
-        signal.sleep(ticket);
-        Ok(())
-    }
-}
-
-fn sleep_until(signal: &Signal, condition: impl Fn() -> bool) {
-    let Ok(()) = wait_until(signal, &mut Sleeper, Deadline::NEVER, &condition, |_| condition().then_some(()))
-    else {
-        unreachable!("there is no deadline")
-    };
-}
-
-impl Desk {
-    fn new() -> Arc<Self> {
-        let place = |_| Place {
-            turn: Turn::new(),
-            call: AtomicU32::new(0),
-            answered: AtomicU32::new(0),
-            reply: Signal::new(),
-        };
-        Arc::new(Self { board: Board::new(), places: std::array::from_fn(place) })
-    }
-
-    fn turn_of(&self, lane: usize) -> &Turn {
-        &self.places[lane].turn
-    }
-
-    fn watch(&self, lane: usize) {
-        self.board.watch(lane, |lane| self.turn_of(lane));
-    }
-
-    fn post(&self, lane: usize) -> u32 {
-        let place = &self.places[lane];
-        let number = place.call.load(Ordering::Relaxed) + 1;
-        place.call.store(number, Ordering::Relaxed);
-        self.board.post(lane, &place.turn);
-        number
-    }
-
-    fn await_answer(&self, lane: usize, number: u32) {
-        let place = &self.places[lane];
-        sleep_until(&place.reply, || place.answered.load(Ordering::Acquire) == number);
-        place.turn.take();
-    }
-
-    fn call(&self, lane: usize) {
-        let number = self.post(lane);
-        self.await_answer(lane, number);
-    }
-
-    /// A call by somebody who is interrupted before the answer. Says whether the lane is its own still.
-    fn call_in_vain(&self, lane: usize) -> bool {
-        let _ = self.post(lane);
-        match self.turn_of(lane).give_up() {
-            GivenUp::Unbegun | GivenUp::Answered => {
-                self.turn_of(lane).take();
-                true
-            }
-            GivenUp::Left => false,
-            GivenUp::Nothing => panic!("there was a call"),
-        }
-    }
-
-    fn answer(&self, lane: usize) -> Handed {
-        let place = &self.places[lane];
-        hand_out(&place.turn, &place.call, &place.answered, &place.reply)
-    }
-
-    fn is_ready(&self) -> bool {
-        self.board.is_ready(|lane| self.turn_of(lane))
-    }
-
-    /// Sleeps until there is a call, and begins it.
-    fn next(&self) -> usize {
-        loop {
-            sleep_until(self.board.bell(), || self.is_ready());
-            let found = self.board.next(0).or_else(|| self.board.watched(|lane| self.turn_of(lane)));
-            if let Some(lane) = found.filter(|lane| self.turn_of(*lane).begin()) {
-                return lane;
-            }
-        }
-    }
-
-    /// Answers so many calls, each time watching the lane of the last one, as a server of one caller does.
-    fn serve(&self, calls: usize) {
-        for _ in 0..calls {
-            let lane = self.next();
-            assert_eq!(self.answer(lane), Handed::Out);
-            self.watch(lane);
-        }
-    }
-}
 
 fn caller(desk: &Arc<Desk>, lane: usize, calls: usize) -> thread::JoinHandle<()> {
     let desk = Arc::clone(desk);

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
@@ -184,7 +184,7 @@ impl Shared {
         }
         let head = call.len();
         let mut buffers = Spans::new();
-        let (kind, keywords) = self.encode(py, args, head, call, &mut buffers)?;
+        let (kind, keywords) = self.encode(py, names, args, head, call, &mut buffers)?;
         let first = if self.used.load(Ordering::Relaxed) { 0 } else { FIRST };
         let what = u32::from(kind) | keywords | first;
         let mut parker = GilParker::for_answer(py, &PROSPECT, Some(self.lane.desk().life()));
@@ -198,6 +198,7 @@ impl Shared {
     fn encode<'py>(
         &self,
         py: Python<'py>,
+        names: (&str, &str),
         args: &Arguments<'_, 'py>,
         head: usize,
         call: &mut Vec<u8>,
@@ -211,7 +212,7 @@ impl Shared {
         }
         let (args, kwds) = args.objects(py)?;
         let (body, keywords) = if kwds.is_empty() {
-            (args, 0)
+            (args.clone(), 0)
         } else {
             (PyTuple::new(py, [args.as_any(), kwds.as_any()])?, KEYWORDS)
         };
@@ -219,7 +220,8 @@ impl Shared {
         let mut encoded = Vec::new();
         let kind = codec::encode(&body, self.lane.desk().arena(), &mut encoded, buffers);
         let kind = kind.map_err(|failure| match failure {
-            Failure::Memory(error) | Failure::Pickle(error) => error,
+            Failure::Memory(error) => error,
+            Failure::Pickle(error) => unsendable(py, error, names, &args, &kwds),
         })?;
         call.extend_from_slice(&encoded);
         Ok((kind, keywords))
@@ -270,6 +272,30 @@ fn unusable(py: Python<'_>) -> PyErr {
         Ok::<_, PyErr>(module.getattr("LaneUnusable")?.unbind())
     });
     match class.and_then(|class| class.bind(py).call0()) {
+        Ok(error) => PyErr::from_value(error),
+        Err(error) => error,
+    }
+}
+
+/// The exception for a call that the pickler refused with `error`.
+#[cold]
+fn unsendable<'py>(
+    py: Python<'py>,
+    error: PyErr,
+    (ident, method): (&str, &str),
+    args: &Bound<'py, PyTuple>,
+    kwds: &Bound<'py, PyDict>,
+) -> PyErr {
+    static EXPLAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if !error.is_instance_of::<PyException>(py) {
+        return error;
+    }
+    let explain = EXPLAIN.get_or_try_init(py, || {
+        let module = py.import("weft.multiprocessing._manager_unpicklable")?;
+        Ok::<_, PyErr>(module.getattr("unsendable")?.unbind())
+    });
+    let parts = (error.into_value(py), ident, method, args, kwds);
+    match explain.and_then(|explain| explain.bind(py).call1(parts)) {
         Ok(error) => PyErr::from_value(error),
         Err(error) => error,
     }

@@ -16,11 +16,30 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
+use weft_process::title;
 
 /// The names of this process's threads but the main one, as the kernel has them.
 #[pyfunction]
 fn other_threads() -> Vec<String> {
     weft_process::threads::other_threads()
+}
+
+/// Call this process `weft-worker`, for `ps` and `top`, unless the program has given it a name. Says whether it is called so.
+#[pyfunction]
+fn take_title_of_worker() -> bool {
+    title::take(title::WORKER)
+}
+
+/// As `take_title_of_worker`: `weft-manager`.
+#[pyfunction]
+fn take_title_of_manager() -> bool {
+    title::take(title::MANAGER)
+}
+
+/// Call this process, which is the program's own, what it was called before it, or whatever it was forked off, had a title.
+#[pyfunction]
+fn give_title_back() {
+    title::give_back();
 }
 
 /// Seconds as the engine wants them: `None` is for ever, nothing is less than no time.
@@ -51,6 +70,9 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("NoAnswer", py.get_type::<error::NoAnswer>())?;
     module.add("TemplateGone", py.get_type::<error::TemplateGone>())?;
     module.add_function(wrap_pyfunction!(other_threads, &module)?)?;
+    module.add_function(wrap_pyfunction!(take_title_of_worker, &module)?)?;
+    module.add_function(wrap_pyfunction!(take_title_of_manager, &module)?)?;
+    module.add_function(wrap_pyfunction!(give_title_back, &module)?)?;
     module.add_function(wrap_pyfunction!(template::probe_fork, &module)?)?;
     module.add_function(wrap_pyfunction!(lifeline::lifeline_ensure, &module)?)?;
     module.add_function(wrap_pyfunction!(lifeline::lifeline_arm, &module)?)?;

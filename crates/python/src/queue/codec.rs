@@ -156,6 +156,9 @@ pub(crate) fn encode_whole(
     Ok(kind::PICKLE)
 }
 
+/// How many items a tuple in a key may have, and how many levels of tuples there may be.
+pub(crate) const MOST_IN_KEY: (usize, usize) = (tree::MOST_NODES, tree::DEEPEST);
+
 /// Encodes a key, so that keys that are equal in Python have equal bytes: None, integers of 64 bits, floats, strings,
 /// bytes, and tuples of these. `None` for anything else.
 pub(crate) fn encode_key(object: &Bound<'_, PyAny>, body: &mut Vec<u8>) -> Option<u8> {

@@ -7,9 +7,8 @@ use pyo3::exceptions::PyEOFError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use weft_shm::Queue;
-use weft_shm::robust::RobustMutex;
 use weft_wait::thread::{self, Patience, Prospect, Slices};
-use weft_wait::{Deadline, DescriptorParker, Interest, Parker, Signal, Ticket, Woken, sleep_at};
+use weft_wait::{Deadline, DescriptorParker, Interest, Life, Parker, Signal, Ticket, Woken, sleep_at};
 
 /// Gives the GIL up until it is dropped.
 struct Detached(*mut ffi::PyThreadState);
@@ -44,7 +43,7 @@ pub(crate) struct GilParker<'py> {
     slices: Slices,
     source: Option<&'py Queue>,
     /// The lock whose holder is waited for: its end ends a sleep.
-    life: Option<&'py RobustMutex>,
+    life: Option<&'py Life>,
     spin: Spin,
     deaf: bool,
 }
@@ -85,11 +84,7 @@ impl<'py> GilParker<'py> {
     }
 
     /// For a wait for what the holder of `life` will do; its end ends a sleep at once.
-    pub(crate) fn for_answer(
-        py: Python<'py>,
-        prospect: &'static Prospect,
-        life: Option<&'py RobustMutex>,
-    ) -> Self {
+    pub(crate) fn for_answer(py: Python<'py>, prospect: &'static Prospect, life: Option<&'py Life>) -> Self {
         Self { py, slices: Slices::default(), source: None, life, spin: Spin::Quick(prospect), deaf: false }
     }
 
@@ -127,7 +122,7 @@ impl Parker for GilParker<'_> {
 
     fn park(&mut self, signal: &Signal, ticket: Ticket, deadline: Deadline) -> PyResult<()> {
         let slices = &mut self.slices;
-        let watched = self.life.map(|life| life.watch());
+        let watched = self.life.map(Life::watch);
         let woken = without_gil(self.py, || match watched {
             None => thread::sleep(signal, ticket, slices, deadline),
             Some(Some(beside)) => thread::sleep_beside(signal, ticket, beside, slices, deadline),

@@ -23,9 +23,9 @@ use weft_shm::queue::LONGEST_BODY;
 use super::codec::{damaged, kind, plain};
 
 /// Containers in containers, at most.
-const DEEPEST: usize = 6;
+pub(super) const DEEPEST: usize = 6;
 /// Values in a message, at most: above it the pickler, which remembers strings that come again, is as quick.
-const MOST_NODES: usize = 128;
+pub(super) const MOST_NODES: usize = 128;
 /// Lists and dictionaries in a message, at most.
 const MOST_CONTAINERS: usize = 16;
 

@@ -45,6 +45,7 @@ impl Core {
             retries: AtomicU32::new(0),
             stopped: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            joined: AtomicBool::new(false),
             missing: AtomicUsize::new(0),
             retried: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -208,9 +209,9 @@ impl Core {
         })
     }
 
-    /// The worker of this slot has ended. Returns the unresolved task it had in its hands, if any: its number, and how often it
-    /// may be done again.
-    fn worker_ended(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, u32)>> {
+    /// The worker of this slot has ended. Returns the unresolved task it had in its hands, if any: its number, how often it
+    /// may be done again, and how often it was.
+    fn worker_ended(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, u32, u32)>> {
         self.settle_worker(py, slot)
     }
 

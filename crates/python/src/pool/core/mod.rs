@@ -105,6 +105,8 @@ pub(crate) struct Core {
     retries: AtomicU32,
     stopped: AtomicBool,
     closing: AtomicBool,
+    /// Somebody waits, or has waited, until nothing remains to be done.
+    joined: AtomicBool,
     /// How many workers there could be more.
     missing: AtomicUsize,
     retried: AtomicU64,

@@ -12,7 +12,16 @@ impl Core {
     /// Enters a stream that the service feeds when nobody reads it.
     pub(in crate::pool) fn add_stream(&self, py: Python<'_>, stream: Py<Stream>) -> PyResult<()> {
         self.streams.lock().push(stream);
+        self.reopen();
         self.call_service(py)
+    }
+
+    /// There is a stream with more to put. If the pool was closed while it was being made, workers that find no task are not to
+    /// end yet: others would take their places again and again.
+    fn reopen(&self) {
+        if self.closing.load(Ordering::SeqCst) {
+            self.owner.reopen();
+        }
     }
 
     /// Enters a stream that is fed as it is read.
@@ -27,7 +36,10 @@ impl Core {
             over
         };
         drop(over);
-        Ok(())
+        self.reopen();
+        // Whoever joins the pool has had all streams hurried that there were. This one came in that very moment, and may never be
+        // read.
+        if self.joined.load(Ordering::SeqCst) { self.hurry_streams(py) } else { Ok(()) }
     }
 
     /// A stream that is fed as it is read is fed, or nobody will read it.
@@ -46,6 +58,7 @@ impl Core {
 
     /// Has all streams fed, whether somebody reads them or not.
     pub(super) fn hurry_streams(&self, py: Python<'_>) -> PyResult<()> {
+        self.joined.store(true, Ordering::SeqCst);
         for stream in self.take_lazy_streams(py)? {
             if !stream.get().is_fed() {
                 self.streams.lock().push(stream.clone().unbind());

@@ -102,7 +102,8 @@ impl Core {
                     return Err(error);
                 }
                 let refuses = self.refuses_unpicklable.load(Ordering::Relaxed);
-                let parts = (error.into_value(py), function, arguments, call as u8, refuses);
+                let items = self.described(py, id).and_then(|(_, _, items)| items);
+                let parts = (error.into_value(py), function, arguments, call as u8, items, refuses);
                 let explained = helper(py, "unpicklable")?.call1(parts)?;
                 // What a stream is fed with comes in its turn, whatever it comes to.
                 let streams =

@@ -15,9 +15,9 @@ use crate::queue::parker::GilParker;
 pub(super) type Known = (Py<PyAny>, Option<Py<PyAny>>, Option<(usize, usize)>);
 
 impl Core {
-    /// The worker of this slot has ended. Returns the unresolved task it had in its hands, if any: its number, and how often it
-    /// may be done again.
-    pub(super) fn settle_worker(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, u32)>> {
+    /// The worker of this slot has ended. Returns the unresolved task it had in its hands, if any: its number, how often it
+    /// may be done again, and how often it was.
+    pub(super) fn settle_worker(&self, py: Python<'_>, slot: usize) -> PyResult<Option<(u64, u32, u32)>> {
         self.owner.settle(&mut GilParker::new(py)).map_err(pool_error)?;
         self.collect(py)?;
         // No result may follow that would have the next ones put.
@@ -26,8 +26,10 @@ impl Core {
         self.owner.resolved(at_hand.id);
         let mut table = self.table.lock();
         Ok(table.get(at_hand.id).map(|pending| {
-            let left = pending.wishes.as_ref().map_or(0, |again| again.wishes.retries - again.retried);
-            (at_hand.id, left)
+            let wishes = pending.wishes.as_ref();
+            let (left, retried) =
+                wishes.map_or((0, 0), |again| (again.wishes.retries - again.retried, again.retried));
+            (at_hand.id, left, retried)
         }))
     }
 

@@ -1,0 +1,117 @@
+"""Several operations on a shared object as one: what their callers have of that (`_manager_compound` is the server's part)."""
+
+from __future__ import annotations
+
+from multiprocessing import managers as _managers
+from typing import TYPE_CHECKING, Any
+
+from weft.multiprocessing._manager_unpicklable import portable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# With its private parts, which its type stubs do not have.
+_stock: Any = _managers
+_StockProxy: Any = _stock.BaseProxy
+
+__all__ = ["Batch", "Compound", "batch"]
+
+_NO_ANSWER = "its calls return nothing before it is run; `results` has the answers afterwards"
+
+
+class Batch:
+    """Calls of one shared object that are made together, in one trip.
+
+    Use its methods as the proxy's; they return nothing. `run()`, or the end of a `with` block that nothing was raised in, makes the
+    calls and sets `results`, a list of what they returned. If one raises, those behind it are not made, those
+    before it stay made and have their answers in `results`, and the exception is raised here.
+
+    Of a dict, list, set, array, Namespace or Value no other call comes between them. Of other objects others may: these can have
+    methods that wait, as a queue's `get`, and a batch waits in its turn as they do. A method that returns a shared object
+    cannot be in a batch: TypeError, before anything is called.
+    """
+
+    results: list[Any]
+
+    def __init__(self, proxy: Any) -> None:
+        self._proxy = proxy
+        self._calls: list[tuple[str, Any, Any]] = []
+
+    def call(self, method: str, *args: Any, **kwds: Any) -> None:
+        """Note a call of the method of that name."""
+        self._calls.append((method, args, kwds))
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name in ("add", "update_with") and isinstance(self._proxy, Compound):
+            raise AttributeError(f"{name} is one operation by itself, and cannot be put into a batch")
+        if name.startswith("_") or name not in self._proxy._exposed_:
+            raise AttributeError(f"{self._proxy!r} has no method {name!r} to be put into a batch")
+        return lambda *args, **kwds: self.call(name, *args, **kwds)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.call("__setitem__", key, value)
+
+    def __getitem__(self, key: Any) -> None:
+        self.call("__getitem__", key)
+
+    def __delitem__(self, key: Any) -> None:
+        self.call("__delitem__", key)
+
+    def __iter__(self) -> Any:
+        raise TypeError(f"a batch cannot be iterated over: {_NO_ANSWER}")
+
+    def __contains__(self, key: Any) -> bool:
+        raise TypeError(f"a batch cannot say what is in it: {_NO_ANSWER}")
+
+    def run(self) -> list[Any]:
+        """Make the calls, and return what they returned."""
+        calls, self._calls = self._calls, []
+        self.results, failure, _ = self._proxy._callmethod("#BATCH", (calls,))
+        if failure is not None:
+            self._proxy._otherwise(*failure)
+        return self.results
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is None:
+            self.run()
+
+
+def batch(proxy: Any) -> Batch:
+    """Calls of the shared object of `proxy` that are to be made together; see `Batch`.
+
+    TypeError if it is no proxy of a manager's object."""
+    if not isinstance(proxy, _StockProxy):
+        raise TypeError(f"batch() takes a proxy of a manager's object, not {type(proxy).__qualname__}")
+    return Batch(proxy)
+
+
+class Compound:
+    """Operations that read and write, and that nothing comes in between."""
+
+    _callmethod: Callable[..., Any]
+
+    def update_with(self, key: Any, function: Callable[..., Any], *args: Any, **missing: Any) -> Any:
+        """Replace the value at `key` by `function(value, *args)`, and return it. No other call comes in between.
+
+        `function` runs in the server, and should be short. It travels by its name; a lambda or a closure as its code, if the package
+        cloudpickle is installed, and raises `weft.UnpicklableError` otherwise. A key that is not there is a KeyError
+        (IndexError for lists), unless `default=value` says what to begin with.
+
+        `d[key] += 1` is two calls, between which others may come, whose change is then lost.
+        """
+        default = _only_default(missing)
+        return self._callmethod("#UPDATE_WITH", (key, portable(function), args, default))
+
+    def add(self, key: Any, amount: Any = 1, default: Any = 0) -> Any:
+        """Add `amount` to the value at `key`, or to `default` if there is none, and return the sum, in one call."""
+        return self._callmethod("#ADD", (key, amount, default))
+
+
+def _only_default(missing: dict[str, Any]) -> Any:
+    default = (missing.pop("default"),) if "default" in missing else ()
+    if missing:
+        raise TypeError(f"update_with() got an unexpected keyword argument {next(iter(missing))!r}")
+    return default
