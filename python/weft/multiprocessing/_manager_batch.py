@@ -22,7 +22,7 @@ _NO_ANSWER = "its calls return nothing before it is run; `results` has the answe
 class Batch:
     """Calls of one shared object that are made together, in one trip.
 
-    Use its methods as the proxy's; they return nothing. `run()`, or the end of a `with` block that nothing was raised in, makes the
+    Use its methods, items and attributes as the proxy's; they return nothing. `run()`, or the end of a `with` block that nothing was raised in, makes the
     calls and sets `results`, a list of what they returned. If one raises, those behind it are not made, those
     before it stay made and have their answers in `results`, and the exception is raised here.
 
@@ -33,20 +33,58 @@ class Batch:
 
     results: list[Any]
 
+    _proxy: Any
+    _calls: list[tuple[str, Any, Any]]
+
     def __init__(self, proxy: Any) -> None:
-        self._proxy = proxy
-        self._calls: list[tuple[str, Any, Any]] = []
+        self.__dict__.update(_proxy=proxy, _calls=[])
 
     def call(self, method: str, *args: Any, **kwds: Any) -> None:
         """Note a call of the method of that name."""
         self._calls.append((method, args, kwds))
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    def __getattr__(self, name: str) -> Any:
         if name in ("add", "update_with") and isinstance(self._proxy, Compound):
             raise AttributeError(f"{name} is one operation by itself, and cannot be put into a batch")
-        if name.startswith("_") or name not in self._proxy._exposed_:
+        exposed = self._proxy._exposed_
+        if name.startswith("_"):
+            raise AttributeError(f"{self._proxy!r} has no method {name!r} to be put into a batch")
+        if name == "results":
+            raise AttributeError("a batch has no results before it is run")
+        if name == "value" and self._has_value():
+            self.call("get")
+            return None
+        if name not in exposed:
+            if "__getattribute__" in exposed:
+                self.call("__getattribute__", name)
+                return None
             raise AttributeError(f"{self._proxy!r} has no method {name!r} to be put into a batch")
         return lambda *args, **kwds: self.call(name, *args, **kwds)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._own(name)
+        if "__setattr__" in self._proxy._exposed_:
+            self.call("__setattr__", name, value)
+        elif name == "value" and self._has_value():
+            self.call("set", value)
+        else:
+            raise AttributeError(f"{self._proxy!r} has no attribute {name!r} to be set in a batch")
+
+    def __delattr__(self, name: str) -> None:
+        self._own(name)
+        if "__delattr__" not in self._proxy._exposed_:
+            raise AttributeError(f"{self._proxy!r} has no attribute {name!r} to be deleted in a batch")
+        self.call("__delattr__", name)
+
+    def _has_value(self) -> bool:
+        """Whether it is a proxy with an attribute `value`, for `get` and `set`."""
+        return isinstance(getattr(type(self._proxy), "value", None), property)
+
+    def _own(self, name: str) -> None:
+        if name.startswith("_") or hasattr(Batch, name) or name in Batch.__annotations__:
+            raise AttributeError(
+                f"{name} is the batch's own: call('__setattr__', {name!r}, ...) means the shared object's"
+            )
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.call("__setitem__", key, value)
@@ -65,8 +103,8 @@ class Batch:
 
     def run(self) -> list[Any]:
         """Make the calls, and return what they returned."""
-        calls, self._calls = self._calls, []
-        self.results, failure, _ = self._proxy._callmethod("#BATCH", (calls,))
+        calls, self.__dict__["_calls"] = self._calls, []
+        self.__dict__["results"], failure, _ = self._proxy._callmethod("#BATCH", (calls,))
         if failure is not None:
             self._proxy._otherwise(*failure)
         return self.results

@@ -37,21 +37,24 @@ def unsendable(error: Exception, ident: str, method: str, args: Any, kwds: Any) 
 
     `ident` is the object's; nothing for the server itself."""
     try:
-        what, path, part = _described(ident, method, args, kwds)
+        path, part, call = _described(ident, method, args, kwds)
+        what = f"{path}, a {kind_of(part)}, cannot be sent to the manager's server, for {call}"
     except Exception as worse:  # of somebody's `__repr__`, say; the reason itself must not be lost over it
-        what, path, part = f"an argument of {method}() ({worse!r} when looking for it)", "args", None
+        path, part = "args", None
+        what = f"a call of {method}() cannot be sent to the manager's server ({worse!r} when looking for the reason)"
     remedy = _REMEDY if path == "function" and is_nameless(part) else ""
-    made = refusal(type(error), f"{what} cannot be sent to the manager's server: {error}{remedy}", path, part)
+    made = refusal(type(error), f"{what}: {error}{remedy}", path, part)
     made.__cause__ = error
     return made
 
 
-def _described(ident: str, method: str, args: Any, kwds: Any) -> tuple[str, str, object]:
+def _described(ident: str, method: str, args: Any, kwds: Any) -> tuple[str, object, str]:
+    """The way to what cannot be pickled, that itself, and the call."""
     if method == "#BATCH":
         for number, (of_batch, its_args, its_kwds) in enumerate(args[0]):
             if not can_be_pickled((its_args, its_kwds)):
-                what, path, part = _described(ident, of_batch, its_args, its_kwds)
-                return f"{what}, call {number} of a batch,", path, part
+                path, part, call = _described(ident, of_batch, its_args, its_kwds)
+                return path, part, f"{call}, call {number} of a batch"
     if not ident and method == "create":
         method, args = args[0], args[1:]
     names, called = _OWN.get(method, ((), method))
@@ -61,7 +64,7 @@ def _described(ident: str, method: str, args: Any, kwds: Any) -> tuple[str, str,
             break
     else:
         path, part = "args", args
-    return f"{path}, a {kind_of(part)}, for {called}()", path, part
+    return path, part, f"{called}()"
 
 
 def _parts(names: tuple[str, ...], args: Any, kwds: Any) -> Iterator[tuple[str, object]]:

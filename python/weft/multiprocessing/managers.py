@@ -354,7 +354,7 @@ class SyncManager(BaseManager):
 
 
 def _pool(*args: Any, **kwds: Any) -> Any:
-    from multiprocessing import pool
+    from weft.multiprocessing import pool
 
     return pool.Pool(*args, **kwds)
 

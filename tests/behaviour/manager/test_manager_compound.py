@@ -69,6 +69,32 @@ def test_a_batch_ends_where_something_is_raised(manager: SyncManager) -> None:
     assert d.copy() == {"a": 1}
 
 
+def test_attributes_are_set_in_a_batch(manager: SyncManager) -> None:
+    space, value = manager.Namespace(a=1, b=2), manager.Value("i", 1)
+    with batch(space) as calls:
+        calls.a = 3
+        calls.a
+        del calls.b
+        calls.call("__setattr__", "results", 4)
+    assert calls.results == [None, 3, None, None]
+    assert (space.a, hasattr(space, "b"), space.results) == (3, False, 4)
+    with batch(value) as of_value:
+        of_value.value = 5
+        of_value.value
+    assert of_value.results == [None, 5] and value.value == 5
+    for own in ("results", "run", "_calls"):
+        with pytest.raises(AttributeError, match=f"{own} is the batch's own"):
+            setattr(calls, own, 1)
+    with pytest.raises(AttributeError, match="no results before it is run"):
+        batch(space).results
+    with pytest.raises(AttributeError, match="no method 'value'"):
+        batch(manager.Queue()).value
+    with pytest.raises(AttributeError, match="no attribute 'name' to be set"):
+        batch(manager.dict()).name = 1
+    with pytest.raises(AttributeError, match="no attribute 'name' to be deleted"):
+        del batch(manager.dict()).name
+
+
 def test_what_is_not_exposed_is_not_updated(manager: SyncManager) -> None:
     event = manager.Event()
     with pytest.raises(Exception, match="no value to be updated"):
@@ -163,7 +189,7 @@ def test_a_lambda_without_cloudpickle(manager: SyncManager) -> None:
         with pytest.raises(weft.UnpicklableError, match="pip install cloudpickle") as caught:
             call()
         assert caught.value.path == "function"
-        assert str(caught.value).startswith("function, a builtins.function, for update_with()")
+        assert "function, a builtins.function, cannot be sent" in str(caught.value)
     assert (d["n"], value.value) == (1, 1)
 
 
@@ -183,7 +209,7 @@ def test_what_cannot_be_sent(way: str) -> None:
             (lambda: d.update_with("n", operator.add, bad), "args[0]", "for update_with()"),
             (lambda: d.add("n", bad), "amount", "for add()"),
             (lambda: value.update_with(operator.add, bad), "args[0]", "for update_with()"),
-            (calls.run, "args[1]['x'][0]", "for __setitem__(), call 1 of a batch,"),
+            (calls.run, "args[1]['x'][0]", "for __setitem__(), call 1 of a batch"),
         ]
         for call, path, what in cases:
             with pytest.raises(
@@ -191,7 +217,8 @@ def test_what_cannot_be_sent(way: str) -> None:
             ) as caught:
                 call()
             assert caught.value.path == path and caught.value.part is bad
-            assert str(caught.value).startswith(f"{path}, a _thread.lock, {what} ")
+            said = f"{path}, a _thread.lock, cannot be sent to the manager's server, {what}: "
+            assert str(caught.value).startswith(said)
             # It is what the pickler raises, too; and the way to the server is as it was.
             assert isinstance(caught.value.__cause__, TypeError) and isinstance(caught.value, TypeError)
             assert d.copy() == {"n": 1}

@@ -189,6 +189,10 @@ def test_a_connection_that_is_lost_is_no_death() -> None:
         assert d.copy() == {"x": 1}
 
 
+# SIGTERM does not reach a process that is stopped, but one that is about to be.
+BY_FORCE = (-signal.SIGTERM, -signal.SIGKILL)
+
+
 @pytest.mark.parametrize("address", [None, NETWORK], ids=["unix", "tcp"])
 @pytest.mark.parametrize("serializer", ["pickle", "xmlrpclib"])
 def test_a_server_that_is_stopped_is_ended_all_the_same(address: Any, serializer: str) -> None:
@@ -196,7 +200,7 @@ def test_a_server_that_is_stopped_is_ended_all_the_same(address: Any, serializer
     manager.start()
     os.kill(manager._process.pid, signal.SIGSTOP)
     manager.shutdown()
-    assert manager._process.exitcode == -signal.SIGKILL
+    assert manager._process.exitcode in BY_FORCE
 
 
 def test_a_server_that_is_stopped_and_has_a_queue_of_clients() -> None:
@@ -213,7 +217,7 @@ def test_a_server_that_is_stopped_and_has_a_queue_of_clients() -> None:
         except BlockingIOError:
             break
     manager.shutdown()
-    assert manager._process.exitcode == -signal.SIGKILL
+    assert manager._process.exitcode in BY_FORCE
     for client in waiting:
         client.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,3 +78,12 @@ def test_a_batch_has_no_answers_before_it_is_run(manager: Any) -> None:
 def test_a_batch_is_of_a_proxy() -> None:
     with pytest.raises(TypeError, match="takes a proxy of a manager's object, not dict"):
         batch({})
+
+
+def test_a_pool_in_the_server_outlives_its_workers(manager: Any) -> None:
+    with manager.Pool(1) as pool:
+        with pytest.raises(weft.WorkerDied, match="exit code 3"):
+            pool.apply(os._exit, (3,))
+        assert pool.map(abs, [-1, 2]) == [1, 2]
+        later = pool.map_async(abs, [-3])
+        assert later.get() == [3]

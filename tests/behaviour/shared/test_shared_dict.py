@@ -109,7 +109,7 @@ class Point(NamedTuple):
         (Point(1), "test_shared_dict.Point, a subclass of tuple: make it one by tuple(...)"),
         ((None, Name("x")), "a tuple whose item [1] is test_shared_dict.Name, a subclass of str: make it"),
         ((1,) * 129, "a tuple of more than 128 items, or of more than 6 levels"),
-        (((((((1,),),),),),), "a tuple of more than 128 items, or of more than 6 levels"),
+        ((((((((1,),),),),),),), "a tuple of more than 128 items, or of more than 6 levels"),
     ],
 )
 def test_what_cannot_be_a_key(key: Any, what: str) -> None:

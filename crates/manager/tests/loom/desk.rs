@@ -9,19 +9,19 @@ use weft_manager::service::{Gone, Service};
 use weft_manager::turn::{GivenUp, Handed, Swept, Tenure, Turn};
 use weft_wait::{Deadline, Life, Parker, Signal, Ticket, wait_until};
 
-pub struct Place {
-    pub turn: Turn,
-    pub call: AtomicU32,
-    pub answered: AtomicU32,
-    pub reply: Signal,
-    pub owner: Tenure,
+pub(crate) struct Place {
+    pub(crate) turn: Turn,
+    pub(crate) call: AtomicU32,
+    pub(crate) answered: AtomicU32,
+    pub(crate) reply: Signal,
+    pub(crate) owner: Tenure,
 }
 
-pub struct Desk {
-    pub board: Board,
-    pub places: [Place; LANES],
-    pub service: Service,
-    pub life: Life,
+pub(crate) struct Desk {
+    pub(crate) board: Board,
+    pub(crate) places: [Place; LANES],
+    pub(crate) service: Service,
+    pub(crate) life: Life,
 }
 
 /// Sleeps until it is woken, and beside a life if it has one to watch, as a thread of the interpreter does.
@@ -49,7 +49,7 @@ fn sleep_until(signal: &Signal, condition: impl Fn() -> bool) {
 }
 
 impl Desk {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let place = |_| Place {
             turn: Turn::new(),
             call: AtomicU32::new(0),
@@ -68,19 +68,19 @@ impl Desk {
     }
 
     /// What any thread of the server does to end it.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.service.close(self.places.iter().map(|place| &place.reply), self.board.bell());
     }
 
-    pub fn turn_of(&self, lane: usize) -> &Turn {
+    pub(crate) fn turn_of(&self, lane: usize) -> &Turn {
         &self.places[lane].turn
     }
 
-    pub fn watch(&self, lane: usize) {
+    pub(crate) fn watch(&self, lane: usize) {
         self.board.watch(lane, |lane| self.turn_of(lane));
     }
 
-    pub fn post(&self, lane: usize) -> u32 {
+    pub(crate) fn post(&self, lane: usize) -> u32 {
         let place = &self.places[lane];
         let number = place.call.load(Ordering::Relaxed) + 1;
         place.call.store(number, Ordering::Relaxed);
@@ -88,19 +88,19 @@ impl Desk {
         number
     }
 
-    pub fn await_answer(&self, lane: usize, number: u32) {
+    pub(crate) fn await_answer(&self, lane: usize, number: u32) {
         let place = &self.places[lane];
         sleep_until(&place.reply, || place.answered.load(Ordering::Acquire) == number);
         place.turn.take();
     }
 
-    pub fn call(&self, lane: usize) {
+    pub(crate) fn call(&self, lane: usize) {
         let number = self.post(lane);
         self.await_answer(lane, number);
     }
 
     /// A call that may find the server gone.
-    pub fn try_call(&self, lane: usize) -> Result<(), Gone> {
+    pub(crate) fn try_call(&self, lane: usize) -> Result<(), Gone> {
         self.service.check(&self.life)?;
         let number = self.post(lane);
         let place = &self.places[lane];
@@ -112,7 +112,7 @@ impl Desk {
     }
 
     /// A call by somebody who is interrupted before the answer. Says whether the lane is its own still.
-    pub fn call_in_vain(&self, lane: usize) -> bool {
+    pub(crate) fn call_in_vain(&self, lane: usize) -> bool {
         let _ = self.post(lane);
         match self.turn_of(lane).give_up() {
             GivenUp::Unbegun | GivenUp::Answered => {
@@ -124,17 +124,17 @@ impl Desk {
         }
     }
 
-    pub fn answer(&self, lane: usize) -> Handed {
+    pub(crate) fn answer(&self, lane: usize) -> Handed {
         let place = &self.places[lane];
         hand_out(&place.turn, &place.call, &place.answered, &place.reply)
     }
 
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.board.is_ready(|lane| self.turn_of(lane))
     }
 
     /// Sleeps until there is a call, and begins it.
-    pub fn next(&self) -> usize {
+    pub(crate) fn next(&self) -> usize {
         loop {
             sleep_until(self.board.bell(), || self.is_ready());
             let found = self.board.next(0).or_else(|| self.board.watched(|lane| self.turn_of(lane)));
@@ -145,7 +145,7 @@ impl Desk {
     }
 
     /// As `next`; nothing if the desk was closed.
-    pub fn next_unless_closed(&self) -> Option<usize> {
+    pub(crate) fn next_unless_closed(&self) -> Option<usize> {
         loop {
             sleep_until(self.board.bell(), || self.is_ready() || self.service.is_closed());
             if self.service.is_closed() {
@@ -159,7 +159,7 @@ impl Desk {
     }
 
     /// The keeper's part: frees the lane of an owner that died.
-    pub fn sweep(&self, lane: usize) {
+    pub(crate) fn sweep(&self, lane: usize) {
         match self.turn_of(lane).sweep() {
             Swept::Running => {}
             Swept::Unbegun | Swept::Unread => self.places[lane].owner.end(self.turn_of(lane)),
@@ -167,7 +167,7 @@ impl Desk {
     }
 
     /// Answers the call in the lane, and frees it if nobody waits for that. Says the number of a call that somebody waited for.
-    pub fn answer_anybody(&self, lane: usize) -> Option<u32> {
+    pub(crate) fn answer_anybody(&self, lane: usize) -> Option<u32> {
         let place = &self.places[lane];
         let number = place.call.load(Ordering::Relaxed);
         match self.answer(lane) {
@@ -179,7 +179,7 @@ impl Desk {
     }
 
     /// Answers so many calls, each time watching the lane of the last one, as a server of one caller does.
-    pub fn serve(&self, calls: usize) {
+    pub(crate) fn serve(&self, calls: usize) {
         for _ in 0..calls {
             let lane = self.next();
             assert_eq!(self.answer(lane), Handed::Out);
