@@ -10,12 +10,10 @@ use weft_pool::Call;
 
 use super::core::{Core, RUN, Target, Wishes, no_arguments};
 use super::result::{AsyncResult, Observers};
-use super::stream::{Manner, Reader, Stream};
+use super::stream::{EAGER, Manner, Reader, Stream};
 
 /// Tasks that are put before results are looked at.
 const STRIDE: usize = 256;
-/// Tasks of an eager stream that are out at a time, at most.
-const EAGER: u64 = 1024;
 
 /// A pool of processes, without its processes: a face's class derives from it, and calls `_begin` once.
 #[pyclass(frozen, subclass, weakref, name = "PoolBase", module = "weft._native._pool")]

@@ -94,6 +94,9 @@ impl Trough {
     }
 }
 
+/// Chunks of an eager stream that are out at a time, at most.
+pub(super) const EAGER: u64 = 1024;
+
 /// How a stream is to be made.
 pub(super) struct Manner {
     pub(super) call: Call,
@@ -205,6 +208,12 @@ impl Stream {
         }
     }
 
+    /// How many chunks may be out. Of one that became eager as many as of any other: who joins the pool waits for all of it, and a
+    /// small number would be put by the service, which comes by now and then.
+    fn window(&self) -> u64 {
+        if self.eager.load(Ordering::Relaxed) { self.window.max(EAGER) } else { self.window }
+    }
+
     pub(super) fn is_fed(&self) -> bool {
         self.fed.load(Ordering::Acquire)
     }
@@ -227,7 +236,7 @@ impl Stream {
             state.ready.push_back(value);
         }
         self.came.fetch_add(1, Ordering::Release);
-        let runs_low = self.eager.load(Ordering::Relaxed) && self.out(&state) <= self.window / 2;
+        let runs_low = self.eager.load(Ordering::Relaxed) && self.out(&state) <= self.window() / 2;
         drop(state);
         if runs_low && let Some(trough) = &self.trough {
             trough.ask();
@@ -258,7 +267,7 @@ impl Stream {
         loop {
             let source = {
                 let state = this.state.lock();
-                if this.out(&state) >= this.window {
+                if this.out(&state) >= this.window() {
                     return Ok(());
                 }
                 let Some(source) = &state.source else { return Ok(()) };
@@ -348,7 +357,7 @@ impl Stream {
             }
             if !this.is_fed() {
                 let out = this.out(&this.state.lock());
-                if out <= this.window / 2 {
+                if out <= this.window() / 2 {
                     match &this.trough {
                         Some(trough) => trough.ask(),
                         None => Self::feed(slf)?,
