@@ -6,7 +6,7 @@
 //! * [`executor`], [`futures`]: the same for `concurrent.futures`;
 //! * [`functions`]: functions by reference, so that each need not be pickled and looked up for every task;
 //! * [`result`]: results that somebody waits for;
-//! * [`stream`]: results as an iterator, fed as they come;
+//! * [`stream`]: results as an iterator, fed as they come; [`feeder`] a thread that reads a slow source;
 //! * [`value`]: what a message became, or will;
 //! * [`worker`]: the loop of a worker process.
 
@@ -14,6 +14,7 @@ mod calls;
 mod core;
 mod executor;
 mod face;
+mod feeder;
 mod functions;
 mod futures;
 mod result;

@@ -15,13 +15,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyException, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyTuple, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyIterator, PyTuple};
 use weft_pool::Call;
-use weft_wait::{Deadline, Signal, wait_until};
 
 use super::core::{Core, Target, Wishes};
+use super::feeder::{Feeder, Trough, is_at_hand};
 use super::value::{Value, helper};
-use crate::queue::parker::{GilParker, deadline};
+use crate::queue::parker::deadline;
 
 /// An iterator over results; see `multiprocessing.pool.IMapIterator`.
 ///
@@ -76,22 +76,6 @@ struct State {
     ready: VecDeque<Value>,
     /// The chunk that is being read.
     current: Option<Py<PyIterator>>,
-}
-
-/// Where a feeder waits until more can be put.
-#[derive(Default)]
-struct Trough {
-    signal: Signal,
-    wanted: AtomicBool,
-    /// The stream was dropped.
-    gone: AtomicBool,
-}
-
-impl Trough {
-    fn ask(&self) {
-        self.wanted.store(true, Ordering::SeqCst);
-        self.signal.raise_all();
-    }
 }
 
 /// Chunks of an eager stream that are out at a time, at most.
@@ -407,74 +391,10 @@ impl Drop for Feeding<'_> {
     }
 }
 
-/// Whether an iterator has its items at hand, and runs no code of the program's to give them.
-fn is_at_hand(source: &Bound<'_, PyIterator>) -> bool {
-    const AT_HAND: &[&str] = &[
-        "list_iterator",
-        "list_reverseiterator",
-        "tuple_iterator",
-        "range_iterator",
-        "longrange_iterator",
-        "set_iterator",
-        "dict_keyiterator",
-        "dict_valueiterator",
-        "dict_itemiterator",
-        "str_iterator",
-        "str_ascii_iterator",
-        "bytes_iterator",
-    ];
-    // Without a module: it is one of the interpreter's own.
-    let name = source.get_type().fully_qualified_name();
-    name.is_ok_and(|name| AT_HAND.iter().any(|known| name == *known))
-}
-
-/// What the thread of a stream runs that has a source of its own pace.
-#[pyclass(frozen, name = "Feeder", module = "weft._native._pool")]
-pub(crate) struct Feeder {
-    stream: Py<PyWeakrefReference>,
-    trough: Arc<Trough>,
-}
-
-impl Feeder {
-    fn start(stream: &Bound<'_, Stream>, trough: Arc<Trough>) -> PyResult<()> {
-        let py = stream.py();
-        let weak = PyWeakrefReference::new(stream.as_any())?.unbind();
-        let thread = PyDict::new(py);
-        thread.set_item("target", Bound::new(py, Self { stream: weak, trough })?)?;
-        thread.set_item("name", "weft-pool-feeder")?;
-        thread.set_item("daemon", true)?;
-        py.import("threading")?.getattr("Thread")?.call((), Some(&thread))?.call_method0("start")?;
-        Ok(())
-    }
-}
-
-#[pymethods]
-impl Feeder {
-    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        loop {
-            {
-                let Some(stream) = self.stream.bind(py).upgrade_as::<Stream>()? else { return Ok(()) };
-                Stream::feed(&stream)?;
-                if stream.get().is_fed() {
-                    return Ok(());
-                }
-            }
-            let trough = &self.trough;
-            let called = || trough.wanted.load(Ordering::SeqCst) || trough.gone.load(Ordering::SeqCst);
-            let mut parker = GilParker::for_event(py);
-            // No other thread than the main one is interrupted; and there is no deadline.
-            let _ =
-                wait_until(&trough.signal, &mut parker, Deadline::NEVER, called, |_| called().then_some(()));
-            trough.wanted.store(false, Ordering::SeqCst);
-        }
-    }
-}
-
 impl Drop for Stream {
     fn drop(&mut self) {
         if let Some(trough) = &self.trough {
-            trough.gone.store(true, Ordering::SeqCst);
-            trough.ask();
+            trough.leave();
         }
         self.uncount();
     }
