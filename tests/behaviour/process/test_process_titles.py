@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import os, sys
+import os, sys, warnings
 import weft
 from weft.multiprocessing import get_context
 from weft.multiprocessing.forkserver import _forkserver
@@ -33,6 +33,7 @@ def of_child(method):
     return told
 
 def forked(_=None):
+    warnings.simplefilter("ignore")  # of threads, which a manager has
     reader, writer = os.pipe()
     if not os.fork():
         os.write(writer, name().encode())
