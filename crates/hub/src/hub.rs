@@ -63,6 +63,7 @@ pub struct Hub<T> {
     watches: HashMap<WatchKey, Whom>,
     remote: Remote,
     sentries: Vec<Sentry>,
+    forks: u32,
     now: u64,
     turn_ends: u64,
 }
@@ -85,6 +86,7 @@ impl<T> Hub<T> {
             watches: HashMap::new(),
             remote,
             sentries: Vec::new(),
+            forks: 0,
             now,
             turn_ends: now + TURN,
         })
@@ -313,13 +315,14 @@ impl<T> Hub<T> {
             }
         };
         // SAFETY: passed on.
-        unsafe { self.sentries[index].post(index, word, expected, key) }
+        unsafe { self.sentries[index].post((index, self.forks), word, expected, key) }
     }
 
     /// Takes a post back. From here on the word is not read any more.
     pub fn recall(&mut self, post: crate::Post) {
-        // In the child of a fork those of before are gone.
-        if let Some(sentry) = self.sentries.get(post.sentry()) {
+        if let Some(index) = post.sentry(self.forks)
+            && let Some(sentry) = self.sentries.get(index)
+        {
             sentry.recall(post);
         }
     }
@@ -334,6 +337,8 @@ impl<T> Hub<T> {
         for sentry in self.sentries.drain(..) {
             sentry.forget();
         }
+        // Posts of before are nobody's: the numbers of new sentries begin again.
+        self.forks += 1;
         self.reactor.after_fork()?;
         // What had been woken from other threads may be under a lock as well. Everybody looks again instead.
         self.remote = Remote::new(self.reactor.waker().clone());

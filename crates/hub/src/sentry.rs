@@ -13,7 +13,7 @@
 //!
 //! The thread blocks all signals: their handlers belong to others.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -28,11 +28,14 @@ use crate::{Remote, WaiterKey};
 pub struct Post {
     sentry: usize,
     number: u64,
+    /// How many forks the hub had seen: sentries of before are gone.
+    forks: u32,
 }
 
 impl Post {
-    pub(crate) const fn sentry(self) -> usize {
-        self.sentry
+    /// At which of the hub's sentries, if that is still there.
+    pub(crate) fn sentry(self, forks: u32) -> Option<usize> {
+        (self.forks == forks).then_some(self.sentry)
     }
 }
 
@@ -50,14 +53,15 @@ unsafe impl Send for Entry {}
 struct Shared {
     /// Changed to have the thread look at the list again.
     bell: AtomicU32,
-    entries: Mutex<HashMap<u64, Entry>>,
+    /// In the order in which they came: so those that wait at one word are woken in that order.
+    entries: Mutex<BTreeMap<u64, Entry>>,
     count: AtomicUsize,
     ended: AtomicBool,
     remote: Remote,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,7 +107,7 @@ impl Sentry {
     /// The word stays valid until [`recall`](Self::recall).
     pub(crate) unsafe fn post(
         &self,
-        sentry: usize,
+        (sentry, forks): (usize, u32),
         word: *const AtomicU32,
         expected: u32,
         key: WaiterKey,
@@ -112,7 +116,7 @@ impl Sentry {
         self.shared.lock().insert(number, Entry { word, expected, key });
         self.shared.count.fetch_add(1, Ordering::Relaxed);
         self.shared.ring();
-        Post { sentry, number }
+        Post { sentry, number, forks }
     }
 
     pub(crate) fn recall(&self, post: Post) {
