@@ -23,12 +23,13 @@ from weft._install import InstallError, install
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from weft import greenlet, multiprocessing
+    from weft import coroutines, greenlet, multiprocessing
     from weft._executor import Executor
     from weft._failures import PoolTerminated, RemoteError, TaskTimeout, WorkerDied
     from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
     from weft._logging import LogForwarding, forward_logging
     from weft._manager import Manager
+    from weft._offload import offload
     from weft._pool import Pool, PoolOptions, PoolStats, Result
     from weft._queue import Queue
     from weft._shared_array import SharedArray
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from weft._shared_object import Shared, share
     from weft._unpicklable import UnpicklableError
     from weft._worker import worker_state
+    from weft.coroutines import Timeout, joinall, sleep, spawn
     from weft.multiprocessing.api import Process
     from weft.multiprocessing.connection import Connection, MessageLost, Pipe
     from weft.multiprocessing.errors import (
@@ -80,15 +82,21 @@ __all__ = [
     "SharedDict",
     "ShutDown",
     "TaskTimeout",
+    "Timeout",
     "UnpicklableError",
     "WorkerDied",
     "__version__",
+    "coroutines",
     "forward_logging",
     "greenlet",
     "install",
+    "joinall",
     "multiprocessing",
+    "offload",
     "register_joblib",
     "share",
+    "sleep",
+    "spawn",
     "worker_state",
 ]
 
@@ -99,6 +107,12 @@ __version__: str = _native.__version__
 _LAZY = {
     "greenlet": ("weft.greenlet", ""),
     "multiprocessing": ("weft.multiprocessing", ""),
+    "coroutines": ("weft.coroutines", ""),
+    "Timeout": ("weft.coroutines", "Timeout"),
+    "joinall": ("weft.coroutines", "joinall"),
+    "sleep": ("weft.coroutines", "sleep"),
+    "spawn": ("weft.coroutines", "spawn"),
+    "offload": ("weft._offload", "offload"),
     "Queue": ("weft._queue", "Queue"),
     "Executor": ("weft._executor", "Executor"),
     "Pool": ("weft._pool", "Pool"),

@@ -51,6 +51,10 @@ fn lock<'a, P: Parker>(
         tries += 1;
         held = mutex.try_lock();
     }
+    // Another coroutine of this thread may hold it, and wait. To block the thread would have it wait for ever.
+    while held.is_none() && parker.give_way().map_err(PipeError::Interrupted)? {
+        held = mutex.try_lock();
+    }
     if held.is_none()
         && stage.load(Ordering::Relaxed) != WHOLE
         && thread.load(Ordering::Relaxed) == this_thread()

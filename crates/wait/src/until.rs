@@ -47,6 +47,16 @@ pub trait Parker {
         Ok(())
     }
 
+    /// Lets others of the calling thread run for a moment: one of them may hold what this one tried to lock. False if there are no
+    /// others, because a thread waits: whoever holds the lock is another thread, or this one further up its stack.
+    ///
+    /// # Errors
+    ///
+    /// What interrupted the wait.
+    fn give_way(&mut self) -> Result<bool, Self::Interrupt> {
+        Ok(false)
+    }
+
     /// Called before the first park of a wait: tries `ready` for a moment without sleeping.
     ///
     /// Says whether `ready` was true at last. The default does not try.

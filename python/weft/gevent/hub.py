@@ -11,6 +11,7 @@ from typing import Any
 from weft.greenlet import GreenletExit, getcurrent, greenlet
 
 from . import _hub
+from ._waits import who_waits
 from .core import loop as default_loop
 from .exceptions import (
     BlockingSwitchOutError,
@@ -50,8 +51,6 @@ class cancel_wait_ex(OSError):
 
 _hub.set_exceptions(InvalidSwitchError, ConcurrentObjectUseError, cancel_wait_ex)
 
-_SHOWN = 20  # greenlets that a LoopExit names
-
 
 class Hub(greenlet):
     """The greenlet that runs a thread's loop. There is one a thread; `get_hub` makes it.
@@ -90,20 +89,8 @@ class Hub(greenlet):
             if self.loop.ended:
                 return
             main: Any = self.parent
-            main.throw(LoopExit("This operation would block forever", self, self._waiting()))
+            main.throw(LoopExit("This operation would block forever", self, who_waits(self)))
             # It waits again.
-
-    def _waiting(self) -> list[str]:
-        """The greenlets of this hub that were started and have not ended."""
-        import gc
-
-        waiting = [
-            repr(known)
-            for known in gc.get_objects()
-            if isinstance(known, greenlet) and known.parent is self and known and known is not self
-        ]
-        more = len(waiting) - _SHOWN
-        return [*waiting[:_SHOWN], f"and {more} more"] if more > 0 else waiting
 
     def switch(self, *args: object, **kwargs: object) -> Any:
         """Switch away from the current greenlet, which is to be switched back to by what it waits for."""
@@ -370,7 +357,8 @@ def get_hub() -> Hub:
     """The hub of this thread, made at the first call."""
     hub = _here.hub
     if hub is None:
-        hub = _here.hub = (_here.Hub or _default_class)()
+        hub = (_here.Hub or _default_class)()
+        set_hub(hub)
     return hub
 
 
@@ -382,6 +370,8 @@ def get_hub_if_exists() -> Hub | None:
 def set_hub(hub: Hub | None) -> None:
     """Make `hub` this thread's."""
     _here.hub = hub
+    # Waits of what knows nothing of hubs, such as process queues, park the greenlet in this one.
+    _hub.set_current(None if hub is None or hub.loop is None or hub.loop.destroyed else hub.loop)
 
 
 # --- functions ----------------------------------------------------------------------------------------------

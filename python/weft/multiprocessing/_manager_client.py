@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from multiprocessing import context, process, reduction, util
 from multiprocessing import managers as _managers
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from weft import _native
 from weft._unpicklable import UnpicklableError
@@ -127,6 +128,39 @@ def _copied(value: Any) -> Any:
 
 Route = Any
 Lane = _native.ManagerLane
+
+
+class Local(util.ForkAwareLocal):  # type: ignore[misc]
+    """What each thread, and each greenlet of a thread with a hub, has of its own: `connection`, the route that it calls through.
+
+    Not one for all greenlets of a thread: they call at the same time, and a lock in the server belongs to a route.
+    """
+
+    @property
+    def connection(self) -> Route:
+        caller = _native._hub.own_greenlet()
+        try:
+            if caller is None:
+                return self.__dict__["connection"]
+            return self.__dict__["_greenlets"][caller]
+        except KeyError:
+            raise AttributeError("connection") from None
+
+    @connection.setter
+    def connection(self, route: Route) -> None:
+        caller = _native._hub.own_greenlet()
+        if caller is None:
+            self.__dict__["connection"] = route
+        else:
+            self.__dict__.setdefault("_greenlets", WeakKeyDictionary())[caller] = route
+
+    @connection.deleter
+    def connection(self) -> None:
+        caller = _native._hub.own_greenlet()
+        if caller is None:
+            del self.__dict__["connection"]
+        else:
+            del self.__dict__["_greenlets"][caller]
 
 # Servers that know a process by a connection, by that process and their addresses, and how they are reached.
 _introduced: dict[tuple[int, Any], tuple[bytes, Any]] = {}

@@ -199,7 +199,7 @@ def _locals_of(address: Any) -> Any:
     with BaseProxy._mutex:
         known = BaseProxy._address_to_local.get(address)
         if known is None:
-            known = util.ForkAwareLocal(), _stock.ProcessLocalSet()
+            known = client.Local(), _stock.ProcessLocalSet()
             BaseProxy._address_to_local[address] = known
     return known
 

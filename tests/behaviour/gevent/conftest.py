@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from weft.gevent.hub import Hub, get_hub
+from weft.multiprocessing.forkserver import _forkserver
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +14,9 @@ def hub() -> Iterator[Hub]:
     made = get_hub()
     yield made
     made.destroy()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_template_left() -> Iterator[None]:
+    yield
+    _forkserver._stop()

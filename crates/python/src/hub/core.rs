@@ -20,6 +20,8 @@ pub(super) enum Item {
     Greenlet(*mut PyGreenlet),
     /// A [`Callback`](super::callback::Callback) to be called. Owned.
     Callback(*mut PyObject),
+    /// A [`Coroutine`](super::coroutine::Coroutine) to be stepped. Owned.
+    Coroutine(*mut PyObject),
 }
 
 impl Item {
@@ -31,7 +33,7 @@ impl Item {
     pub(super) unsafe fn release(self) {
         let object: *mut PyObject = match self {
             Self::Greenlet(greenlet) => greenlet.cast(),
-            Self::Callback(callback) => callback,
+            Self::Callback(object) | Self::Coroutine(object) => object,
         };
         // SAFETY: owned, says whoever made it.
         unsafe { ffi::Py_DECREF(object) };
@@ -57,6 +59,8 @@ pub(super) struct Core {
     pub(super) hub: Hub<Item>,
     /// The greenlet that runs it; held by the loop object.
     pub(super) greenlet: *mut PyGreenlet,
+    /// The coroutine that is being stepped; borrowed, null if there is none.
+    pub(super) stepping: *mut PyObject,
     /// Active watchers by number, owned.
     pub(super) watchers: HashMap<u64, *mut PyObject>,
     pub(super) phases: Vec<(Phase, u64)>,
@@ -88,6 +92,7 @@ impl Core {
         Ok(Self {
             hub,
             greenlet: ptr::null_mut(),
+            stepping: ptr::null_mut(),
             watchers: HashMap::new(),
             phases: Vec::new(),
             signals: Vec::new(),
@@ -191,7 +196,7 @@ pub(super) const FORK: i32 = 0x2_0000;
 pub(super) const ASYNC: i32 = 0x8_0000;
 
 /// How many forks lie between the first process and this one.
-fn forks() -> u32 {
+pub(super) fn forks() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static FORKS: AtomicU32 = AtomicU32::new(0);
     static ONCE: std::sync::Once = std::sync::Once::new();

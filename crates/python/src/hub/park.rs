@@ -72,6 +72,20 @@ unsafe fn raise(kind: impl FnOnce(Exceptions) -> *mut PyObject, message: &CStr) 
     }
 }
 
+/// Says that a greenlet was switched to by somebody that it did not wait for.
+pub(super) unsafe fn raise_invalid_switch(me: *mut PyGreenlet, result: *mut PyObject) {
+    // SAFETY: the GIL is held, and both are alive.
+    unsafe {
+        let kind = (*EXCEPTIONS.get()).invalid_switch;
+        ffi::PyErr_Format(
+            if kind.is_null() { ffi::PyExc_RuntimeError } else { kind },
+            c"Invalid switch into %R: got %R, but it waits for something else".as_ptr(),
+            me,
+            result,
+        );
+    }
+}
+
 /// Says that two wait for the same.
 pub(super) unsafe fn raise_in_use() -> *mut PyObject {
     // SAFETY: the GIL is held.
@@ -132,7 +146,7 @@ pub(super) unsafe fn loop_argument(
 }
 
 /// The greenlet that runs; null with an exception set if there cannot be one.
-unsafe fn current() -> *mut PyGreenlet {
+pub(super) unsafe fn current() -> *mut PyGreenlet {
     // SAFETY: the GIL is held.
     unsafe {
         let thread = current_thread(current_thread_state());
@@ -145,7 +159,7 @@ unsafe fn current() -> *mut PyGreenlet {
 /// # Safety
 ///
 /// The GIL is held; nothing of `core` is borrowed, and it stays alive.
-unsafe fn switch_away(core: *mut Core) -> *mut PyObject {
+pub(super) unsafe fn switch_away(core: *mut Core) -> *mut PyObject {
     // SAFETY: the core is borrowed for single statements; what is switched to is held.
     unsafe {
         let thread = current_thread(current_thread_state());
@@ -256,13 +270,7 @@ pub(super) unsafe fn park(
             return Outcome::Failed;
         }
         if was_waiting {
-            let kind = (*EXCEPTIONS.get()).invalid_switch;
-            ffi::PyErr_Format(
-                if kind.is_null() { ffi::PyExc_RuntimeError } else { kind },
-                c"Invalid switch into %R: got %R, but it waits for something else".as_ptr(),
-                me,
-                result,
-            );
+            raise_invalid_switch(me, result);
             ffi::Py_DECREF(result);
             return Outcome::Failed;
         }
@@ -271,7 +279,7 @@ pub(super) unsafe fn park(
     }
 }
 
-unsafe fn withdraw(core: *mut Core, key: WaiterKey) -> bool {
+pub(super) unsafe fn withdraw(core: *mut Core, key: WaiterKey) -> bool {
     // SAFETY: passed on; the item is released when nothing is borrowed. The greenlet that it holds is the current one, so
     // that nothing dies.
     unsafe {

@@ -11,7 +11,7 @@ use weft_sys::clock::monotonic;
 use super::callback::Callback;
 use super::core::{Core, Item, Phase};
 use super::eventloop::{core_of, is_default};
-use super::{park, watcher};
+use super::{park, step, watcher};
 use crate::greenlet::object::{PyGreenlet, owned};
 use crate::greenlet::parcel::Parcel;
 use crate::greenlet::switch;
@@ -122,6 +122,11 @@ unsafe fn alive(holder: *mut PyObject) -> Option<*mut Core> {
 unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool {
     // SAFETY: the core is borrowed for single statements; what is borrowed from it while the GIL is given up is nothing.
     unsafe {
+        // What ran in this turn may have forked, and this be the child.
+        if let Err(error) = (*core).check_fork() {
+            raise(&error);
+            return false;
+        }
         let mut occurrences = Vec::new();
         let mut sleep = (*core).hub.prepare();
         sleep.sleep(Some(Duration::ZERO));
@@ -171,6 +176,7 @@ unsafe fn run_ready(holder: *mut PyObject) {
             match (*core).hub.waiters.next_ready() {
                 Some(Item::Greenlet(greenlet)) => resume(holder, greenlet),
                 Some(Item::Callback(callback)) => call(holder, callback),
+                Some(Item::Coroutine(coroutine)) => step::step(holder, coroutine),
                 None => return,
             }
             let Some(core) = alive(holder) else { return };

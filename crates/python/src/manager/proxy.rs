@@ -17,6 +17,7 @@ use super::lane::{ManagerLane, Shared, Using};
 use super::table;
 use super::wire::Tag;
 use crate::gil::GilCell;
+use crate::hub::greenlet_number;
 
 /// What all proxies derive from.
 #[pyclass(frozen, subclass, name = "ProxyBase", module = "weft._native")]
@@ -34,9 +35,13 @@ struct State {
     last: Option<(usize, Weak<Shared>)>,
 }
 
+/// Who calls: a greenlet of a hub has a lane of its own, because locks of a server are its caller's.
 fn this_thread() -> usize {
     thread_local!(static PLACE: u8 = const { 0 });
-    PLACE.with(|place| std::ptr::from_ref(place).addr())
+    match greenlet_number() {
+        0 => PLACE.with(|place| std::ptr::from_ref(place).addr()),
+        number => number,
+    }
 }
 
 /// The thread's lane, if it called through this proxy last.

@@ -5,10 +5,12 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyList};
 use rustix::io::Errno;
+use weft_reactor::Ready;
 use weft_wait::thread::Slices;
 
 use super::connection::ConnectionBase;
 use super::error::system_error;
+use crate::hub::{For, here};
 use crate::queue::parker::{deadline, without_gil};
 
 /// Those of `objects` (integers, connections, and whatever has a `fileno`) that are ready to be read from, in
@@ -53,7 +55,18 @@ pub(super) fn wait_ready<'py>(
     let deadline = deadline(timeout.is_none_or(|seconds| seconds > 0.0), timeout);
     let mut slices = Slices::default();
     let mut patience = Duration::ZERO;
+    let watched: Vec<_> = if here(py).is_some() {
+        numbers.iter().map(|&number| (number, Ready::READ)).collect()
+    } else {
+        Vec::new()
+    };
     loop {
+        if !patience.is_zero()
+            && let Some(here) = here(py)
+        {
+            here.wait(&For::Descriptors(&watched), Some(patience), false)?;
+            patience = Duration::ZERO;
+        }
         let milliseconds = patience.as_micros().div_ceil(1000) as libc::c_int;
         let mut poll = || {
             // SAFETY: the entries are as many as said, and only this call writes to them.

@@ -127,12 +127,13 @@ impl Worker {
             let results = self.pool.results();
             let sending = Sending::into(results.arena().id(), results.handle());
             let kind = codec::encode(value, self.pool.arena(), message, &mut spans)?;
+            let sent = sending.pickled();
             // Not to be interrupted: the result would be lost.
             let mut parker = GilParker::deaf(py);
             self.pool
                 .report(id, outcome, kind, message, &mut spans, &mut parker)
                 .map_err(|error| Failure::Memory(pool_error(error)))?;
-            sending.done();
+            sent.done();
             Ok(())
         })
     }

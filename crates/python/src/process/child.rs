@@ -1,18 +1,52 @@
 //! A started process as a Python object.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use weft_process::child::{self, Waited};
+use weft_reactor::Ready;
 
 use super::error::exception;
 use super::patience;
+use crate::hub::{For, Here, here};
+
+/// How long a greenlet waits before it looks again, if no descriptor can tell it.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long otherwise.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// A process that this one forked or spawned, or had a template fork.
 #[pyclass(frozen, module = "weft._native._process")]
 pub(super) struct Child(pub(super) child::Child);
+
+impl Child {
+    /// As `wait`, for a greenlet: others run meanwhile.
+    fn wait_in_hub(&self, here: Here<'_>, deadline: Option<Instant>) -> PyResult<Option<i32>> {
+        loop {
+            match self.0.wait(Some(Duration::ZERO)).map_err(|error| exception(&error))? {
+                Waited::Ended(status) => return Ok(Some(status)),
+                Waited::NotOurs => return Ok(None),
+                Waited::TimedOut | Waited::Interrupted => {}
+            }
+            let left = deadline.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Ok(None);
+            }
+            match self.0.sentinel() {
+                Ok(descriptor) => {
+                    let watched = [(descriptor.as_raw_fd(), Ready::READ)];
+                    here.wait(&For::Descriptors(&watched), Some(left.min(SLICE)), false)?;
+                }
+                // There is none left to be had.
+                Err(_) => {
+                    here.wait(&For::Time, Some(left.min(LOOK)), false)?;
+                }
+            }
+        }
+    }
+}
 
 #[pymethods]
 impl Child {
@@ -46,6 +80,9 @@ impl Child {
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<i32>> {
         let patience = patience(timeout)?;
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        if let Some(here) = here(py) {
+            return self.wait_in_hub(here, deadline);
+        }
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             match py.detach(|| self.0.wait(left)).map_err(|error| exception(&error))? {

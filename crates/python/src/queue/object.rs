@@ -135,11 +135,12 @@ impl QueueBase {
                 return slf.call_method1("_put_failed", (error, object)).map(|_| ());
             }
         };
+        let sent = sending.pickled();
         let mut parker = GilParker::new(slf.py());
         queue
             .put(kind, &body.0, &mut spans, &mut parker, deadline)
             .map_err(|error| Self::error(slf, error, full))?;
-        sending.done();
+        sent.done();
         Ok(())
     }
 

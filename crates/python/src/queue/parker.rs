@@ -1,14 +1,24 @@
 //! How a thread of the interpreter waits: without the GIL, and open to signals.
+//!
+//! If the thread has a hub, and its current greenlet is another one than that, the greenlet is parked in the hub instead, and the
+//! thread goes on with others. That is decided anew at each park, which is a slow path: programs without a hub pay nothing for it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use pyo3::exceptions::PyEOFError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use weft_reactor::Ready;
 use weft_shm::Queue;
 use weft_wait::thread::{self, Patience, Prospect, Slices};
 use weft_wait::{Deadline, DescriptorParker, Interest, Life, Parker, Signal, Ticket, Woken, sleep_at};
+
+use crate::hub::{self, Ended, For, Here};
+
+/// The first of the moments for which a greenlet lets others run that may hold a lock, and the last.
+const FIRST_MOMENT: Duration = Duration::from_micros(100);
+const LAST_MOMENT: Duration = Duration::from_millis(10);
 
 /// Gives the GIL up until it is dropped.
 struct Detached(*mut ffi::PyThreadState);
@@ -46,6 +56,10 @@ pub(crate) struct GilParker<'py> {
     life: Option<&'py Life>,
     spin: Spin,
     deaf: bool,
+    /// Whether the copy that a fork makes of a waiting greenlet must not leave the wait.
+    stays: bool,
+    /// For how long the greenlet gives way the next time.
+    moment: Duration,
 }
 
 /// What a thread does before its first sleep.
@@ -63,29 +77,41 @@ enum Spin {
 
 impl<'py> GilParker<'py> {
     pub(crate) fn new(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::Fixed, deaf: false }
+        Self::with(py, Spin::Fixed)
     }
 
-    /// For a wait that spins as long as others for the same kind of thing have shown to be worth while.
-    pub(crate) fn for_lock(py: Python<'py>, patience: &'static Patience) -> Self {
+    fn with(py: Python<'py>, spin: Spin) -> Self {
         Self {
             py,
             slices: Slices::default(),
             source: None,
             life: None,
-            spin: Spin::Learnt(patience),
+            spin,
             deaf: false,
+            stays: false,
+            moment: FIRST_MOMENT,
         }
+    }
+
+    /// For a wait that spins as long as others for the same kind of thing have shown to be worth while.
+    pub(crate) fn for_lock(py: Python<'py>, patience: &'static Patience) -> Self {
+        Self::with(py, Spin::Learnt(patience))
     }
 
     /// For a wait that sleeps at once: who wakes it goes to sleep itself as a rule, and leaves it its own processor.
     pub(crate) fn for_event(py: Python<'py>) -> Self {
-        Self { py, slices: Slices::default(), source: None, life: None, spin: Spin::None, deaf: false }
+        Self::with(py, Spin::None)
     }
 
     /// For a wait for what the holder of `life` will do; its end ends a sleep at once.
     pub(crate) fn for_answer(py: Python<'py>, prospect: &'static Prospect, life: Option<&'py Life>) -> Self {
-        Self { py, slices: Slices::default(), source: None, life, spin: Spin::Quick(prospect), deaf: false }
+        Self { life, stays: true, ..Self::with(py, Spin::Quick(prospect)) }
+    }
+
+    /// With something of one's own that others see, such as a place among those that wait, which the copy of a greenlet that a fork
+    /// makes must not give up.
+    pub(crate) fn staying(self) -> Self {
+        Self { stays: true, ..self }
     }
 
     /// For a short wait that signals do not interrupt.
@@ -95,14 +121,29 @@ impl<'py> GilParker<'py> {
 
     /// For a wait that ends with EOFError when nobody is left who could put something into `source`.
     pub(super) fn for_reader(py: Python<'py>, source: &'py Queue) -> Self {
-        Self {
-            py,
-            slices: Slices::default(),
-            source: Some(source),
-            life: None,
-            spin: Spin::Fixed,
-            deaf: false,
-        }
+        Self { source: Some(source), ..Self::new(py) }
+    }
+
+    /// Where the calling greenlet can be parked. Nowhere, if it is not to be interrupted.
+    fn here(&self) -> Option<Here<'py>> {
+        if self.deaf { None } else { hub::here(self.py) }
+    }
+
+    #[cold]
+    fn park_greenlet(
+        &mut self,
+        here: Here<'py>,
+        (signal, ticket): (&Signal, Ticket),
+        deadline: Deadline,
+    ) -> PyResult<()> {
+        let word = (signal.word(), ticket.value());
+        let slice = self.slices.next(deadline);
+        let ended = match self.life.map(|life| life.watch()) {
+            None => here.wait(&For::Words(&[word]), Some(slice), self.stays)?,
+            Some(Some(beside)) => here.wait(&For::Words(&[word, beside]), Some(slice), self.stays)?,
+            Some(None) => return Ok(()),
+        };
+        if ended == Ended::TimedOut { self.check_source() } else { Ok(()) }
     }
 
     /// At the end of a slice: whether there is still something to wait for.
@@ -121,6 +162,9 @@ impl Parker for GilParker<'_> {
     type Interrupt = PyErr;
 
     fn park(&mut self, signal: &Signal, ticket: Ticket, deadline: Deadline) -> PyResult<()> {
+        if let Some(here) = self.here() {
+            return self.park_greenlet(here, (signal, ticket), deadline);
+        }
         let slices = &mut self.slices;
         let watched = self.life.map(Life::watch);
         let woken = without_gil(self.py, || match watched {
@@ -141,7 +185,18 @@ impl Parker for GilParker<'_> {
         Ok(())
     }
 
+    fn give_way(&mut self) -> PyResult<bool> {
+        let Some(here) = self.here() else { return Ok(false) };
+        here.wait(&For::Time, Some(self.moment), self.stays)?;
+        self.moment = (self.moment * 2).min(LAST_MOMENT);
+        Ok(true)
+    }
+
     fn linger(&mut self, ready: &mut dyn FnMut() -> bool) -> bool {
+        if self.here().is_some_and(Here::is_busy) {
+            // Others have something better to do with the time.
+            return ready();
+        }
         match self.spin {
             Spin::Fixed => without_gil(self.py, || thread::spin(ready)),
             Spin::Learnt(patience) => without_gil(self.py, || patience.spin(ready)),
@@ -158,12 +213,25 @@ impl DescriptorParker for GilParker<'_> {
         interest: Interest,
         deadline: Deadline,
     ) -> PyResult<()> {
+        if let Some(here) = self.here() {
+            let wanted = match interest {
+                Interest::Readable => Ready::READ,
+                Interest::Writable => Ready::WRITE,
+            };
+            let slice = self.slices.next(deadline);
+            return here
+                .wait(&For::Descriptors(&[(descriptor.as_raw_fd(), wanted)]), Some(slice), self.stays)
+                .map(|_| ());
+        }
         let slices = &mut self.slices;
         without_gil(self.py, || sleep_at(descriptor, interest, slices, deadline));
         self.py.check_signals()
     }
 
     fn linger_for(&mut self, patience: Duration, ready: &mut dyn FnMut() -> bool) -> bool {
+        if self.here().is_some_and(Here::is_busy) {
+            return ready();
+        }
         without_gil(self.py, || thread::spin_for(patience, ready))
     }
 }

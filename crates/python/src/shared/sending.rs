@@ -2,7 +2,7 @@
 //!
 //! A region is pickled as its place and a *transit*, an entry that keeps it alive until it is received. Where it is going
 //! is known by the thread: a `put` says so while it pickles. What was made for a message that is not put after all is
-//! taken back.
+//! taken back. While a message is being put, which may park the greenlet that puts it, the thread knows nothing of it any more.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -23,6 +23,10 @@ pub(crate) struct Sending {
     before: usize,
 }
 
+/// The references of a message that is pickled and not put yet. Dropped before it is, they are taken back.
+#[must_use]
+pub(crate) struct Sent(Vec<(Arc<Region>, Transit)>);
+
 impl Sending {
     #[inline]
     pub(crate) fn into(arena: u64, queue: Handle) -> Self {
@@ -31,14 +35,19 @@ impl Sending {
         Self { outer, before }
     }
 
-    /// The message was put: the references are the queue's.
+    /// The message is pickled.
     #[inline]
-    pub(crate) fn done(self) {
-        MADE.with_borrow_mut(|made| {
-            if made.len() > self.before {
-                made.truncate(self.before);
-            }
-        });
+    pub(crate) fn pickled(self) -> Sent {
+        Sent(self.take())
+    }
+
+    #[inline]
+    fn take(&self) -> Vec<(Arc<Region>, Transit)> {
+        MADE.with_borrow_mut(
+            |made| {
+                if made.len() > self.before { made.split_off(self.before) } else { Vec::new() }
+            },
+        )
     }
 }
 
@@ -46,10 +55,22 @@ impl Drop for Sending {
     #[inline]
     fn drop(&mut self) {
         QUEUE.set(self.outer);
-        let left = MADE.with_borrow_mut(|made| {
-            if made.len() > self.before { made.split_off(self.before) } else { Vec::new() }
-        });
-        for (region, transit) in left {
+        drop(Sent(self.take()));
+    }
+}
+
+impl Sent {
+    /// The message was put: the references are the queue's.
+    #[inline]
+    pub(crate) fn done(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Sent {
+    #[inline]
+    fn drop(&mut self) {
+        for (region, transit) in self.0.drain(..) {
             region.withdraw(transit);
         }
     }

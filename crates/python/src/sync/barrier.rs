@@ -73,7 +73,7 @@ impl BarrierBase {
         acts: bool,
         timeout: Option<f64>,
     ) -> PyResult<Option<(u32, Option<u32>)>> {
-        let mut parker = GilParker::for_lock(py, &PATIENCE);
+        let mut parker = GilParker::for_lock(py, &PATIENCE).staying();
         let arrival = outcome(self.barrier()?.wait(acts, &mut parker, deadline(true, timeout)))?;
         Ok(arrival.map(|arrival| match arrival {
             Arrival::Passed(index) => (index, None),

@@ -86,7 +86,7 @@ impl ConditionBase {
                 Ok(count) => count,
                 Err(error) => break Err(error),
             };
-            let slept = condition.sleep(entry, &mut GilParker::for_event(py), deadline);
+            let slept = condition.sleep(entry, &mut GilParker::for_event(py).staying(), deadline);
             if let Err(error) = lock.take_back(py, count) {
                 break Err(error);
             }
@@ -131,7 +131,7 @@ impl ConditionBase {
     /// Wait, without the lock, until there may be a notification, `timeout` seconds at most (None: for ever). Says
     /// whether there may.
     fn _sleep(&self, py: Python<'_>, entry: u64, timeout: Option<f64>) -> PyResult<bool> {
-        let mut parker = GilParker::for_event(py);
+        let mut parker = GilParker::for_event(py).staying();
         match self.condition()?.sleep(Entry::from_bits(entry), &mut parker, deadline(true, timeout)) {
             Ok(()) => Ok(true),
             Err(WaitError::TimedOut) => Ok(false),

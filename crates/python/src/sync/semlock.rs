@@ -23,6 +23,7 @@ use weft_wait::thread::Patience;
 
 use super::{Address, address, find_arena, handle, own_arena, owner_died, shm_error};
 use crate::gil::GilCell;
+use crate::hub::{greenlet_number, here};
 use crate::queue::parker::{GilParker, deadline};
 
 static PATIENCE: Patience = Patience::new();
@@ -94,14 +95,20 @@ pub(crate) struct SemLock {
 enum Refusal {
     TimedOut,
     OwnerDied(Identity),
+    /// By an exception from elsewhere: a signal's handler, whoever ends a greenlet.
+    Interrupted(PyErr),
     Other(PyErr),
 }
 
-/// The calling thread, as the interpreter numbers them.
+/// Who acquires: the calling thread, as the interpreter numbers them, or in a thread with a hub the greenlet that runs, unless
+/// that is the thread's first one. To greenlets a recursive lock is what it is to threads.
 #[inline(always)]
 fn this_thread() -> usize {
-    // SAFETY: a plain question to the C library.
-    unsafe { libc::pthread_self() as usize }
+    match greenlet_number() {
+        // SAFETY: a plain question to the C library.
+        0 => unsafe { libc::pthread_self() as usize },
+        number => number,
+    }
 }
 
 impl SemLock {
@@ -179,7 +186,7 @@ impl SemLock {
             Ok(Grant::Inherited(dead)) => dead.pid,
             Err(AcquireError::TimedOut) => return Err(Refusal::TimedOut),
             Err(AcquireError::OwnerDied(dead)) => return Err(Refusal::OwnerDied(dead)),
-            Err(AcquireError::Interrupted(error)) => return Err(Refusal::Other(error)),
+            Err(AcquireError::Interrupted(error)) => return Err(Refusal::Interrupted(error)),
             Err(AcquireError::Memory(error)) => return Err(Refusal::Other(shm_error(error))),
         };
         self.acquired();
@@ -194,7 +201,7 @@ impl SemLock {
             Ok(()) => Ok(true),
             Err(Refusal::TimedOut) => Ok(false),
             Err(Refusal::OwnerDied(dead)) => Err(owner_died(py, dead)),
-            Err(Refusal::Other(error)) => Err(error),
+            Err(Refusal::Interrupted(error) | Refusal::Other(error)) => Err(error),
         }
     }
 
@@ -213,18 +220,27 @@ impl SemLock {
     }
 
     /// Acquires it so often again, and only then says if its owner died meanwhile.
+    ///
+    /// A greenlet that is killed here, or whose time is over, has it nevertheless: its caller is about to give it back.
     pub(super) fn take_back(&self, py: Python<'_>, count: i64) -> PyResult<()> {
-        let mut died = None;
+        let (mut died, mut interrupted) = (None, None);
         loop {
             match self.obtain(py, true, None) {
                 Ok(()) => break,
                 Err(Refusal::OwnerDied(dead)) => died = Some(dead),
-                Err(Refusal::Other(error)) => return Err(error),
+                Err(Refusal::Interrupted(error)) if here(py).is_some() => {
+                    interrupted.get_or_insert(error);
+                }
+                Err(Refusal::Interrupted(error) | Refusal::Other(error)) => return Err(error),
                 Err(Refusal::TimedOut) => {}
             }
         }
         self.count.store(count, Ordering::Relaxed);
-        died.map_or(Ok(()), |dead| Err(owner_died(py, dead)))
+        match (interrupted, died) {
+            (Some(error), _) => Err(error),
+            (None, Some(dead)) => Err(owner_died(py, dead)),
+            (None, None) => Ok(()),
+        }
     }
 
     /// Releases it. False if that is not to be done, for which [`refusal`](Self::refusal) has the reason.

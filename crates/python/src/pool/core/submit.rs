@@ -73,6 +73,7 @@ impl Core {
             let sending = Sending::into(common.arena().id(), common.handle());
             let task = Task { id, call, function, arguments, timed: wishes.timeout != 0 };
             let kind = calls::encode(&task, &self.references, self.owner.arena(), message, &mut spans)?;
+            let sent = sending.pickled();
             if wishes.priority == 0 {
                 let mut parker = GilParker::new(py);
                 self.owner
@@ -85,7 +86,7 @@ impl Core {
                 let message = std::mem::take(message);
                 self.held.lock().push(Held { priority: wishes.priority, turn, kind, message, spans, id });
             }
-            sending.done();
+            sent.done();
             Ok(())
         });
         self.put.fetch_add(1, Ordering::Relaxed);

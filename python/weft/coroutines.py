@@ -1,0 +1,532 @@
+"""Coroutines without a stack of their own, beside greenlets, on one hub: generators and `async def` functions.
+
+`spawn` starts a function as a greenlet, and a generator, a coroutine object or a function that makes one as a `Coroutine`.
+What a generator yields is what it waits for; the result is sent back:
+
+* `None`: lets all others that are ready run first;
+* a number: so many seconds;
+* an `Event`, an `AsyncResult`, a greenlet of `spawn` or another `Coroutine`: its value; what it failed with is raised;
+* a queue, of greenlets or of processes: its next item;
+* a socket, a file, anything with `fileno()`: that it can be read from; `readable` and `writable` say it of a number, too.
+
+An `async def` function awaits `sleep(…)`, `until(…)` of any of these, a `Coroutine`, `offload(…)`, `readable(…)`, `writable(…)`.
+For everything else that waits there are greenlets: `yield spawn(lock.acquire)`.
+
+A coroutine runs until it yields; a call that blocks stops the thread, as in any event loop: `offload` such calls.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Generator, Iterable
+from queue import Empty
+from types import CoroutineType, GeneratorType
+from typing import Any
+
+from weft import _native
+from weft import gevent as _gevent
+from weft._offload import Call, offload, offload_threads
+from weft.gevent import Greenlet, _hub, get_hub, getcurrent, iwait, wait
+from weft.gevent.event import AsyncResult, Event
+from weft.gevent.exceptions import InvalidThreadUseError
+from weft.gevent.queue import SimpleQueue
+from weft.greenlet import GreenletExit, greenlet
+
+__all__ = [
+    "Coroutine",
+    "Timeout",
+    "current",
+    "iwait",
+    "joinall",
+    "killall",
+    "offload",
+    "offload_threads",
+    "readable",
+    "sleep",
+    "spawn",
+    "until",
+    "wait",
+    "writable",
+]
+
+READ = 1
+WRITE = 2
+
+current = _hub.current_coroutine
+
+
+class Coroutine(_hub.Coroutine):
+    """A generator, or what an `async def` function returned, that the hub runs. As a `Greenlet`, where that makes sense.
+
+    Whoever waits for it gets its value, or has its exception raised; one that nobody waits for is reported as well, as a
+    greenlet's is.
+    """
+
+    __slots__ = ()
+
+    @property
+    def dead(self) -> bool:
+        """Whether it has ended."""
+        return self.ready()
+
+    @property
+    def started(self) -> bool:
+        """Whether it was started, and has not ended."""
+        return self.state_name in ("waiting", "running")
+
+    def __bool__(self) -> bool:
+        return self.started
+
+    @property
+    def exc_info(self) -> tuple[Any, ...]:
+        """The type, the exception and its traceback, if it has failed; else empty."""
+        error = self.exception
+        return () if error is None else (type(error), error, error.__traceback__)
+
+    @property
+    def name(self) -> str:
+        """The name of the function that made the generator."""
+        return self._name or f"Coroutine-{id(self):#x}"
+
+    # --- wait -------------------------------------------------------------------------------------------
+
+    def join(self, timeout: float | None = None) -> None:
+        """In a greenlet: wait until it has ended, or for so long. A coroutine yields it instead."""
+        if not self.ready():
+            _leave_the_hub()
+            if self.loop is not get_hub().loop:
+                raise InvalidThreadUseError(f"{self!r} belongs to the hub of another thread")
+            self._join(timeout)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """As `join`; then return its value or raise its exception. Timeout if it has not ended."""
+        if not self.ready() and block:
+            self.join(timeout)
+        if not self.ready():
+            raise _gevent.Timeout(timeout if block else None)
+        error = self.exception
+        if error is not None:
+            raise error
+        return self.value
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self)
+
+    # --- end it -----------------------------------------------------------------------------------------
+
+    def throw(self, exception: Any = GreenletExit, value: Any = None, tb: Any = None) -> None:
+        """Have the exception raised where it waits, soon. One that was not started ends with it."""
+        if isinstance(exception, type):
+            exception = value if isinstance(value, exception) else exception(*(() if value is None else (value,)))
+        self._throw(exception if tb is None else exception.with_traceback(tb))
+
+    def kill(self, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None) -> None:
+        """As `throw`; with `block`, wait until it has ended, or for so long."""
+        if self.ready():
+            return
+        if block:
+            _leave_the_hub()
+        self.throw(exception)
+        if block:
+            self.join(timeout)
+
+    # --- links ------------------------------------------------------------------------------------------
+
+    def rawlink(self, callback: Callable[[Any], Any]) -> None:
+        """Have the hub call `callback(self)` after its end."""
+        if not callable(callback):
+            raise TypeError(f"Expected callable: {callback!r}")
+        self._links().append(callback)
+        if self.ready():
+            self._notify()
+
+    def link(self, callback: Callable[[Any], Any]) -> None:
+        """Have a new greenlet run `callback(self)` after its end."""
+        self.rawlink(_Spawned(callback))
+
+    def link_value(self, callback: Callable[[Any], Any]) -> None:
+        """The same, if it ends with a value."""
+        self.rawlink(_SpawnedForValue(callback))
+
+    def link_exception(self, callback: Callable[[Any], Any]) -> None:
+        """The same, if it ends with an exception."""
+        self.rawlink(_SpawnedForError(callback))
+
+    def unlink(self, callback: Callable[[Any], Any]) -> None:
+        """Do not call it."""
+        links = self._links()
+        if callback in links:
+            links.remove(callback)
+
+    def unlink_all(self) -> None:
+        """Call nobody."""
+        self._links().clear()
+
+    def has_links(self) -> int:
+        """How many links there are."""
+        return len(self._links())
+
+    def _notify(self) -> None:
+        get_hub().loop.run_callback(self._call_links)
+
+    def _call_links(self) -> None:
+        links = self._links()
+        while links:
+            link = links.pop(0)
+            try:
+                link(self)
+            except BaseException as error:
+                get_hub().loop.handle_error((link, self), type(error), error, error.__traceback__)
+
+    def __repr__(self) -> str:
+        waits_for = self.waits_for
+        of = "" if waits_for is None else f" for {waits_for!r}"
+        return f"<{type(self).__name__} at {id(self):#x}: {self.name} {self.state_name}{of}>"
+
+
+class _Spawned:
+    """A link that has a greenlet of its own call the function."""
+
+    def __init__(self, callback: Callable[[Any], Any]) -> None:
+        if not callable(callback):
+            raise TypeError(f"Expected callable: {callback!r}")
+        self.callback = callback
+
+    def __call__(self, source: Any) -> None:
+        greenlet(self.callback, get_hub()).switch(source)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.callback == getattr(other, "callback", other))
+
+    def __hash__(self) -> int:
+        return hash(self.callback)
+
+
+class _SpawnedForValue(_Spawned):
+    def __call__(self, source: Any) -> None:
+        if source.successful():
+            super().__call__(source)
+
+
+class _SpawnedForError(_Spawned):
+    def __call__(self, source: Any) -> None:
+        if not source.successful():
+            super().__call__(source)
+
+
+def _leave_the_hub() -> None:
+    """Raise what every call does that would block the hub itself."""
+    hub = get_hub()
+    if getcurrent() is hub:
+        hub.switch_out()
+
+
+# --- start ----------------------------------------------------------------------------------------------
+
+_MAKES_ONE = 0x20 | 0x80  # CO_GENERATOR, CO_COROUTINE
+
+
+def _makes_coroutines(function: Any) -> bool:
+    while hasattr(function, "func") and not hasattr(function, "__code__"):
+        function = function.func  # a functools.partial
+    code = getattr(function, "__code__", None)
+    if code is None:
+        code = getattr(getattr(type(function), "__call__", None), "__code__", None)
+    return code is not None and bool(code.co_flags & _MAKES_ONE)
+
+
+def spawn(what: Any, *args: Any, **kwargs: Any) -> Any:
+    """Have the hub run it, soon: a function as a `Greenlet`, a generator or coroutine as a `Coroutine`.
+
+    `what` may be a function, which is called with the arguments, or a generator or coroutine object, which takes none. A
+    function that makes these when it is called is called at once.
+    """
+    kind = type(what)
+    if kind is not GeneratorType and kind is not CoroutineType:
+        if not callable(what):
+            _hub.check_generator(what)
+        elif _makes_coroutines(what):
+            what = what(*args, **kwargs)
+            args, kwargs = (), {}
+        else:
+            return Greenlet.spawn(what, *args, **kwargs)
+    if args or kwargs:
+        raise TypeError(f"{what!r} runs already made: it takes no arguments")
+    made = Coroutine(what)
+    made.start()
+    return made
+
+
+class _Seconds(float):
+    """A number of seconds that can be awaited as well as yielded."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield self
+
+
+def sleep(seconds: float = 0) -> Any:
+    """In a greenlet: wait for at least so long; 0 lets all others that are ready run first. In a coroutine: what to
+    yield or await for that."""
+    if current() is not None:
+        return _Seconds(seconds)
+    _gevent.sleep(seconds)
+    return None
+
+
+class Until:
+    """What `until` returns: to be awaited or yielded."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: Any) -> None:
+        self.what = what
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self)
+
+    def __repr__(self) -> str:
+        return repr(self.what)
+
+
+def until(what: Any) -> Any:
+    """What a coroutine can yield, as something that an `async def` function can await: `item = await until(queue)`."""
+    if what is None:
+        return _Seconds(0)
+    if isinstance(what, (Coroutine, Until, Readiness, Call, _Seconds)):
+        return what
+    if isinstance(what, (int, float)) and not isinstance(what, bool):
+        return _Seconds(what)
+    return Until(what)
+
+
+class Readiness:
+    """What `readable` and `writable` return in a coroutine: to be awaited or yielded."""
+
+    __slots__ = ("events", "what")
+
+    def __init__(self, what: Any, events: int) -> None:
+        self.what = what
+        self.events = events
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self)
+
+    def __repr__(self) -> str:
+        return f"{'readable' if self.events == READ else 'writable'}({self.what!r})"
+
+
+def _ready(what: Any, events: int) -> Any:
+    if current() is not None:
+        return Readiness(what, events)
+    hub = get_hub()
+    watcher = hub.loop.io(_descriptor_of(what), events)
+    try:
+        hub.wait(watcher)
+    finally:
+        watcher.close()
+    return what
+
+
+def readable(what: Any) -> Any:
+    """In a greenlet: wait until `what`, a descriptor or something with `fileno()`, can be read from, and return it. In a
+    coroutine: what to yield or await for that."""
+    return _ready(what, READ)
+
+
+def writable(what: Any) -> Any:
+    """As `readable`, until it can be written to."""
+    return _ready(what, WRITE)
+
+
+class Timeout(_gevent.Timeout):
+    """`weft.gevent.Timeout`, which in a coroutine raises itself there: `with Timeout(1): item = yield queue`."""
+
+    def start(self) -> None:
+        """Begin to count."""
+        coroutine = current()
+        if coroutine is None:
+            super().start()
+            return
+        if self.pending:
+            raise AssertionError(f"{self!r} is already started; to restart it, cancel it first")
+        if self.timer is None:
+            return
+        error = self.exception
+        if error is None or error is False or isinstance(error, str):
+            error = self
+        self.timer.start(coroutine.throw, error)
+
+
+def joinall(
+    objects: Iterable[Any],
+    timeout: float | None = None,
+    raise_error: bool = False,
+    count: int | None = None,
+) -> Any:
+    """Wait for greenlets and coroutines to end, and return those that have. With `raise_error`, raise what the first failed with.
+
+    In a coroutine: what to yield or await for that, without the options.
+    """
+    if current() is None:
+        return _gevent.joinall(objects, timeout=timeout, raise_error=raise_error, count=count)
+    if timeout is not None or raise_error or count is not None:
+        raise TypeError("in a coroutine, joinall takes no options: use Timeout, and yield each of the objects")
+    return All(objects)
+
+
+class All(Until):
+    """What `joinall` returns in a coroutine."""
+
+    __slots__ = ()
+
+    def __init__(self, objects: Iterable[Any]) -> None:
+        super().__init__(list(objects))
+
+
+def killall(
+    objects: Iterable[Any], exception: Any = GreenletExit, block: bool = True, timeout: float | None = None
+) -> None:
+    """Raise the exception in all of them; with `block`, wait until they have ended."""
+    all_of_them = list(objects)
+    if block:
+        _leave_the_hub()
+    for each in all_of_them:
+        each.kill(exception, block=False)
+    if block and len(_gevent.joinall(all_of_them, timeout=timeout)) < len(all_of_them):
+        raise _gevent.Timeout(timeout)
+
+
+# --- what can be waited for -----------------------------------------------------------------------------
+#
+# Each of these is asked what has come, when the object is yielded and after every wake-up: it returns a tuple with the result, or
+# arranges for a wake-up and returns None.
+
+_Came = tuple[Any, ...] | None
+
+
+def _linked(coroutine: Coroutine, what: Any) -> None:
+    if getattr(what, "hub", coroutine) is None:
+        # It belongs to nobody yet; set in another thread, it is to be heard in this one.
+        what.hub = get_hub()
+    wake = coroutine._wake
+    what.rawlink(wake)
+    coroutine._undo_by(lambda _for_good: what.unlink(wake))
+
+
+def _event(coroutine: Coroutine, event: Event) -> _Came:
+    if event.is_set():
+        return (True,)
+    return _linked(coroutine, event)
+
+
+def _result(coroutine: Coroutine, what: Any) -> _Came:
+    if what.ready():
+        return (what.get(block=False),)
+    return _linked(coroutine, what)
+
+
+def _another_loops(coroutine: Coroutine, other: Coroutine) -> _Came:
+    raise InvalidThreadUseError(f"{other!r} belongs to the hub of another thread")
+
+
+def _all(coroutine: Coroutine, what: All) -> _Came:
+    for each in what.what:
+        if not each.ready():
+            return _linked(coroutine, each)
+    return (what.what,)
+
+
+def _greenlets_queue(coroutine: Coroutine, queue: SimpleQueue) -> _Came:
+    try:
+        return (queue.get_nowait(),)
+    except Empty:
+        # Only greenlets stand in line at it. This one takes nothing, so that nothing is lost with it.
+        scout = Greenlet(queue.peek)
+        scout.rawlink(coroutine._wake)
+        scout.start()
+        coroutine._undo_by(lambda _for_good: scout.kill(block=False))
+        return None
+
+
+def _process_queue(coroutine: Coroutine, queue: Any) -> _Came:
+    try:
+        return (queue.get(block=False),)
+    except Empty:
+        coroutine._watch(queue._fileno(), READ)
+        return None
+
+
+def _descriptor_of(what: Any) -> int:
+    number: int = what if isinstance(what, int) else what.fileno()
+    if number < 0:
+        raise ValueError(f"{what!r} is closed, and cannot be waited for")
+    return number
+
+
+def _readiness(coroutine: Coroutine, ready: Readiness) -> _Came:
+    number = _descriptor_of(ready.what)
+    poll = select.poll()
+    poll.register(number, select.POLLIN if ready.events == READ else select.POLLOUT)
+    if poll.poll(0):
+        return (ready.what,)
+    coroutine._watch(number, ready.events)
+    return None
+
+
+def _call(coroutine: Coroutine, call: Call) -> _Came:
+    if call.ready():
+        return (call.result(),)
+    call.tell(coroutine._wake)
+    coroutine._refer()
+    coroutine._undo_by(call.forsake)
+    return None
+
+
+_WAYS: tuple[tuple[Any, Callable[[Any, Any], _Came]], ...] = (
+    (All, _all),
+    (Readiness, _readiness),
+    (Call, _call),
+    (Event, _event),
+    ((AsyncResult, Greenlet), _result),
+    (Coroutine, _another_loops),
+    (SimpleQueue, _greenlets_queue),
+    (_native.QueueBase, _process_queue),
+)
+
+
+def _way_of(kind: type) -> Callable[[Any, Any], _Came] | None:
+    for known, way in _WAYS:
+        if issubclass(kind, known):
+            return way
+    return None
+
+
+_known_ways: dict[type, Callable[[Any, Any], _Came]] = {}
+
+
+def _arrange(coroutine: Coroutine, what: Any) -> _Came:
+    if type(what) is Until:
+        what = what.what
+    kind = type(what)
+    way = _known_ways.get(kind)
+    if way is None:
+        way = _way_of(kind)
+        if way is None:
+            if not hasattr(what, "fileno"):
+                raise TypeError(
+                    f"a coroutine cannot wait for {what!r}: it yields None, seconds, an Event, an AsyncResult, a queue, "
+                    "a greenlet of spawn(), another coroutine, or something with fileno(); for all else that waits, "
+                    "yield spawn(function)"
+                )
+            way = _descriptor
+        _known_ways[kind] = way
+    return way(coroutine, what)
+
+
+def _descriptor(coroutine: Coroutine, what: Any) -> _Came:
+    return _readiness(coroutine, Readiness(what, READ))
+
+
+_hub.set_arranger(_arrange)
