@@ -237,6 +237,17 @@ POOL = (
     *on_files("parse", "ast.parse"),
 )
 
+# In scenarios_coroutines.py.
+COROUTINES = (
+    Scenario("step", "Steps", "a generator of 1,000 gives way", must_ratio=3),
+    Scenario("step_async", "Steps", "… an async def function", must_ratio=1.5),
+    Scenario("step_bare", "Steps", "… beside a bare send()"),
+    Scenario("life", "Life", "spawned, run, waited for", must_ratio=1),
+    Scenario("await_another", "Life", "spawn another and await it", must_ratio=1.5),
+    Scenario("sleepers", "Many", "one of 10,000 that sleep", must_ratio=1),
+    Scenario("memory:50000", "Many", "50,000 that sleep", unit="B", must_ratio=1, most_rounds=3),
+)
+
 SUITES = {
     suite.name: suite
     for suite in (
@@ -277,6 +288,18 @@ SUITES = {
             seconds=0.2,
             repeats=5,
             scenarios=MANAGERS,
+        ),
+        Suite(
+            "coroutines",
+            face="multiprocessing",
+            replaces="asyncio's tasks",
+            stock="CPython",
+            packages=(),
+            measured="time per step or coroutine, memory per coroutine",
+            caption="Time per step or coroutine, and resident memory per coroutine,",
+            seconds=0.1,
+            repeats=7,
+            scenarios=COROUTINES,
         ),
         Suite(
             "pool",

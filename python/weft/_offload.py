@@ -17,7 +17,7 @@ import sys
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Generator
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from weft.gevent import _hub, get_hub, getcurrent
@@ -52,7 +52,18 @@ def offload_threads(most: int | None = None) -> int:
 class Call:
     """A call in a thread: in a coroutine, what `offload` returns, to be awaited or yielded."""
 
-    __slots__ = ("_args", "_begun", "_context", "_error", "_function", "_kwargs", "_loop", "_over", "_tell", "_value")
+    __slots__ = (
+        "_args",
+        "_begun",
+        "_context",
+        "_error",
+        "_function",
+        "_kwargs",
+        "_loop",
+        "_over",
+        "_tell",
+        "_value",
+    )
 
     def __init__(self, loop: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self._loop = loop
@@ -206,7 +217,9 @@ def _after_fork_in_child() -> None:
     """The threads are the parent's."""
     for threads in list(_of_hubs.values()):
         for call in list(threads.under_way):
-            error = RuntimeError("the call is carried out in the parent of this process, which was forked meanwhile")
+            error = RuntimeError(
+                "the call is carried out in the parent of this process, which was forked meanwhile"
+            )
             if not call._loop.destroyed:
                 call._loop.run_callback(call.finish, None, error)
     _of_hubs.clear()
@@ -224,9 +237,9 @@ def offload(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T
     if not callable(function):
         raise TypeError(f"function must be callable, not {type(function).__name__}")
     hub = get_hub()
-    call: Any = Call(hub.loop, function, args, kwargs)
+    call = Call(hub.loop, function, args, kwargs)
     if _hub.current_coroutine() is not None:
-        return call
+        return cast("T", call)
     if getcurrent() is hub:
         hub.switch_out()
     waiter: Waiter = Waiter(hub)
@@ -239,5 +252,4 @@ def offload(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T
             call.forsake()
         if not hub.loop.destroyed:
             hub.loop.unref()
-    return call.result()
-
+    return cast("T", call.result())

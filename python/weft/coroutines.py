@@ -52,7 +52,10 @@ __all__ = [
 READ = 1
 WRITE = 2
 
-current = _hub.current_coroutine
+
+def current() -> Any:
+    """The `Coroutine` that runs; None in a greenlet, and outside of all."""
+    return _hub.current_coroutine()
 
 
 class Coroutine(_hub.Coroutine):
@@ -117,7 +120,9 @@ class Coroutine(_hub.Coroutine):
     def throw(self, exception: Any = GreenletExit, value: Any = None, tb: Any = None) -> None:
         """Have the exception raised where it waits, soon. One that was not started ends with it."""
         if isinstance(exception, type):
-            exception = value if isinstance(value, exception) else exception(*(() if value is None else (value,)))
+            exception = (
+                value if isinstance(value, exception) else exception(*(() if value is None else (value,)))
+            )
         self._throw(exception if tb is None else exception.with_traceback(tb))
 
     def kill(self, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None) -> None:
@@ -231,7 +236,7 @@ def _makes_coroutines(function: Any) -> bool:
         function = function.func  # a functools.partial
     code = getattr(function, "__code__", None)
     if code is None:
-        code = getattr(getattr(type(function), "__call__", None), "__code__", None)
+        code = getattr(type(function).__call__, "__code__", None)
     return code is not None and bool(code.co_flags & _MAKES_ONE)
 
 
@@ -372,7 +377,9 @@ def joinall(
     if current() is None:
         return _gevent.joinall(objects, timeout=timeout, raise_error=raise_error, count=count)
     if timeout is not None or raise_error or count is not None:
-        raise TypeError("in a coroutine, joinall takes no options: use Timeout, and yield each of the objects")
+        raise TypeError(
+            "in a coroutine, joinall takes no options: use Timeout, and yield each of the objects"
+        )
     return All(objects)
 
 
@@ -406,13 +413,14 @@ def killall(
 _Came = tuple[Any, ...] | None
 
 
-def _linked(coroutine: Coroutine, what: Any) -> None:
+def _linked(coroutine: Coroutine, what: Any) -> _Came:
     if getattr(what, "hub", coroutine) is None:
         # It belongs to nobody yet; set in another thread, it is to be heard in this one.
         what.hub = get_hub()
     wake = coroutine._wake
     what.rawlink(wake)
     coroutine._undo_by(lambda _for_good: what.unlink(wake))
+    return None
 
 
 def _event(coroutine: Coroutine, event: Event) -> _Came:

@@ -130,7 +130,7 @@ Route = Any
 Lane = _native.ManagerLane
 
 
-class Local(util.ForkAwareLocal):  # type: ignore[misc]
+class Local(util.ForkAwareLocal):
     """What each thread, and each greenlet of a thread with a hub, has of its own: `connection`, the route that it calls through.
 
     Not one for all greenlets of a thread: they call at the same time, and a lock in the server belongs to a route.
@@ -161,6 +161,7 @@ class Local(util.ForkAwareLocal):  # type: ignore[misc]
             del self.__dict__["connection"]
         else:
             del self.__dict__["_greenlets"][caller]
+
 
 # Servers that know a process by a connection, by that process and their addresses, and how they are reached.
 _introduced: dict[tuple[int, Any], tuple[bytes, Any]] = {}

@@ -15,7 +15,18 @@ from typing import Any
 import pytest
 import weft
 from weft import coroutines, gevent
-from weft.coroutines import Coroutine, Timeout, current, joinall, killall, readable, sleep, spawn, until, writable
+from weft.coroutines import (
+    Coroutine,
+    Timeout,
+    current,
+    joinall,
+    killall,
+    readable,
+    sleep,
+    spawn,
+    until,
+    writable,
+)
 from weft.gevent import Greenlet, GreenletExit, get_hub
 from weft.gevent.event import AsyncResult, Event
 from weft.gevent.exceptions import BlockingSwitchOutError, InvalidThreadUseError, LoopExit
@@ -562,7 +573,13 @@ def test_loop_exit_lists_who_waits_for_what() -> None:
         joinall(started)
     text = str(caught.value)
     assert "would block forever" in text
-    for part in ("Event.wait() of <Event", "in test_loop_exit", "never.wait()", "inner_generator", "yield never"):
+    for part in (
+        "Event.wait() of <Event",
+        "in test_loop_exit",
+        "never.wait()",
+        "inner_generator",
+        "yield never",
+    ):
         assert part in text, text
     assert "waits for <Event" in text and "waits for <Queue" in text and "await until(nothing)" in text, text
     more = [spawn(waits_in_a_call) for _ in range(30)]

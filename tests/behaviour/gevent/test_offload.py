@@ -109,9 +109,7 @@ def test_a_bound_on_threads(two_threads: None, gate: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("how", ["greenlet", "generator"])
-def test_who_is_killed_goes_on_and_the_call_ends(
-    two_threads: None, gate: threading.Event, how: str
-) -> None:
+def test_who_is_killed_goes_on_and_the_call_ends(two_threads: None, gate: threading.Event, how: str) -> None:
     done = []
 
     def call(number: int) -> int:

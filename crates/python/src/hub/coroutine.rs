@@ -2,7 +2,7 @@
 //!
 //! A coroutine is stepped in the hub's greenlet. Each step sends it what it waited for and looks at what it yields, which is what it
 //! waits for next; it is entered in the table of waiters then, as a greenlet would be, and whatever wakes greenlets wakes it.
-//! [`step`](super::step) does that; here are the object, and what others do to it.
+//! [`step`] does that; here are the object, and what others do to it.
 //!
 //! ```text
 //!        start           woken, step         yields

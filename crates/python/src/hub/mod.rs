@@ -2,8 +2,8 @@
 //!
 //! * [`core`]: what a loop keeps, and what it does with events.
 //! * [`turns`]: the loop itself, which runs in the hub's greenlet; [`park`]: how a greenlet waits, and whom it hands over to.
-//! * [`here`]: how a greenlet waits in code that knows nothing of hubs.
-//! * [`coroutine`], [`step`]: generators as coroutines without a stack of their own.
+//! * [`mod@here`]: how a greenlet waits in code that knows nothing of hubs.
+//! * [`coroutine`], [`mod@step`]: generators as coroutines without a stack of their own.
 //! * [`stream`]: sockets that read and write without the hub's hearing of it, as long as nothing blocks.
 //! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see; [`kind`]: what watchers watch.
 //!
