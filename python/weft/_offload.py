@@ -26,8 +26,8 @@ from weft.gevent.hub import Hub, Waiter
 if TYPE_CHECKING:
     from typing import ParamSpec
 
-    P = ParamSpec("P")
-    T = TypeVar("T")
+    _P = ParamSpec("_P")
+    _T = TypeVar("_T")
 
 __all__ = ["Call", "offload", "offload_threads"]
 
@@ -228,7 +228,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def offload(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+def offload(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Call `function(*args, **kwargs)` in a thread, while only the caller waits; return what it returns, or raise what it raises.
 
     It has the caller's context variables. A caller that is a coroutine (a generator, an `async def` function) yields or
@@ -239,7 +239,7 @@ def offload(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T
     hub = get_hub()
     call = Call(hub.loop, function, args, kwargs)
     if _hub.current_coroutine() is not None:
-        return cast("T", call)
+        return cast("_T", call)
     if getcurrent() is hub:
         hub.switch_out()
     waiter: Waiter = Waiter(hub)
@@ -252,4 +252,4 @@ def offload(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T
             call.forsake()
         if not hub.loop.destroyed:
             hub.loop.unref()
-    return cast("T", call.result())
+    return cast("_T", call.result())

@@ -18,7 +18,7 @@ A coroutine runs until it yields; a call that blocks stops the thread, as in any
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from queue import Empty
 from types import CoroutineType, GeneratorType
 from typing import Any
@@ -267,14 +267,14 @@ class _Seconds(float):
 
     __slots__ = ()
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        yield self
+    def __await__(self) -> Iterator[Any]:
+        return iter((self,))
 
 
 def sleep(seconds: float = 0) -> Any:
     """In a greenlet: wait for at least so long; 0 lets all others that are ready run first. In a coroutine: what to
     yield or await for that."""
-    if current() is not None:
+    if _hub.current_coroutine() is not None:
         return _Seconds(seconds)
     _gevent.sleep(seconds)
     return None

@@ -111,6 +111,7 @@ pub(crate) fn here(py: Python<'_>) -> Option<Here<'_>> {
     if ANY.load(Ordering::Relaxed) { find(py) } else { None }
 }
 
+#[cold]
 #[inline(never)]
 fn find(py: Python<'_>) -> Option<Here<'_>> {
     let holder = seated_here();
@@ -175,6 +176,7 @@ pub(crate) fn greenlet_number() -> usize {
     if ANY.load(Ordering::Relaxed) { number_of_current() } else { 0 }
 }
 
+#[cold]
 #[inline(never)]
 fn number_of_current() -> usize {
     if !SEAT.try_with(|seat| seat.borrow().is_some()).unwrap_or(false) {

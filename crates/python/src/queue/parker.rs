@@ -58,8 +58,8 @@ pub(crate) struct GilParker<'py> {
     deaf: bool,
     /// Whether the copy that a fork makes of a waiting greenlet must not leave the wait.
     stays: bool,
-    /// For how long the greenlet gives way the next time.
-    moment: Duration,
+    /// How often the greenlet gave way.
+    gave_way: u8,
 }
 
 /// What a thread does before its first sleep.
@@ -89,7 +89,7 @@ impl<'py> GilParker<'py> {
             spin,
             deaf: false,
             stays: false,
-            moment: FIRST_MOMENT,
+            gave_way: 0,
         }
     }
 
@@ -187,8 +187,9 @@ impl Parker for GilParker<'_> {
 
     fn give_way(&mut self) -> PyResult<bool> {
         let Some(here) = self.here() else { return Ok(false) };
-        here.wait(&For::Time, Some(self.moment), self.stays)?;
-        self.moment = (self.moment * 2).min(LAST_MOMENT);
+        let moment = (FIRST_MOMENT * (1 << self.gave_way)).min(LAST_MOMENT);
+        self.gave_way = (self.gave_way + 1).min(7);
+        here.wait(&For::Time, Some(moment), self.stays)?;
         Ok(true)
     }
 
