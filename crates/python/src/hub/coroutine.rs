@@ -28,7 +28,7 @@ use weft_reactor::{Ready, TimerKey, WatchKey};
 
 use super::core::{Core, Item, READ, WRITE};
 use super::eventloop::{Loop, to_exception};
-use super::here::{Ended, For, here, is_seated, seated_loop};
+use super::process_waits::{Ended, For, here, is_seated, seated_loop};
 use super::step;
 use crate::gil::GilCell;
 
@@ -463,7 +463,7 @@ pub(super) fn check_generator(object: &Bound<'_, PyAny>) -> PyResult<()> {
 /// The coroutine that runs in the current greenlet; None if that is no coroutine's step.
 #[pyfunction]
 pub(super) fn current_coroutine(py: Python<'_>) -> Option<Py<PyAny>> {
-    let stepping: *mut PyObject = super::here::stepping(py)?;
+    let stepping: *mut PyObject = super::process_waits::stepping(py)?;
     // SAFETY: it is being stepped, and so held.
     Some(unsafe { Borrowed::from_ptr(py, stepping) }.to_owned().unbind())
 }

@@ -346,7 +346,7 @@ impl Loop {
     /// Give everything back. Callbacks that were posted are not called any more. False if that was done before.
     fn destroy(&self, py: Python<'_>) -> bool {
         let Some(core) = self.core(py) else { return false };
-        super::here::unseat(py, core);
+        super::process_waits::unseat(py, core);
         // SAFETY: with the GIL. It is out of reach before anything of it is dropped.
         unsafe {
             *self.core.get() = ptr::null_mut();

@@ -2,7 +2,7 @@
 //!
 //! * [`core`]: what a loop keeps, and what it does with events.
 //! * [`turns`]: the loop itself, which runs in the hub's greenlet; [`park`]: how a greenlet waits, and whom it hands over to.
-//! * [`mod@here`]: how a greenlet waits in code that knows nothing of hubs.
+//! * [`process_waits`]: how a greenlet waits in code that knows nothing of hubs.
 //! * [`coroutine`], [`mod@step`]: generators as coroutines without a stack of their own.
 //! * [`stream`]: sockets that read and write without the hub's hearing of it, as long as nothing blocks.
 //! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see; [`kind`]: what watchers watch.
@@ -20,9 +20,9 @@ mod callback;
 mod core;
 mod coroutine;
 mod eventloop;
-mod here;
 mod kind;
 mod park;
+mod process_waits;
 mod step;
 mod stream;
 mod turns;
@@ -33,7 +33,7 @@ use pyo3::prelude::*;
 
 use crate::gil::GilCell;
 
-pub(crate) use here::{Ended, For, Here, greenlet_number, here};
+pub(crate) use process_waits::{Ended, For, Here, greenlet_number, here};
 
 static FUNCTIONS: GilCell<[PyMethodDef; 10]> = GilCell::new([
     park::fast(c"run", turns::run, turns::RUN_DOC),
@@ -62,8 +62,8 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<callback::Callback>()?;
     module.add_class::<stream::Stream>()?;
     module.add_function(wrap_pyfunction!(park::set_exceptions, &module)?)?;
-    module.add_function(wrap_pyfunction!(here::set_current, &module)?)?;
-    module.add_function(wrap_pyfunction!(here::own_greenlet, &module)?)?;
+    module.add_function(wrap_pyfunction!(process_waits::set_current, &module)?)?;
+    module.add_function(wrap_pyfunction!(process_waits::own_greenlet, &module)?)?;
     module.add_class::<coroutine::Coroutine>()?;
     module.add_function(wrap_pyfunction!(coroutine::check_generator, &module)?)?;
     module.add_function(wrap_pyfunction!(coroutine::current_coroutine, &module)?)?;
