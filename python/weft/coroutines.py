@@ -21,7 +21,7 @@ import select
 from collections.abc import Callable, Generator, Iterable, Iterator
 from queue import Empty
 from types import CoroutineType, GeneratorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weft import _native
 from weft import gevent as _gevent
@@ -31,6 +31,10 @@ from weft.gevent.event import AsyncResult, Event
 from weft.gevent.exceptions import InvalidThreadUseError
 from weft.gevent.queue import SimpleQueue
 from weft.greenlet import GreenletExit, greenlet
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
 
 __all__ = [
     "Coroutine",
@@ -348,6 +352,8 @@ def writable(what: Any) -> Any:
 class Timeout(_gevent.Timeout):
     """`weft.gevent.Timeout`, which in a coroutine raises itself there: `with Timeout(1): item = yield queue`."""
 
+    _counting: Any = None  # the timer of one that a coroutine started
+
     def start(self) -> None:
         """Begin to count."""
         coroutine = current()
@@ -356,12 +362,53 @@ class Timeout(_gevent.Timeout):
             return
         if self.pending:
             raise AssertionError(f"{self!r} is already started; to restart it, cancel it first")
-        if self.timer is None:
+        if self.seconds is None:
             return
         error = self.exception
         if error is None or error is False or isinstance(error, str):
             error = self
-        self.timer.start(coroutine.throw, error)
+        self._counting = get_hub().loop.timer(max(self.seconds, 0.0))
+        self._counting.start(coroutine.throw, error)
+
+    @classmethod
+    def start_new(cls, timeout: Any = None, exception: Any = None, ref: bool = True) -> Any:
+        """A started timeout: of so many seconds, or `timeout` itself if it is one."""
+        if current() is None:
+            return super().start_new(timeout, exception, ref)
+        made = timeout if isinstance(timeout, _gevent.Timeout) else cls(timeout, exception, ref=ref)
+        if not made.pending:
+            made.start()
+        return made
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is started, and did not raise yet."""
+        counting = self._counting
+        return (counting is not None and (counting.pending or counting.active)) or super().pending
+
+    def cancel(self) -> None:
+        """Do not raise. It can be started again."""
+        counting, self._counting = self._counting, None
+        if counting is not None:
+            counting.stop()
+            counting.close()
+        super().cancel()
+
+    def close(self) -> None:
+        """Do not raise, ever."""
+        self.cancel()
+        super().close()
+
+    def __enter__(self) -> Self:
+        if not self.pending:
+            self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        self.close()
+        return True if value is self and self.exception is False else None
 
 
 def joinall(

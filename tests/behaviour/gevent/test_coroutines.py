@@ -327,8 +327,16 @@ def test_timeouts() -> None:
         with Timeout(0.001, False):
             yield Event()
             got.append("never")
-        with Timeout(3600):
+        with Timeout(3600) as unused:
             yield 0.001
+        assert not unused.pending
+        started = Timeout.start_new(0.001, KeyError("later"))
+        assert started.pending and Timeout.start_new(started) is started
+        try:
+            yield 3600
+        except KeyError:
+            got.append("later")
+        Timeout(None).start()
         return got
 
     async def run_async() -> str:
@@ -339,7 +347,7 @@ def test_timeouts() -> None:
             return "mine"
         return "never"
 
-    assert spawn(run).get() == ["0.001 seconds"]
+    assert spawn(run).get() == ["0.001 seconds", "later"]
     assert spawn(run_async).get() == "mine"
     endless = spawn(run_for_ever)
     with pytest.raises(gevent.Timeout):
