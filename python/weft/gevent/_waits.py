@@ -43,7 +43,7 @@ def who_waits(hub: Hub) -> list[str]:
 def _all_that_wait(hub: Hub) -> Iterator[Any]:
     for known in gc.get_objects():
         if isinstance(known, greenlet):
-            if known.parent is hub and known and known is not hub and known.gr_frame is not None:
+            if known.parent is hub and known and known is not hub:
                 yield known
         elif isinstance(known, _hub.Coroutine) and known.state_name == "waiting" and known.loop is hub.loop:
             yield known

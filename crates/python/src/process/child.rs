@@ -84,11 +84,13 @@ impl Child {
             return self.wait_in_hub(here, deadline);
         }
         loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            match py.detach(|| self.0.wait(left)).map_err(|error| exception(&error))? {
+            let left = deadline.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()));
+            match py.detach(|| self.0.wait(Some(left.min(SLICE)))).map_err(|error| exception(&error))? {
                 Waited::Ended(status) => return Ok(Some(status)),
-                Waited::NotOurs | Waited::TimedOut => return Ok(None),
-                Waited::Interrupted => py.check_signals()?,
+                Waited::NotOurs => return Ok(None),
+                Waited::TimedOut if left <= SLICE && deadline.is_some() => return Ok(None),
+                // A signal that came right before the sleep did not end it.
+                Waited::TimedOut | Waited::Interrupted => py.check_signals()?,
             }
         }
     }
