@@ -309,3 +309,31 @@ unsafe impl Host for State {
         unsafe { self.frames.relocate(range, delta) };
     }
 }
+
+/// Calls `each` with the code objects of the running Python frames, innermost first, and with how many bytes
+/// of instructions lie before the one that runs, until it says that it is enough.
+///
+/// # Safety
+///
+/// The GIL is held, `thread` is the current thread state; `each` runs no Python code.
+pub(crate) unsafe fn walk_frames(
+    thread: *mut PyThreadState,
+    mut each: impl FnMut(*mut PyObject, usize) -> bool,
+) {
+    // SAFETY: laid out as the headers said; the frames that run are valid, and nothing runs meanwhile.
+    unsafe {
+        let mut frame = Frames::current_frame(thread).read();
+        while !frame.is_null() {
+            let code = field::<*mut PyObject>(frame, layout::FRAME_CODE).read();
+            // Entry frames that lie on the C stack have no code of their own.
+            if !code.is_null() && pyo3::ffi::PyCode_Check(code) != 0 && !abandoned::is_entry_frame(frame) {
+                let at = field::<*mut c_void>(frame, layout::FRAME_INSTRUCTION).read();
+                let first: *mut c_void = field(code.cast(), layout::CODE_INSTRUCTIONS);
+                if !each(code, at.addr().saturating_sub(first.addr())) {
+                    return;
+                }
+            }
+            frame = field::<*mut c_void>(frame, layout::FRAME_PREVIOUS).read();
+        }
+    }
+}

@@ -121,6 +121,29 @@ unsafe fn last_moments(thread: *mut Thread, result: *mut PyObject) -> ! {
         saved.restore();
         let mut parcel = handle_exit(result);
         let mut parent = (*this).parent;
+        if matches!(parcel, Parcel::Exception) && !parent.is_null() && parent.cast() == (*thread).hub {
+            let old = std::mem::replace(&mut (*thread).failed, owned(greenlet));
+            discard_object(old.cast());
+        }
+        if let Parcel::Value(value) = parcel
+            && !parent.is_null()
+            && parent.cast() == (*thread).hub
+            && let Some(successor) = (*thread).successor
+        {
+            // The hub has no use for it. What is dropped may run Python code, so nobody is asked before.
+            ffi::Py_DECREF(value);
+            parcel = Parcel::Value(owned(ffi::Py_None()));
+            if let Some((next, brought)) = successor(thread, greenlet) {
+                ffi::Py_DECREF(ffi::Py_None());
+                // As with a parent, below.
+                let old = std::mem::replace(&mut (*this).run, next.cast());
+                discard_object(old);
+                let failed = deliver(next, brought, ptr::null(), Leave::ForEver);
+                debug_assert!(failed.is_null());
+                parcel = Parcel::Exception;
+            }
+            parent = (*this).parent;
+        }
         while !parent.is_null() {
             // `run`, which is empty now, holds the parent: looking up the parent's own `run` may run Python code that
             // takes it away, and nothing that needs dropping may lie on this stack.

@@ -387,7 +387,8 @@ unsafe fn start(
     // SAFETY: as for `switch`. The target is held over the lookup of `run`, which may run Python code; after it, the
     // state is looked at again.
     unsafe {
-        let exact = ffi::Py_TYPE(target.cast()) == types::greenlet_type();
+        let exact =
+            (*body(target)).starts_plainly || ffi::Py_TYPE(target.cast()) == types::greenlet_type();
         let run = if exact && !(*body(target)).run.is_null() {
             owned((*body(target)).run)
         } else {
@@ -563,6 +564,81 @@ pub(crate) unsafe fn switch_quickly(
             origin.expose_provenance(),
         );
         Some(arrive(thread, ptr::with_exposed_provenance_mut(origin)))
+    }
+}
+
+/// Switches to a greenlet with a reference to it that is taken: who leaves does not keep it alive for as long as it is
+/// away, which a switch by a caller who holds the target does.
+///
+/// # Safety
+///
+/// As for [`switch`]; `greenlet` is owned.
+pub(crate) unsafe fn switch_giving(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut PyObject {
+    // SAFETY: as for `switch_quickly` and `start`; the reference becomes that of the thread's current greenlet, or is
+    // dropped by the greenlet that starts.
+    unsafe {
+        let thread_state = current_thread_state();
+        let thread = current_thread(thread_state);
+        let target = body(greenlet);
+        let ordinary = !thread.is_null()
+            && (*thread).delete_later.is_empty()
+            && !(*target).broken.any()
+            && (*thread).current != greenlet;
+        if ordinary && (*target).life == Life::Active && (*target).main == (*thread).main {
+            let origin = (*thread).current;
+            let from = body(origin);
+            if (*target).coroutine.is_resident()
+                || (Slots::bring_in(
+                    &raw mut (*thread).slots,
+                    thread_state,
+                    &raw mut (*from).coroutine,
+                    &raw mut (*target).coroutine,
+                )
+                .is_ok()
+                    && (*target).coroutine.is_resident())
+            {
+                (*thread).parcel = parcel;
+                (*thread).current = greenlet;
+                (*from).call_arguments = ptr::null();
+                let origin = Slots::switch_resident(
+                    thread_state,
+                    &raw mut (*from).coroutine,
+                    &raw mut (*target).coroutine,
+                    origin.expose_provenance(),
+                );
+                return arrive(thread, ptr::with_exposed_provenance_mut(origin));
+            }
+        } else if ordinary
+            && (*target).life == Life::Pending
+            && (*target).starts_plainly
+            && !(*target).run.is_null()
+            && (*target).coroutine.host.start(thread_state)
+        {
+            (*target).life = Life::Active;
+            (*target).main = owned((*thread).main);
+            (*body((*thread).current)).call_arguments = ptr::null();
+            (*thread).parcel = parcel;
+            // What the new greenlet drops first thing.
+            (*thread).replaced_run = greenlet.cast();
+            return match swap(thread, thread_state, greenlet, true, Leave::ForNow) {
+                Ok(origin) => arrive(thread, origin),
+                Err(failure) => {
+                    (*target).life = Life::Pending;
+                    (*thread).replaced_run = ptr::null_mut();
+                    (*target).coroutine.host.free_datastack();
+                    let main = std::mem::replace(&mut (*target).main, ptr::null_mut());
+                    let result = fail(thread, greenlet, true, true, &failure);
+                    let saved = SavedError::take();
+                    ffi::Py_DECREF(main.cast());
+                    ffi::Py_DECREF(greenlet.cast());
+                    saved.restore();
+                    result
+                }
+            };
+        }
+        let result = switch(greenlet, parcel);
+        discard_object(greenlet.cast());
+        result
     }
 }
 

@@ -9,12 +9,15 @@ use pyo3::prelude::*;
 use weft_sys::clock::monotonic;
 
 use super::callback::Callback;
-use super::core::{Core, Item, Phase};
+use super::core::{Core, Phase};
 use super::eventloop::{core_of, is_default};
-use super::{park, watcher};
+use super::ready::{self, Step};
+use super::{linkable, park, queue, timeout, watcher};
+use crate::ffi::current_thread_state;
 use crate::greenlet::object::{PyGreenlet, owned};
 use crate::greenlet::parcel::Parcel;
 use crate::greenlet::switch;
+use crate::greenlet::thread::current_thread;
 
 /// So long the GIL is held over turns that do not sleep, in nanoseconds: the interpreter's own interval.
 const GIL_HELD: u64 = 5_000_000;
@@ -127,7 +130,10 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
         sleep.sleep(Some(Duration::ZERO));
         let mut outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
         (*core).note(&occurrences);
-        let nothing = outcome.is_ok() && !(*core).is_busy();
+        let mut nothing = outcome.is_ok() && !(*core).is_busy();
+        if nothing && may_sleep && looks_again(core) {
+            nothing = false;
+        }
         if nothing && may_sleep {
             let mut patience = (*core).hub.patience();
             if is_default(holder) {
@@ -159,39 +165,84 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
     }
 }
 
-/// Runs those that are ready now, until the turn is over; at least one.
+/// Looks a few times more before the GIL is given up: beside a thread that computes it would be back only after 5 ms, and
+/// an idle processor takes as long to wake as this takes. Says whether something has come.
+unsafe fn looks_again(core: *mut Core) -> bool {
+    // SAFETY: the core is borrowed for single statements; nothing of Python's runs.
+    unsafe {
+        // A timer that is due sooner than a spin ends is waited for just as well.
+        let patience = &raw const (*core).patience;
+        (*patience).spin(&mut || {
+            let mut occurrences = Vec::new();
+            let mut sleep = (*core).hub.prepare();
+            sleep.sleep(Some(Duration::ZERO));
+            let outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
+            (*core).note(&occurrences);
+            outcome.is_err() || (*core).is_busy()
+        })
+    }
+}
+
+/// Runs those that are ready, also those that become it meanwhile, until the turn is over; at least one.
 unsafe fn run_ready(holder: *mut PyObject) {
     // SAFETY: as for `turns`.
     unsafe {
-        let Some(core) = alive(holder) else { return };
-        let mut left = (*core).hub.waiters.ready_len();
-        while left > 0 {
-            left -= 1;
+        loop {
             let Some(core) = alive(holder) else { return };
-            match (*core).hub.waiters.next_ready() {
-                Some(Item::Greenlet(greenlet)) => resume(holder, greenlet),
-                Some(Item::Callback(callback)) => call(holder, callback),
-                None => return,
+            match ready::next(core, true) {
+                Step::Switch(greenlet, parcel) => resume(holder, greenlet, parcel),
+                Step::Callback(callback) => call(holder, callback),
+                Step::Link(function, source) => {
+                    linkable::call_link(holder, function, source);
+                    ffi::Py_DECREF(source);
+                }
+                Step::Timeout(timeout) => {
+                    if !timeout::expire(timeout) {
+                        handle_error(holder, timeout);
+                    }
+                    ffi::Py_DECREF(timeout);
+                }
+                Step::Serve(queue) => {
+                    if !queue::serve(queue) {
+                        handle_error(holder, queue);
+                    }
+                    ffi::Py_DECREF(queue);
+                }
+                Step::InHub | Step::Nothing => return,
             }
             let Some(core) = alive(holder) else { return };
-            if !(*core).hub.may_hand_over() {
+            if (*core).stop || !(*core).hub.may_hand_over() {
                 return;
             }
         }
     }
 }
 
-/// Switches to a greenlet until somebody switches back; takes its reference.
-unsafe fn resume(holder: *mut PyObject, greenlet: *mut PyGreenlet) {
-    // SAFETY: owned, so alive; only raw pointers are on the stack.
+/// Switches to a greenlet, whose reference is taken, until somebody switches back.
+unsafe fn resume(holder: *mut PyObject, greenlet: *mut PyGreenlet, parcel: Parcel) {
+    // SAFETY: only raw pointers are on the stack.
     unsafe {
-        let result = switch::switch(greenlet, Parcel::Value(owned(ffi::Py_None())));
+        let result = switch::switch_giving(greenlet, parcel);
         if result.is_null() {
-            handle_error(holder, greenlet.cast());
+            // It may be another one's than that which was switched to.
+            let failed = take_failed();
+            handle_error(holder, if failed.is_null() { ffi::Py_None() } else { failed.cast() });
+            ffi::Py_XDECREF(failed.cast());
         } else {
             ffi::Py_DECREF(result);
         }
-        ffi::Py_DECREF(greenlet.cast());
+    }
+}
+
+/// The greenlet whose exception has come to the hub, owned; null if that is not known.
+unsafe fn take_failed() -> *mut PyGreenlet {
+    // SAFETY: the GIL is held, and the thread known.
+    unsafe {
+        let thread = current_thread(current_thread_state());
+        if thread.is_null() {
+            return ptr::null_mut();
+        }
+        std::mem::replace(&mut (*thread).failed, ptr::null_mut())
     }
 }
 
