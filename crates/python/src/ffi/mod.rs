@@ -47,6 +47,9 @@ pub(crate) unsafe trait FrameState {
     /// `thread` is the current thread state, and `self` does not move until the coroutine is dead.
     unsafe fn start(&mut self, thread: *mut PyThreadState);
 
+    /// After [`start`](Self::start): as deep in recursion as if `other`, which is suspended, had started it.
+    fn start_as_from(&mut self, other: &Self);
+
     /// Saves from `thread`.
     ///
     /// # Safety
@@ -148,6 +151,12 @@ impl State {
             self.frames.start(thread);
         }
         true
+    }
+
+    /// After [`start`](Self::start): as deep in recursion as if `other`, which is suspended, had started it. Of a chain of
+    /// coroutines each of which starts the next one, none is nested in another.
+    pub(crate) fn start_as_from(&mut self, other: &Self) {
+        self.frames.start_as_from(&other.frames);
     }
 
     /// Gives the data stack of a coroutine back that has no frames (any more).

@@ -26,7 +26,7 @@ use pyo3::ffi::{self, PyObject, PyThreadState};
 use weft_coroutine::slotted::{Slots, SwitchError};
 
 use super::first_last::ENTRY;
-use super::object::{Life, PyGreenlet, SavedError, body, owned, owned_or_null};
+use super::object::{self, Life, PyGreenlet, SavedError, body, owned, owned_or_null};
 use super::parcel::{Parcel, handle_exit};
 use super::thread::{Thread, current_thread, delete_dropped_elsewhere, thread_of};
 use super::tracing;
@@ -433,6 +433,7 @@ unsafe fn start(
         }
         (*target_body).life = Life::Active;
         (*target_body).main = owned((*thread).main);
+        start_as_from_hub(thread, target_body);
         // The old reference is dropped in the new greenlet: that may switch. Until then the new one stands aside.
         let old_run = (*target_body).run;
         (*target_body).run = run;
@@ -454,6 +455,23 @@ unsafe fn start(
                 saved.restore();
                 Start::Returned(result)
             }
+        }
+    }
+}
+
+/// A child of the hub that somebody starts in the hub's place, because it was the next one, is as deep in recursion as if
+/// the hub had done it.
+unsafe fn start_as_from_hub(thread: *mut Thread, target: *mut object::Body) {
+    // SAFETY: both are this thread's; the hub is suspended, as another one is current.
+    unsafe {
+        let hub: *mut PyGreenlet = (*thread).hub.cast();
+        if !hub.is_null()
+            && (*target).parent == hub
+            && (*thread).current != hub
+            && (*body(hub)).life == Life::Active
+            && (*body(hub)).main == (*thread).main
+        {
+            (*target).coroutine.host.start_as_from(&(*body(hub)).coroutine.host);
         }
     }
 }
@@ -616,6 +634,7 @@ pub(crate) unsafe fn switch_giving(greenlet: *mut PyGreenlet, parcel: Parcel) ->
         {
             (*target).life = Life::Active;
             (*target).main = owned((*thread).main);
+            start_as_from_hub(thread, target);
             (*body((*thread).current)).call_arguments = ptr::null();
             (*thread).parcel = parcel;
             // What the new greenlet drops first thing.
