@@ -5,7 +5,7 @@ use std::ptr;
 use pyo3::ffi::{self, PyObject};
 use weft_coroutine::arch::Entry;
 
-use super::object::{PyGreenlet, SavedError, body, clear, owned};
+use super::object::{PyGreenlet, body, owned};
 use super::parcel::{Parcel, handle_exit};
 use super::switch::{Leave, deliver, discard_keeping_error, discard_object, drop_origin, next_parent};
 use super::thread::{Thread, current_thread};
@@ -57,7 +57,7 @@ unsafe fn begin(thread: *mut Thread, origin: *mut PyGreenlet) -> Parcel {
     // SAFETY: as for `first_moments`.
     unsafe {
         let mut parcel = std::mem::replace(&mut (*thread).parcel, Parcel::Empty);
-        let mut old_run = std::mem::replace(&mut (*thread).replaced_run, ptr::null_mut());
+        let old_run = std::mem::replace(&mut (*thread).replaced_run, ptr::null_mut());
         if !(*thread).tracefunc.is_null() {
             let event = match parcel {
                 Parcel::Arguments(..) | Parcel::Value(_) => tracing::Event::Switch,
@@ -78,11 +78,7 @@ unsafe fn begin(thread: *mut Thread, origin: *mut PyGreenlet) -> Parcel {
             };
         }
         drop_origin(origin);
-        if !old_run.is_null() {
-            let saved = SavedError::take();
-            clear(&raw mut old_run);
-            saved.restore();
-        }
+        discard_object(old_run);
         parcel
     }
 }
@@ -103,10 +99,8 @@ unsafe fn call(run: *mut PyObject, arguments: *mut PyObject, keywords: *mut PyOb
 unsafe fn release_arguments(arguments: *mut PyObject, keywords: *mut PyObject) {
     // SAFETY: owned references; an exception that is set stays set.
     unsafe {
-        let saved = SavedError::take();
-        ffi::Py_DECREF(arguments);
-        ffi::Py_XDECREF(keywords);
-        saved.restore();
+        discard_object(arguments);
+        discard_object(keywords);
     }
 }
 
@@ -116,9 +110,7 @@ unsafe fn last_moments(thread: *mut Thread, result: *mut PyObject) -> ! {
     unsafe {
         let greenlet = (*thread).current;
         let this = body(greenlet);
-        let saved = SavedError::take();
-        clear(&raw mut (*this).run);
-        saved.restore();
+        discard_object(std::mem::replace(&mut (*this).run, ptr::null_mut()));
         let mut parcel = handle_exit(result);
         let mut parent = (*this).parent;
         if matches!(parcel, Parcel::Exception) && !parent.is_null() && parent.cast() == (*thread).hub {

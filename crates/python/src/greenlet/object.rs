@@ -75,10 +75,10 @@ impl Broken {
 impl Body {
     /// A body on the heap for a new greenlet; null, with `MemoryError` set, if there is no memory.
     pub(crate) fn allocate(is_main: bool) -> *mut Self {
-        let layout = std::alloc::Layout::new::<Self>();
-        // SAFETY: the layout is not empty; the memory is written whole before it is used.
+        const _: () = assert!(align_of::<Body>() <= 16, "what the interpreter's allocator gives");
+        // SAFETY: the GIL is held; the memory is written whole before it is used.
         unsafe {
-            let body: *mut Self = std::alloc::alloc(layout).cast();
+            let body: *mut Self = ffi::PyObject_Malloc(size_of::<Self>()).cast();
             if body.is_null() {
                 ffi::PyErr_NoMemory();
                 return body;
@@ -105,12 +105,12 @@ impl Body {
     ///
     /// # Safety
     ///
-    /// From [`Body::allocate`], and its coroutine does not run and is in no slot.
+    /// The GIL is held; from [`Body::allocate`], and its coroutine does not run and is in no slot.
     pub(crate) unsafe fn free(body: *mut Self) {
         // SAFETY: the caller's promise; the memory came from `allocate`.
         unsafe {
             ptr::drop_in_place(body);
-            std::alloc::dealloc(body.cast(), std::alloc::Layout::new::<Self>());
+            ffi::PyObject_Free(body.cast());
         }
     }
 }

@@ -477,10 +477,21 @@ unsafe fn start_as_from_hub(thread: *mut Thread, target: *mut object::Body) {
 }
 
 /// Drops a reference, if there is one; an exception that is set stays set.
-pub(super) unsafe fn discard_object(object: *mut PyObject) {
+///
+/// # Safety
+///
+/// An owned reference or null, with the GIL.
+#[inline]
+pub(crate) unsafe fn discard_object(object: *mut PyObject) {
     // SAFETY: an owned reference or null, with the GIL.
     unsafe {
-        if !object.is_null() {
+        if object.is_null() {
+            return;
+        }
+        if ffi::Py_REFCNT(object) > 1 {
+            // Nothing runs.
+            ffi::Py_DECREF(object);
+        } else {
             let saved = SavedError::take();
             ffi::Py_DECREF(object);
             saved.restore();

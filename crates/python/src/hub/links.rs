@@ -133,60 +133,77 @@ pub(super) unsafe fn wake(core: *mut Core, holder: *mut PyObject, key: WaiterKey
     }
 }
 
-/// Links in the order in which they came.
+/// Links in the order in which they came. Most objects have one, which needs no memory of its own.
 #[derive(Debug, Default)]
-pub(super) struct Links(VecDeque<Link>);
+pub(super) struct Links {
+    /// Comes before the rest.
+    first: Option<Link>,
+    rest: VecDeque<Link>,
+}
 
 impl Links {
     /// None.
     pub(super) const fn new() -> Self {
-        Self(VecDeque::new())
+        Self { first: None, rest: VecDeque::new() }
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        usize::from(self.first.is_some()) + self.rest.len()
     }
 
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.first.is_none() && self.rest.is_empty()
     }
 
     /// Adds one.
     pub(super) fn push(&mut self, link: Link) {
-        self.0.push_back(link);
+        if self.is_empty() {
+            self.first = Some(link);
+        } else {
+            self.rest.push_back(link);
+        }
     }
 
     /// Takes the first one.
     pub(super) fn pop(&mut self) -> Option<Link> {
-        let link = self.0.pop_front();
-        if self.0.is_empty() && self.0.capacity() > 64 {
-            self.0 = VecDeque::new();
+        let link = self.first.take().or_else(|| self.rest.pop_front());
+        if self.rest.is_empty() && self.rest.capacity() > 64 {
+            self.rest = VecDeque::new();
         }
         link
     }
 
     /// The first one.
     pub(super) fn first(&self) -> Option<&Link> {
-        self.0.front()
+        self.first.as_ref().or_else(|| self.rest.front())
     }
 
     /// Moves all of another's behind these.
     pub(super) fn append(&mut self, other: &mut Self) {
-        self.0.append(&mut other.0);
+        while let Some(link) = other.pop() {
+            self.push(link);
+        }
     }
 
     /// Takes out the first one that `is`; says where it was.
     pub(super) fn take(&mut self, is: impl Fn(&Link) -> bool) -> Option<(usize, Link)> {
-        let index = self.0.iter().position(is)?;
-        self.0.remove(index).map(|link| (index, link))
+        let before = usize::from(self.first.is_some());
+        if self.first.as_ref().is_some_and(&is) {
+            return self.first.take().map(|link| (0, link));
+        }
+        let index = self.rest.iter().position(is)?;
+        self.rest.remove(index).map(|link| (before + index, link))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.first.iter().chain(&self.rest)
     }
 
     /// The functions among them, for a comparison that may run Python code; borrowed.
     pub(super) fn functions(&self) -> Vec<*mut PyObject> {
-        self.0
-            .iter()
+        self.iter()
             .filter_map(|link| match link {
                 Link::Call(function) => Some(*function),
                 _ => None,
@@ -196,7 +213,7 @@ impl Links {
 
     /// Shows what they own.
     pub(super) fn traverse(&self, visit: Visit<'_>) -> c_int {
-        for link in &self.0 {
+        for link in self.iter() {
             let status = visit(link.object());
             if status != 0 {
                 return status;
@@ -213,7 +230,7 @@ impl Links {
     pub(super) unsafe fn empty(this: *mut Self) {
         // SAFETY: each is out of reach before it is dropped.
         unsafe {
-            while let Some(link) = (*this).0.pop_front() {
+            while let Some(link) = (*this).pop() {
                 link.release();
             }
         }

@@ -28,6 +28,7 @@ use super::ready::{Step, value};
 use super::{park, tree};
 use crate::gil::GilCell;
 use crate::greenlet::object::{Life, PyGreenlet, SavedError, body, clear, owned};
+use crate::greenlet::switch::discard_object;
 use crate::greenlet::types::{errors, greenlet_type};
 use crate::greenlet::{attributes, lifetime, object};
 
@@ -687,11 +688,9 @@ unsafe fn call(this: *mut Spawned) -> *mut PyObject {
         } else {
             ffi::PyObject_Call(function, arguments, keywords)
         };
-        let saved = SavedError::take();
-        ffi::Py_DECREF(function);
-        ffi::Py_DECREF(arguments);
-        ffi::Py_XDECREF(keywords);
-        saved.restore();
+        discard_object(function);
+        discard_object(arguments);
+        discard_object(keywords);
         result
     }
 }
