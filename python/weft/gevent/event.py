@@ -45,3 +45,6 @@ class AsyncResult(_hub.AsyncResultBase):
         return f"<{type(self).__name__} {result} _links[{self.linkcount()}]>"
 
     __repr__ = __str__
+
+
+_hub.set_face("async_result", AsyncResult)

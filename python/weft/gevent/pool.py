@@ -137,16 +137,17 @@ class Group(GroupMappingMixin):
     def add(self, greenlet: Any) -> None:
         """Take a greenlet in, until it ends."""
         # A plain greenlet has no links: whoever adds one discards it.
-        link = getattr(greenlet, "rawlink", None)
-        if link is not None:
-            link(self._discard)
+        if hasattr(greenlet, "rawlink"):
+            greenlet.rawlink(self._discard)
         self.greenlets.add(greenlet)
         self._empty_event.clear()
 
     def _discard(self, greenlet: Any) -> None:
-        self.greenlets.discard(greenlet)
-        self.dying.discard(greenlet)
-        if not self.greenlets:
+        greenlets = self.greenlets
+        greenlets.discard(greenlet)
+        if self.dying:
+            self.dying.discard(greenlet)
+        if not greenlets:
             self._empty_event.set()
 
     def discard(self, greenlet: Any) -> None:
@@ -265,13 +266,13 @@ class Pool(Group):
         if not self._semaphore.acquire(blocking, timeout):
             raise PoolFull(f"all {self.size} places of {self!r} are taken")
         try:
-            super().add(greenlet)
+            Group.add(self, greenlet)
         except BaseException:
             self._semaphore.release()
             raise
 
     def _discard(self, greenlet: Any) -> None:
-        super()._discard(greenlet)
+        Group._discard(self, greenlet)
         self._semaphore.release()
 
 

@@ -27,6 +27,28 @@ unsafe extern "C" fn init(this: *mut PyObject, arguments: *mut PyObject, keyword
     }
 }
 
+/// `AsyncResult()`.
+pub(super) unsafe extern "C" fn make_by_call(
+    kind: *mut PyObject,
+    given: *const *mut PyObject,
+    count: usize,
+    keyword_names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter with the face's class.
+    unsafe {
+        let count = ffi::PyVectorcall_NARGS(count);
+        if class::arguments(c"AsyncResult", &[], 0, given, count, keyword_names).is_none() {
+            return ptr::null_mut();
+        }
+        let made = class::instance::<Linkable>(kind.cast());
+        if !made.is_null() {
+            (*own::<Linkable>(made)).what =
+                What::Result { value: ptr::null_mut(), exc_info: ptr::null_mut() };
+        }
+        made
+    }
+}
+
 /// The value and the exception's three parts, borrowed; null before they are set.
 unsafe fn parts(this: *mut PyObject) -> (*mut PyObject, *mut PyObject) {
     // SAFETY: a live result, says the caller.

@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::ptr;
 
-use pyo3::ffi::PyObject;
+use pyo3::ffi::{self, PyObject};
 
 use super::class::{self, Spec, boolean, method, none, own, plain};
 use super::limit::{Ended, Limit, limit};
@@ -17,6 +17,27 @@ unsafe extern "C" fn init(this: *mut PyObject, arguments: *mut PyObject, keyword
         }
         (*own::<Linkable>(this)).what = What::Event(false);
         0
+    }
+}
+
+/// `Event()`.
+pub(super) unsafe extern "C" fn make_by_call(
+    kind: *mut PyObject,
+    given: *const *mut PyObject,
+    count: usize,
+    keyword_names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter with the face's class.
+    unsafe {
+        let count = ffi::PyVectorcall_NARGS(count);
+        if class::arguments(c"Event", &[], 0, given, count, keyword_names).is_none() {
+            return ptr::null_mut();
+        }
+        let made = class::instance::<Linkable>(kind.cast());
+        if !made.is_null() {
+            (*own::<Linkable>(made)).what = What::Event(false);
+        }
+        made
     }
 }
 

@@ -35,7 +35,7 @@ macro_rules! table {
 table! {
     /// Classes and exceptions of the face, borrowed for ever; null before it is imported.
     FACES, Faces {
-        greenlet, raw_greenlet, timeout, event, simple_queue, queue, full, empty, shut_down, concurrent_use,
+        greenlet, raw_greenlet, timeout, event, async_result, simple_queue, queue, full, empty, shut_down, concurrent_use,
         invalid_switch, invalid_thread, never,
     }
 }
@@ -71,6 +71,18 @@ pub(super) fn set_face(name: &str, object: Py<PyAny>) -> PyResult<()> {
         match (*FACES.get()).place(name) {
             Some(place) => {
                 *place = object.into_ptr();
+                let call: Option<ffi::vectorcallfunc> = match name {
+                    "greenlet" => Some(super::spawned::make_by_call),
+                    "timeout" => Some(super::timeout::make_by_call),
+                    "event" => Some(super::event::make_by_call),
+                    "async_result" => Some(super::async_result::make_by_call),
+                    _ => None,
+                };
+                if let Some(call) = call {
+                    // To call the class makes an object without a tuple of arguments in between. Classes that derive from
+                    // it do not have this.
+                    (*(*place).cast::<ffi::PyTypeObject>()).tp_vectorcall = Some(call);
+                }
                 Ok(())
             }
             None => Err(PyValueError::new_err(format!("there is no {name}; there are {}", Faces::NAMES.join(", ")))),

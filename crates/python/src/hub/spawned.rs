@@ -411,6 +411,17 @@ unsafe fn take_run(keywords: *mut PyObject, run: &mut *mut PyObject) -> bool {
     }
 }
 
+/// `Greenlet(run, *args, **kwargs)`.
+pub(super) unsafe extern "C" fn make_by_call(
+    _kind: *mut PyObject,
+    given: *const *mut PyObject,
+    count: usize,
+    keyword_names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter with the face's class.
+    unsafe { make_for_call(given, ffi::PyVectorcall_NARGS(count), keyword_names).cast() }
+}
+
 /// One of the face's class for a call's arguments; null with an exception set.
 unsafe fn make_for_call(
     given: *const *mut PyObject,

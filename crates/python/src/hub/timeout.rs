@@ -107,6 +107,30 @@ unsafe extern "C" fn init(this: *mut PyObject, arguments: *mut PyObject, keyword
     }
 }
 
+/// `Timeout(seconds=None, exception=None, ref=True, priority=-1)`.
+pub(super) unsafe extern "C" fn make_by_call(
+    kind: *mut PyObject,
+    given: *const *mut PyObject,
+    count: usize,
+    keyword_names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter with the face's class.
+    unsafe {
+        const NAMES: [&std::ffi::CStr; 5] = [c"seconds", c"exception", c"ref", c"priority", c"_one_shot"];
+        let count = ffi::PyVectorcall_NARGS(count);
+        let found = class::arguments(c"Timeout", &NAMES, 0, given, count, keyword_names);
+        let Some([seconds, exception, referenced, _, one_shot]) = found else { return ptr::null_mut() };
+        let Some(referenced) = truth(referenced, true) else { return ptr::null_mut() };
+        let Some(one_shot) = truth(one_shot, false) else { return ptr::null_mut() };
+        let made = new(kind.cast(), ptr::null_mut(), ptr::null_mut());
+        if !made.is_null() && !set_up(made, seconds, exception, referenced, one_shot) {
+            ffi::Py_DECREF(made);
+            return ptr::null_mut();
+        }
+        made
+    }
+}
+
 unsafe fn set_up(
     this: *mut PyObject,
     seconds: *mut PyObject,
