@@ -114,6 +114,7 @@ pub(super) const WRITE: i32 = 2;
 
 impl Core {
     pub(super) fn new() -> Result<Self, ReactorError> {
+        keep_freed_memory();
         let hub = Hub::new()?;
         let gave_up_at = hub.now();
         Ok(Self {
@@ -211,6 +212,18 @@ impl Core {
         self.note_phase(Phase::Fork);
         Ok(true)
     }
+}
+
+/// Has the C library keep memory that is freed: by default it gives 128 KiB back to the kernel, and
+/// maps each larger block anew, so that every message of such a size is paid for with as many page faults.
+///
+/// It learns from what it sees: a block that is freed was worth keeping, and so is twice as much of what lies
+/// free at the end of the heap.
+fn keep_freed_memory() {
+    const WORTH_KEEPING: usize = 4 << 20;
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: a block that nobody uses is allocated and freed.
+    ONCE.call_once(|| unsafe { libc::free(std::hint::black_box(libc::malloc(WORTH_KEEPING))) });
 }
 
 // What libev calls its events.
