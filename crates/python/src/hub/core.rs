@@ -104,6 +104,8 @@ pub(super) struct Core {
     pub(super) depth: u32,
     pub(super) stop: bool,
     pub(super) forks: u32,
+    /// Before how many sleeps it is to be looked for longer, because another thread computes.
+    pub(super) contended: u32,
     /// How long it is worth while to look again before a sleep.
     pub(super) patience: weft_wait::thread::Patience,
 }
@@ -133,6 +135,7 @@ impl Core {
             depth: 0,
             stop: false,
             forks: forks(),
+            contended: 0,
             patience: weft_wait::thread::Patience::new(),
         })
     }

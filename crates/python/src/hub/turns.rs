@@ -22,6 +22,15 @@ use crate::greenlet::thread::current_thread;
 /// So long the GIL is held over turns that do not sleep, in nanoseconds: the interpreter's own interval.
 const GIL_HELD: u64 = 5_000_000;
 
+/// Whoever waited for the GIL for so long after a sleep shares it with a thread that computes, in nanoseconds.
+const CONTENDED: u64 = 1_000_000;
+
+/// How long it is looked again then before a sleep: a small part of what it costs to give the GIL up.
+const LONGER_LOOK: Duration = Duration::from_micros(250);
+
+/// And before how many sleeps.
+const LONGER_LOOKS: u32 = 64;
+
 /// The most that the main thread sleeps at once: a signal's handler may have run in another thread, which tells nobody.
 const LONGEST_SLEEP: Duration = Duration::from_millis(300);
 
@@ -142,10 +151,14 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
             let mut sleep = (*core).hub.prepare();
             let state = ffi::PyEval_SaveThread();
             sleep.sleep(patience);
+            let woke_at = monotonic();
             ffi::PyEval_RestoreThread(state);
             // Another thread may have destroyed it meanwhile.
             let Some(core) = alive(holder) else { return true };
             (*core).gave_up_at = monotonic();
+            let waited = (*core).gave_up_at - woke_at;
+            (*core).contended =
+                if waited > CONTENDED { LONGER_LOOKS } else { (*core).contended.saturating_sub(1) };
             occurrences.clear();
             outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
             (*core).note(&occurrences);
@@ -172,14 +185,19 @@ unsafe fn looks_again(core: *mut Core) -> bool {
     unsafe {
         // A timer that is due sooner than a spin ends is waited for just as well.
         let patience = &raw const (*core).patience;
-        (*patience).spin(&mut || {
+        let mut look = || {
             let mut occurrences = Vec::new();
             let mut sleep = (*core).hub.prepare();
             sleep.sleep(Some(Duration::ZERO));
             let outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
             (*core).note(&occurrences);
             outcome.is_err() || (*core).is_busy()
-        })
+        };
+        if (*core).contended > 0 {
+            weft_wait::thread::spin_for(LONGER_LOOK, &mut look)
+        } else {
+            (*patience).spin(&mut look)
+        }
     }
 }
 
