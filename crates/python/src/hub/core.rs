@@ -104,6 +104,9 @@ pub(super) struct Core {
     pub(super) depth: u32,
     pub(super) stop: bool,
     pub(super) forks: u32,
+    /// Whether the hub's greenlet stands where it goes on with the next one that is ready, and not in the middle of a callback
+    /// that has switched to somebody: only then may it be passed by.
+    pub(super) between: bool,
     /// Before how many sleeps it is to be looked for longer, because another thread computes.
     pub(super) contended: u32,
     /// How long it is worth while to look again before a sleep.
@@ -135,6 +138,7 @@ impl Core {
             depth: 0,
             stop: false,
             forks: forks(),
+            between: false,
             contended: 0,
             patience: weft_wait::thread::Patience::new(),
         })

@@ -142,8 +142,8 @@ pub(super) unsafe fn current() -> *mut PyGreenlet {
     }
 }
 
-/// Whether a greenlet of `thread` may hand over without going through the hub: that runs, nobody watches, and the turn is
-/// not over.
+/// Whether a greenlet of `thread` may hand over without going through the hub: that runs and waits for its turn to go on,
+/// nobody watches, and the turn is not over.
 unsafe fn may_hand_over(thread: *mut Thread, core: *mut Core, hub: *mut PyGreenlet) -> bool {
     // SAFETY: the GIL is held, all are alive.
     unsafe {
@@ -151,6 +151,7 @@ unsafe fn may_hand_over(thread: *mut Thread, core: *mut Core, hub: *mut PyGreenl
             && (*thread).tracefunc.is_null()
             && (*body(hub)).main == (*thread).main
             && !(*thread).hub_watches
+            && (*core).between
             && (*core).hub.may_hand_over()
     }
 }

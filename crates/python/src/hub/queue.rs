@@ -388,7 +388,7 @@ unsafe fn go_on(wait: &Wait, error: Option<SavedError>) {
                     None => switch::switch_giving(greenlet, value()),
                 };
                 if result.is_null() {
-                    super::turns::handle_error(wait.holder, ffi::Py_None());
+                    super::turns::handle_error(wait.holder, wait.holder);
                 } else {
                     ffi::Py_DECREF(result);
                 }
@@ -396,7 +396,7 @@ unsafe fn go_on(wait: &Wait, error: Option<SavedError>) {
             Told::Done | Told::Nobody => {
                 if let Some(error) = error {
                     error.restore();
-                    super::turns::handle_error(wait.holder, ffi::Py_None());
+                    super::turns::handle_error(wait.holder, wait.holder);
                 }
             }
         }

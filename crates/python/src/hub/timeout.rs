@@ -18,7 +18,9 @@ use super::faces::faces;
 use super::here::here;
 use super::park;
 use crate::gil::GilCell;
-use crate::greenlet::object::{Life, PyGreenlet, SavedError, body, clear, owned};
+use crate::greenlet::object::{Life, PyGreenlet, body, clear, owned};
+use crate::greenlet::parcel::Parcel;
+use crate::greenlet::switch::{discard_object, switch_giving};
 
 /// A timeout as the interpreter sees it.
 #[repr(C)]
@@ -278,13 +280,13 @@ pub(super) unsafe fn cancel(this: *mut PyObject) {
     }
 }
 
-/// Raises it where it was started. False with an exception set, which came back.
+/// Raises it where it was started; takes the reference to it. False with an exception set, which came back.
 ///
 /// # Safety
 ///
 /// The GIL is held, in the hub's greenlet; a live timeout that was taken out of the queue.
 pub(super) unsafe fn expire(this: *mut PyObject) -> bool {
-    // SAFETY: the greenlet is held over the switch; only raw pointers are on the stack.
+    // SAFETY: nothing is owned by this stack across the switch: the hub may not come back for long.
     unsafe {
         let own = own(this);
         if (*own).started.take().is_some() {
@@ -294,7 +296,9 @@ pub(super) unsafe fn expire(this: *mut PyObject) -> bool {
             }
         }
         let greenlet = std::mem::replace(&mut (*own).greenlet, ptr::null_mut());
-        if greenlet.is_null() {
+        if greenlet.is_null() || (*body(greenlet)).life != Life::Active {
+            ffi::Py_XDECREF(greenlet.cast());
+            ffi::Py_DECREF(this);
             return true;
         }
         let given = (*own).exception;
@@ -302,23 +306,29 @@ pub(super) unsafe fn expire(this: *mut PyObject) -> bool {
             || given == ffi::Py_False()
             || ffi::PyUnicode_Check(given) != 0
             || ffi::PyBytes_Check(given) != 0;
-        let exception = owned(if itself { this } else { given });
-        let mut fine = true;
-        if (*body(greenlet)).life == Life::Active {
-            let result = crate::greenlet::methods::throw_pieces(
-                greenlet.cast(),
-                exception,
-                ptr::null_mut(),
-                ptr::null_mut(),
+        let given = if itself { this } else { given };
+        let fine = if ffi::PyExceptionInstance_Check(given) != 0 {
+            ffi::PyErr_SetObject(ffi::Py_TYPE(given).cast(), given);
+            true
+        } else if ffi::PyExceptionClass_Check(given) != 0 {
+            ffi::PyErr_SetNone(given);
+            true
+        } else {
+            ffi::PyErr_Format(
+                ffi::PyExc_TypeError,
+                c"exceptions must be classes, or instances, not %s".as_ptr(),
+                crate::greenlet::object::type_name(given),
             );
-            fine = !result.is_null();
-            ffi::Py_XDECREF(result);
+            false
+        };
+        discard_object(this);
+        if !fine {
+            discard_object(greenlet.cast());
+            return false;
         }
-        let saved = SavedError::take();
-        ffi::Py_DECREF(exception);
-        ffi::Py_DECREF(greenlet.cast());
-        saved.restore();
-        fine
+        let result = switch_giving(greenlet, Parcel::Exception);
+        ffi::Py_XDECREF(result);
+        !result.is_null()
     }
 }
 

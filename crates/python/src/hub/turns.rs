@@ -216,9 +216,8 @@ unsafe fn run_ready(holder: *mut PyObject) {
                 }
                 Step::Timeout(timeout) => {
                     if !timeout::expire(timeout) {
-                        handle_error(holder, timeout);
+                        handle_error(holder, holder);
                     }
-                    ffi::Py_DECREF(timeout);
                 }
                 Step::Serve(queue) => {
                     if !queue::serve(queue) {
@@ -240,11 +239,17 @@ unsafe fn run_ready(holder: *mut PyObject) {
 unsafe fn resume(holder: *mut PyObject, greenlet: *mut PyGreenlet, parcel: Parcel) {
     // SAFETY: only raw pointers are on the stack.
     unsafe {
+        if let Some(core) = alive(holder) {
+            (*core).between = true;
+        }
         let result = switch::switch_giving(greenlet, parcel);
+        if let Some(core) = alive(holder) {
+            (*core).between = false;
+        }
         if result.is_null() {
             // It may be another one's than that which was switched to.
             let failed = take_failed();
-            handle_error(holder, if failed.is_null() { ffi::Py_None() } else { failed.cast() });
+            handle_error(holder, if failed.is_null() { holder } else { failed.cast() });
             ffi::Py_XDECREF(failed.cast());
         } else {
             ffi::Py_DECREF(result);
