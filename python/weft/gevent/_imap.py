@@ -44,7 +44,7 @@ class IMapUnordered(Greenlet):
         super().__init__()
         self.func: Any = func
         self.iterable: Any = iterable
-        self.spawn: Any = spawn  # type: ignore[method-assign]
+        self._spawn: Any = spawn
         self.queue = UnboundQueue()
         self.finished = False
         self._zipped = _zipped
@@ -74,7 +74,7 @@ class IMapUnordered(Greenlet):
                 if self._room is not None:
                     self._room.acquire()
                 self._running += 1
-                started = self.spawn(self.func, *item) if self._zipped else self.spawn(self.func, item)
+                started = self._spawn(self.func, *item) if self._zipped else self._spawn(self.func, item)
                 started._imap_task_index = self._last
                 started.rawlink(self._on_result)
             if not self.finished and self._running <= 0:
@@ -84,8 +84,7 @@ class IMapUnordered(Greenlet):
                 self._finish(_Failure(error, self._raise_exception))
             raise
         finally:
-            self.spawn = None  # type: ignore[method-assign]
-            self.func = self.iterable = self._room = None
+            self._spawn = self.func = self.iterable = self._room = None
 
     def _finish(self, result: Any) -> None:
         self.finished = True

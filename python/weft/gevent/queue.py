@@ -58,7 +58,7 @@ class SimpleQueue(_hub.QueueBase):
 
     __slots__ = ()
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
     def __init__(self, maxsize: int | None = None, items: Any = (), _warn_depth: int = 2) -> None:
         self._begin(maxsize, items, None, _warn_depth + 1)
@@ -242,7 +242,7 @@ class Channel:
 
     __slots__ = ("__weakref__", "_event_unlock", "getters", "hub", "putters")
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
     def __init__(self, maxsize: int = 1) -> None:
         if maxsize != 1:

@@ -59,7 +59,7 @@ class Timeout(_hub.TimeoutBase):
         """Compare by seconds, with numbers and with others."""
         seconds = getattr(other, "seconds", other)
         try:
-            return bool(self.seconds < seconds)  # type: ignore[operator]
+            return bool(self.seconds < seconds)
         except TypeError:
             return NotImplemented
 

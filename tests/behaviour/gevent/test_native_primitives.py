@@ -19,7 +19,6 @@ from weft.gevent.hub import Hub, set_default_hub_class
 from weft.gevent.lock import BoundedSemaphore, Semaphore
 from weft.gevent.queue import Channel, Empty, Full, LifoQueue, PriorityQueue, Queue, ShutDown, SimpleQueue
 
-
 # --- links and the order of wake-ups ------------------------------------------------------------------------
 
 
@@ -76,7 +75,9 @@ def test_a_link_that_is_taken_out_is_not_called_nor_held() -> None:
     assert gone() is None
 
 
-def test_a_link_that_raises_is_reported_and_the_next_one_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_that_raises_is_reported_and_the_next_one_is_called(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     result, seen = AsyncResult(), []
 
     def fail(source: object) -> None:

@@ -387,8 +387,7 @@ unsafe fn start(
     // SAFETY: as for `switch`. The target is held over the lookup of `run`, which may run Python code; after it, the
     // state is looked at again.
     unsafe {
-        let exact =
-            (*body(target)).starts_plainly || ffi::Py_TYPE(target.cast()) == types::greenlet_type();
+        let exact = (*body(target)).starts_plainly || ffi::Py_TYPE(target.cast()) == types::greenlet_type();
         let run = if exact && !(*body(target)).run.is_null() {
             owned((*body(target)).run)
         } else {

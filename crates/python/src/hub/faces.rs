@@ -85,7 +85,10 @@ pub(super) fn set_face(name: &str, object: Py<PyAny>) -> PyResult<()> {
                 }
                 Ok(())
             }
-            None => Err(PyValueError::new_err(format!("there is no {name}; there are {}", Faces::NAMES.join(", ")))),
+            None => Err(PyValueError::new_err(format!(
+                "there is no {name}; there are {}",
+                Faces::NAMES.join(", ")
+            ))),
         }
     }
 }

@@ -214,18 +214,15 @@ unsafe fn park(gather: *mut PyObject) -> Option<bool> {
         let this: *mut Gather = own(gather);
         let here = here()?;
         if (*this).waiting.is_some() {
-            super::faces::raise(super::faces::faces().concurrent_use, c"this is waited for by another greenlet");
+            super::faces::raise(
+                super::faces::faces().concurrent_use,
+                c"this is waited for by another greenlet",
+            );
             return None;
         }
         let key = park::enter(here.core)?;
         (*this).waiting = Some((owned(here.holder), key));
-        let outcome = park::park_entered(
-            here.holder,
-            here.core,
-            key,
-            (*this).until,
-            (*this).until.is_some(),
-        );
+        let outcome = park::park_entered(here.holder, here.core, key, (*this).until, (*this).until.is_some());
         if let Some((holder, _)) = (*this).waiting.take() {
             ffi::Py_DECREF(holder);
         }

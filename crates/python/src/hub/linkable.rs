@@ -388,7 +388,9 @@ unsafe fn needs_hub(this: *mut Linkable) -> bool {
             Phase::Links(0) => (*this).arrived.first(),
             _ => (*this).links.first(),
         };
-        matches!(next, Some(Link::Call(_))) || !(*this).called.is_empty() || matches!((*this).what, What::Other)
+        matches!(next, Some(Link::Call(_)))
+            || !(*this).called.is_empty()
+            || matches!((*this).what, What::Other)
     }
 }
 

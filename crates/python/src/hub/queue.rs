@@ -429,11 +429,7 @@ unsafe fn unlink(waits: *mut VecDeque<Wait>, key: WaiterKey) -> bool {
 unsafe fn refuse_negative(block: bool, timeout: *mut PyObject) -> bool {
     // SAFETY: a live object or null.
     unsafe {
-        if !block
-            || timeout.is_null()
-            || timeout == ffi::Py_None()
-            || super::timeout::is_timeout(timeout)
-        {
+        if !block || timeout.is_null() || timeout == ffi::Py_None() || super::timeout::is_timeout(timeout) {
             return false;
         }
         let seconds = ffi::PyFloat_AsDouble(timeout);
@@ -441,10 +437,7 @@ unsafe fn refuse_negative(block: bool, timeout: *mut PyObject) -> bool {
             return true;
         }
         if seconds < 0.0 {
-            ffi::PyErr_SetString(
-                ffi::PyExc_ValueError,
-                c"'timeout' must be a non-negative number".as_ptr(),
-            );
+            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"'timeout' must be a non-negative number".as_ptr());
             return true;
         }
         false
@@ -452,7 +445,12 @@ unsafe fn refuse_negative(block: bool, timeout: *mut PyObject) -> bool {
 }
 
 /// False with an exception set.
-unsafe fn put_within(object: *mut PyObject, item: *mut PyObject, block: bool, timeout: *mut PyObject) -> bool {
+unsafe fn put_within(
+    object: *mut PyObject,
+    item: *mut PyObject,
+    block: bool,
+    timeout: *mut PyObject,
+) -> bool {
     // SAFETY: a live queue and live arguments, held by the call; only raw pointers are on the stack across a switch.
     unsafe {
         let this: *mut Queue = own(object);
@@ -646,7 +644,11 @@ unsafe extern "C" fn put(
     // SAFETY: called by the interpreter with a queue.
     unsafe {
         if count == 1 && keyword_names.is_null() {
-            return if put_within(this, given.read(), true, ptr::null_mut()) { none() } else { ptr::null_mut() };
+            return if put_within(this, given.read(), true, ptr::null_mut()) {
+                none()
+            } else {
+                ptr::null_mut()
+            };
         }
         const NAMES: [&CStr; 3] = [c"item", c"block", c"timeout"];
         let found = class::arguments(c"put", &NAMES, 1, given, count, keyword_names);

@@ -40,10 +40,7 @@ pub(super) unsafe fn next(core: *mut Core, in_hub: bool) -> Step {
     unsafe {
         loop {
             if !in_hub
-                && matches!(
-                    (*core).hub.waiters.peek_ready(),
-                    Some(Item::Callback(_) | Item::Timeout(_))
-                )
+                && matches!((*core).hub.waiters.peek_ready(), Some(Item::Callback(_) | Item::Timeout(_)))
             {
                 return Step::InHub;
             }

@@ -45,11 +45,8 @@ unsafe fn set_up(
             ffi::PyErr_SetString(ffi::PyExc_ValueError, c"semaphore initial value must be >= 0".as_ptr());
             return -1;
         }
-        (*own::<Linkable>(this)).what = What::Semaphore {
-            counter,
-            bound: bounded.then_some(counter),
-            threads: Threads::Nobody,
-        };
+        (*own::<Linkable>(this)).what =
+            What::Semaphore { counter, bound: bounded.then_some(counter), threads: Threads::Nobody };
         if linkable::init_hub(this, hub) { 0 } else { -1 }
     }
 }
@@ -239,9 +236,7 @@ unsafe fn release_one(this: *mut PyObject) -> bool {
 
 unsafe extern "C" fn release(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
     // SAFETY: called by the interpreter with a semaphore.
-    unsafe {
-        if release_one(this) { ffi::PyLong_FromSsize_t(counter(this)) } else { ptr::null_mut() }
-    }
+    unsafe { if release_one(this) { ffi::PyLong_FromSsize_t(counter(this)) } else { ptr::null_mut() } }
 }
 
 unsafe extern "C" fn wait(

@@ -236,11 +236,7 @@ unsafe extern "C" fn clear_spawned(object: *mut PyObject) -> c_int {
     }
 }
 
-unsafe extern "C" fn traverse_raw(
-    object: *mut PyObject,
-    visit: visitproc,
-    argument: *mut c_void,
-) -> c_int {
+unsafe extern "C" fn traverse_raw(object: *mut PyObject, visit: visitproc, argument: *mut c_void) -> c_int {
     // SAFETY: called by the collector with a live greenlet; only owned references are visited.
     unsafe {
         let this: *mut Raw = object.cast();
@@ -266,9 +262,7 @@ unsafe extern "C" fn traverse_spawned(
         let this = of(object);
         let mut each =
             |reference: *mut PyObject| if reference.is_null() { 0 } else { visit(reference, argument) };
-        for reference in
-            [(*this).run, (*this).arguments, (*this).keywords, (*this).value, (*this).exc_info]
-        {
+        for reference in [(*this).run, (*this).arguments, (*this).keywords, (*this).value, (*this).exc_info] {
             let status = each(reference);
             if status != 0 {
                 return status;
@@ -457,8 +451,7 @@ unsafe fn make_for_call(
             }
             fine = fine && take_run(keywords, &mut run);
         }
-        let greenlet =
-            if fine { make(faces().greenlet.cast(), true) } else { ptr::null_mut() };
+        let greenlet = if fine { make(faces().greenlet.cast(), true) } else { ptr::null_mut() };
         if greenlet.is_null() {
             ffi::Py_XDECREF(run);
             ffi::Py_XDECREF(arguments);
@@ -691,7 +684,8 @@ unsafe fn call(this: *mut Spawned) -> *mut PyObject {
         if function.is_null() {
             return function;
         }
-        let arguments = owned(if (*this).arguments.is_null() { errors().empty_tuple } else { (*this).arguments });
+        let arguments =
+            owned(if (*this).arguments.is_null() { errors().empty_tuple } else { (*this).arguments });
         let keywords = (*this).keywords;
         ffi::Py_XINCREF(keywords);
         let result = if keywords.is_null() && ffi::PyTuple_GET_SIZE(arguments) == 0 {
@@ -998,7 +992,11 @@ unsafe extern "C" fn get_run(this: *mut PyObject, _closure: *mut c_void) -> *mut
     // SAFETY: as above; the definition is a static.
     unsafe {
         let run = (*of(this)).run;
-        if run.is_null() { ffi::PyCFunction_NewEx(DEFAULT_RUN.get(), this, ptr::null_mut()) } else { owned(run) }
+        if run.is_null() {
+            ffi::PyCFunction_NewEx(DEFAULT_RUN.get(), this, ptr::null_mut())
+        } else {
+            owned(run)
+        }
     }
 }
 
@@ -1234,11 +1232,8 @@ pub(super) unsafe extern "C" fn spawn_raw(
             return ptr::null_mut();
         }
         (*body(greenlet)).parent = owned(here.hub.cast());
-        let function = if keywords.is_null() {
-            owned(given.read())
-        } else {
-            with_keywords(given.read(), keywords)
-        };
+        let function =
+            if keywords.is_null() { owned(given.read()) } else { with_keywords(given.read(), keywords) };
         (*body(greenlet)).run = function;
         (*body(greenlet)).starts_plainly = true;
         if function.is_null() || tree::note_spawner(greenlet.cast()).is_none() {
@@ -1360,7 +1355,12 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
                 attribute(c"args", get_args, Some(set_args), c"What it is run with."),
                 attribute(c"kwargs", get_kwargs, Some(set_kwargs), c"What it is run with, by name."),
                 attribute(c"value", get_value, Some(set_value), c"What it has ended with; None before."),
-                attribute(c"exception", get_exception, None, c"What it has ended with, if that is an exception."),
+                attribute(
+                    c"exception",
+                    get_exception,
+                    None,
+                    c"What it has ended with, if that is an exception.",
+                ),
                 attribute(c"exc_info", get_exc_info, None, c"The same with its type and traceback, or None."),
                 attribute(
                     c"started",
@@ -1386,4 +1386,3 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
         !run.is_null() && class::ready(module, raw) && class::ready(module, spawned)
     }
 }
-

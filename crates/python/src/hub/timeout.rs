@@ -174,7 +174,11 @@ unsafe fn set_up(
 /// # Safety
 ///
 /// The GIL is held; live objects, `exception` may be null.
-pub(super) unsafe fn make(kind: *mut PyObject, seconds: *mut PyObject, exception: *mut PyObject) -> *mut PyObject {
+pub(super) unsafe fn make(
+    kind: *mut PyObject,
+    seconds: *mut PyObject,
+    exception: *mut PyObject,
+) -> *mut PyObject {
     // SAFETY: as the caller says.
     unsafe {
         let kind: *mut PyTypeObject = if kind.is_null() { *TYPE.get() } else { kind.cast() };
@@ -367,8 +371,7 @@ unsafe extern "C" fn exit(
 ) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let found =
-            class::arguments(c"__exit__", &[c"typ", c"value", c"tb"], 3, given, count, keyword_names);
+        let found = class::arguments(c"__exit__", &[c"typ", c"value", c"tb"], 3, given, count, keyword_names);
         let Some([_, value, _]) = found else { return ptr::null_mut() };
         stop(this);
         clear(&raw mut (*own(this)).holder);
@@ -544,7 +547,12 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
             attributes: &[
                 attribute(c"pending", get_pending, None, c"Whether it is started, and did not raise yet."),
                 attribute(c"seconds", get_seconds, Some(set_seconds), c"After how many seconds it raises."),
-                attribute(c"exception", get_exception, Some(set_exception), c"What it raises, if not itself."),
+                attribute(
+                    c"exception",
+                    get_exception,
+                    Some(set_exception),
+                    c"What it raises, if not itself.",
+                ),
             ],
         });
         (*kind).tp_basicsize = size_of::<Timeout>().cast_signed();

@@ -217,11 +217,8 @@ unsafe fn throw_into(greenlet: *mut PyGreenlet, arguments: *mut PyObject) -> *mu
     // SAFETY: live objects.
     unsafe {
         let method = ffi::PyObject_GetAttr(greenlet.cast(), names().throw);
-        let result = if method.is_null() {
-            method
-        } else {
-            ffi::PyObject_Call(method, arguments, ptr::null_mut())
-        };
+        let result =
+            if method.is_null() { method } else { ffi::PyObject_Call(method, arguments, ptr::null_mut()) };
         ffi::Py_XDECREF(method);
         ffi::Py_DECREF(arguments);
         result
@@ -362,12 +359,9 @@ unsafe extern "C" fn text(this: *mut PyObject) -> *mut PyObject {
                 greenlet,
                 if (*own).value.is_null() { ffi::Py_None() } else { (*own).value },
             ),
-            Came::Thrown(thrown) => ffi::PyUnicode_FromFormat(
-                c"<%s greenlet=%S exc_info=%R>".as_ptr(),
-                short,
-                greenlet,
-                thrown,
-            ),
+            Came::Thrown(thrown) => {
+                ffi::PyUnicode_FromFormat(c"<%s greenlet=%S exc_info=%R>".as_ptr(), short, greenlet, thrown)
+            }
         }
     }
 }
@@ -386,7 +380,11 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
             base: ptr::null_mut(),
             methods: &[
                 method(c"switch", switch, c"switch(value=None)\n\nBring a value. Only the hub may."),
-                method(c"switch_args", switch_args, c"switch_args(*args)\n\nBring several values, as a tuple."),
+                method(
+                    c"switch_args",
+                    switch_args,
+                    c"switch_args(*args)\n\nBring several values, as a tuple.",
+                ),
                 method(c"throw", throw, c"throw(*throw_args)\n\nBring an exception. Only the hub may."),
                 plain(c"get", get, c"Wait for what is brought: return it, or raise it."),
                 plain(c"clear", clear_method, c"Forget what has come."),
@@ -406,4 +404,3 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
         class::ready(module, kind)
     }
 }
-
