@@ -795,7 +795,7 @@ unsafe fn post_end(this: *mut Spawned) {
             Some((holder, core)) => {
                 (*core).hub.waiters.post(Item::Ended(owned(this.cast())));
                 (*this).posted = true;
-                if !here::here_if_exists().is_some_and(|here| here.core == core) {
+                if here::here_if_exists().is_none_or(|here| here.core != core) {
                     (*core).hub.remote().nudge();
                 }
                 ffi::Py_DECREF(holder);

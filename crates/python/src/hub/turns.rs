@@ -157,8 +157,11 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
             let Some(core) = alive(holder) else { return true };
             (*core).gave_up_at = monotonic();
             let waited = (*core).gave_up_at - woke_at;
-            (*core).contended =
-                if waited > CONTENDED { LONGER_LOOKS } else { (*core).contended.saturating_sub(1) };
+            (*core).contended = if waited > CONTENDED && has_other_threads() {
+                LONGER_LOOKS
+            } else {
+                (*core).contended.saturating_sub(1)
+            };
             occurrences.clear();
             outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
             (*core).note(&occurrences);
@@ -198,6 +201,15 @@ unsafe fn looks_again(core: *mut Core) -> bool {
         } else {
             (*patience).spin(&mut look)
         }
+    }
+}
+
+/// Whether anybody else could have had the GIL.
+unsafe fn has_other_threads() -> bool {
+    // SAFETY: the GIL is held; the interpreter exists.
+    unsafe {
+        let first = ffi::PyInterpreterState_ThreadHead(ffi::PyInterpreterState_Get());
+        !first.is_null() && !ffi::PyThreadState_Next(first).is_null()
     }
 }
 
