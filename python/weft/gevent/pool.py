@@ -256,23 +256,32 @@ class Pool(Group):
         """Wait until there is room; gives for how many."""
         return self._semaphore.wait(timeout=timeout)
 
-    def start(self, greenlet: Any, *args: Any, **kwargs: Any) -> None:
+    def start(self, greenlet: Any, blocking: bool = True, timeout: float | None = None) -> None:
         """Take in a greenlet and start it, waiting for room as `add` does."""
-        self.add(greenlet, *args, **kwargs)
+        self.add(greenlet, blocking, timeout)
         greenlet.start()
 
     def add(self, greenlet: Any, blocking: bool = True, timeout: float | None = None) -> None:
         """Take in a greenlet, waiting for room; PoolFull if there was none in time."""
         if not self._semaphore.acquire(blocking, timeout):
             raise PoolFull(f"all {self.size} places of {self!r} are taken")
+        # As a group does, here for its speed: this and `_discard` are what a member costs.
         try:
-            Group.add(self, greenlet)
+            if hasattr(greenlet, "rawlink"):
+                greenlet.rawlink(self._discard)
+            self.greenlets.add(greenlet)
+            self._empty_event.clear()
         except BaseException:
             self._semaphore.release()
             raise
 
     def _discard(self, greenlet: Any) -> None:
-        Group._discard(self, greenlet)
+        greenlets = self.greenlets
+        greenlets.discard(greenlet)
+        if self.dying:
+            self.dying.discard(greenlet)
+        if not greenlets:
+            self._empty_event.set()
         self._semaphore.release()
 
 
