@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -14,7 +15,7 @@ def is_weft() -> bool:
 
 
 class Stream:
-    """One end of a pair of sockets, for a weft whose `gevent.socket` is not needed."""
+    """One end of a pair of sockets on weft's hub, without the standard library's socket around it."""
 
     def __init__(self, end: socket.socket) -> None:
         from weft._native import _hub
@@ -22,14 +23,9 @@ class Stream:
 
         end.setblocking(False)
         self._end = end
-        self._hub = _hub
-        self._stream = _hub.Stream(get_hub().loop, end.fileno())
-
-    def recv(self, size: int) -> bytes:
-        return self._hub.recv(self._stream, size)
-
-    def sendall(self, data: bytes) -> None:
-        self._hub.sendall(self._stream, data)
+        stream = _hub.Stream(get_hub().loop, end.fileno())
+        self.recv = partial(_hub.recv, stream)
+        self.sendall = partial(_hub.sendall, stream)
 
 
 class Api:
