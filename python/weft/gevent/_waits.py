@@ -52,7 +52,8 @@ def _all_that_wait(hub: Hub) -> Iterator[Any]:
 def _described(waiting: Any) -> str:
     if isinstance(waiting, greenlet):
         frames = _frames_of_greenlet(waiting)
-        what = _call_that_waits(frames)
+        waited_for = _hub.waits_for(waiting)
+        what = _call_that_waits(frames) if waited_for is None else shown(waited_for)
     else:
         frames = _frames_of_coroutine(waiting)
         what = "" if waiting.waits_for is None else shown(waiting.waits_for)

@@ -6,22 +6,14 @@
 //! which never goes on, because its thread has ended, leaks it and does no harm. Nothing that others can reach lies there: words
 //! are in shared memory, the places of waiters in the hub's table.
 //!
-//! # Which hub
-//!
-//! A thread has one *seat*, where the face notes whose loop the thread's hub runs. A loop that is destroyed, in whatever thread, is
-//! taken off it. Both happen with the GIL.
-//!
 //! # Forks
 //!
 //! A greenlet that waits while another one forks exists twice, and what it had begun outside of the process (an entry in a
 //! table of waiters, a call to a server) is its parent's. So its copy never comes back from that wait by itself: it is parked for
 //! good as soon as it is woken. An exception thrown into it ends the wait, unless the end would undo what is the parent's.
 
-use std::cell::RefCell;
 use std::os::fd::RawFd;
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use pyo3::ffi::{self, PyObject};
@@ -32,70 +24,18 @@ use weft_sys::clock::monotonic;
 
 use super::core::{Core, Item, forks};
 use super::eventloop::{Loop, core_of, to_exception};
+use super::here::{self, here_if_exists};
 use super::park::{current, raise_invalid_switch, switch_away, withdraw};
 use crate::ffi::current_thread_state;
-use crate::gil::GilCell;
 use crate::greenlet::object::{Life, PyGreenlet, body, owned};
 use crate::greenlet::thread::current_thread;
-
-/// Where a thread's hub is found: its loop, borrowed; null if there is none.
-type Seat = AtomicPtr<PyObject>;
-
-/// A loop that has a seat: what it keeps, the object, and the seat.
-type Seated = (*mut Core, *mut PyObject, Weak<Seat>);
-
-thread_local! {
-    static SEAT: RefCell<Option<Arc<Seat>>> = const { RefCell::new(None) };
-}
-
-static SEATED: GilCell<Vec<Seated>> = GilCell::new(Vec::new());
 
 /// Whether any thread ever had a hub: without one, waits cost nothing more than a look at this.
 static ANY: AtomicBool = AtomicBool::new(false);
 
-/// Say which loop the calling thread's hub runs; None if it has no hub.
-#[pyfunction]
-pub(super) fn set_current(py: Python<'_>, loop_: &Bound<'_, PyAny>) -> PyResult<()> {
-    let holder = if loop_.is_none() { ptr::null_mut() } else { loop_.as_ptr() };
-    let mut core = ptr::null_mut();
-    if !holder.is_null() {
-        // SAFETY: with the GIL, a live object.
-        core = unsafe { core_of(holder) };
-        if core.is_null() {
-            return Err(PyErr::fetch(py));
-        }
-    }
-    SEAT.with_borrow_mut(|seat| {
-        if seat.is_none() && holder.is_null() {
-            return;
-        }
-        let seat = seat.get_or_insert_with(Arc::default);
-        seat.store(holder, Ordering::Relaxed);
-        // SAFETY: with the GIL, and nothing in here runs Python code.
-        let seated = unsafe { &mut *SEATED.get() };
-        seated
-            .retain(|(_, _, known)| known.strong_count() > 0 && !ptr::eq(known.as_ptr(), Arc::as_ptr(seat)));
-        if !core.is_null() {
-            seated.push((core, holder, Arc::downgrade(seat)));
-            ANY.store(true, Ordering::Relaxed);
-        }
-    });
-    Ok(())
-}
-
-/// Takes a loop off its seat: it is about to be destroyed.
-pub(super) fn unseat(_py: Python<'_>, core: *mut Core) {
-    // SAFETY: with the GIL, as `_py` shows, and nothing in here runs Python code.
-    let seated = unsafe { &mut *SEATED.get() };
-    seated.retain(|(known, holder, seat)| {
-        if *known != core {
-            return true;
-        }
-        if let Some(seat) = seat.upgrade() {
-            let _ = seat.compare_exchange(*holder, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed);
-        }
-        false
-    });
+/// Says that a thread has a hub.
+pub(super) fn note_hub() {
+    ANY.store(true, Ordering::Relaxed);
 }
 
 /// The calling thread's hub, for a greenlet that can wait in it: the current one.
@@ -114,18 +54,10 @@ pub(crate) fn here(py: Python<'_>) -> Option<Here<'_>> {
 #[cold]
 #[inline(never)]
 fn find(py: Python<'_>) -> Option<Here<'_>> {
-    let holder = seated_here();
-    if holder.is_null() {
-        return None;
-    }
-    // SAFETY: with the GIL. What is on the seat was not destroyed, so that the object is alive and its core in place.
+    // SAFETY: with the GIL. The thread's hub is alive, and its loop was not destroyed.
     unsafe {
-        let core = core_of(holder);
+        let here::Here { holder, core, .. } = here_if_exists()?;
         let thread = current_thread(current_thread_state());
-        if core.is_null() || thread.is_null() {
-            ffi::PyErr_Clear();
-            return None;
-        }
         let hub = (*core).greenlet;
         let able = !hub.is_null()
             && (*body(hub)).life != Life::Dead
@@ -135,36 +67,23 @@ fn find(py: Python<'_>) -> Option<Here<'_>> {
     }
 }
 
-fn seated_here() -> *mut PyObject {
-    let look = |seat: &RefCell<Option<Arc<Seat>>>| {
-        seat.borrow().as_ref().map_or(ptr::null_mut(), |seat| seat.load(Ordering::Relaxed))
-    };
-    SEAT.try_with(look).unwrap_or(ptr::null_mut())
-}
-
 /// The loop of the calling thread's hub.
 pub(super) fn seated_loop(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
-    let holder = seated_here();
-    // SAFETY: with the GIL; what is on a seat is alive.
-    (!holder.is_null()).then(|| unsafe { Borrowed::from_ptr(py, holder) }.to_owned())
+    // SAFETY: with the GIL; what a thread keeps is alive.
+    unsafe { here_if_exists().map(|here| Bound::from_borrowed_ptr(py, here.holder)) }
 }
 
 /// Whether it is the loop of the calling thread's hub. The caller has the GIL.
 pub(super) fn is_seated(core: *mut Core) -> bool {
-    let holder = seated_here();
-    // SAFETY: with the GIL; what is on a seat is alive.
-    !holder.is_null() && unsafe { core_of(holder) } == core
+    // SAFETY: with the GIL.
+    unsafe { here_if_exists().is_some_and(|here| here.core == core) }
 }
 
 /// The coroutine that the calling greenlet steps; borrowed.
 pub(super) fn stepping(_py: Python<'_>) -> Option<*mut PyObject> {
-    let holder = seated_here();
-    if holder.is_null() {
-        return None;
-    }
     // SAFETY: as above. Code that a step switched to, in another greenlet, is not the coroutine's.
     unsafe {
-        let core = core_of(holder);
+        let core = here_if_exists()?.core;
         let stepped = (*core).stepping;
         (!stepped.is_null() && current() == (*core).greenlet).then_some(stepped)
     }
@@ -179,9 +98,6 @@ pub(crate) fn greenlet_number() -> usize {
 #[cold]
 #[inline(never)]
 fn number_of_current() -> usize {
-    if !SEAT.try_with(|seat| seat.borrow().is_some()).unwrap_or(false) {
-        return 0;
-    }
     // SAFETY: with the GIL, as whoever asks this has it.
     unsafe {
         let thread = current_thread(current_thread_state());
@@ -189,7 +105,11 @@ fn number_of_current() -> usize {
             ffi::PyErr_Clear();
             return 0;
         }
-        if (*thread).current == (*thread).main { 0 } else { (*thread).current.addr() }
+        if (*thread).hub.is_null() || (*thread).current == (*thread).main {
+            0
+        } else {
+            (*thread).current.addr()
+        }
     }
 }
 
