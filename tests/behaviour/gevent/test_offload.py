@@ -110,9 +110,10 @@ def test_a_bound_on_threads(two_threads: None, gate: threading.Event) -> None:
 
 @pytest.mark.parametrize("how", ["greenlet", "generator"])
 def test_who_is_killed_goes_on_and_the_call_ends(two_threads: None, gate: threading.Event, how: str) -> None:
-    done = []
+    begun, done = [], []
 
     def call(number: int) -> int:
+        begun.append(number)
         gate.wait()
         done.append(number)
         return number
@@ -124,7 +125,8 @@ def test_who_is_killed_goes_on_and_the_call_ends(two_threads: None, gate: thread
         return (yield offload(call, number))
 
     calls = [spawn(function if how == "greenlet" else generator, number) for number in range(4)]
-    sleep(0.002)
+    while len(begun) < 2:
+        sleep(0.001)
     calls[0].kill()  # under way
     calls[3].kill()  # in line
     assert isinstance(calls[0].value, GreenletExit) and isinstance(calls[3].value, GreenletExit)
@@ -159,7 +161,7 @@ def test_in_the_hub_it_is_refused() -> None:
 
 def test_after_a_fork(gate: threading.Event) -> None:
     waiting = spawn(offload, gate.wait, 60)
-    sleep(0.002)
+    sleep(0)
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -192,9 +194,10 @@ def test_a_hub_of_each_thread() -> None:
 
 
 def test_a_call_outlives_its_hub(gate: threading.Event) -> None:
-    over = threading.Event()
-    spawn(offload, lambda: (gate.wait(), over.set()))
-    sleep(0.002)
+    begun, over = threading.Event(), threading.Event()
+    spawn(offload, lambda: (begun.set(), gate.wait(), over.set()))
+    while not begun.is_set():
+        sleep(0.001)
     get_hub().destroy()
     gate.set()
     over.wait()
