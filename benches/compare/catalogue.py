@@ -24,6 +24,7 @@ class Scenario:
     unit: Literal["s", "B", "1"] = "s"
     must_ratio: float | None = None  # stock / weft, at least
     must_below: float | None = None  # weft's own value, less than
+    must_share: tuple[str, float] | None = None  # of that rival's rate, at least so much
     most_rounds: int | None = None  # where more would only take time
     needs_memory: int = 0  # bytes that have to be free
     large: bool = False  # takes minutes: only with --large, or by its name
@@ -237,6 +238,55 @@ POOL = (
     *on_files("parse", "ast.parse"),
 )
 
+SERVERS = ("epoll", "asyncio", "uvloop")
+
+
+def echo(name: str, title: str, share: float | None = None, ratio: float | None = None) -> Scenario:
+    return Scenario(
+        f"echo:{name}",
+        "TCP echo",
+        title,
+        must_ratio=ratio,
+        must_share=None if share is None else ("epoll", share),
+        most_rounds=5,
+        rivals=SERVERS,
+    )
+
+
+# In scenarios_gevent.py.
+GEVENT = (
+    Scenario("spawn_join", "Greenlets", "spawn and joinall", must_ratio=12),
+    Scenario("sleep_zero", "Greenlets", "sleep(0)", must_ratio=10),
+    Scenario("sleepers", "Greenlets", "one of 10,000 that sleep", must_ratio=12),
+    Scenario("pool_map", "Greenlets", "Pool.map", must_ratio=10),
+    Scenario("queue_trip", "Between them", "Queue: there and back", must_ratio=12),
+    Scenario("async_result", "Between them", "AsyncResult: set and get", must_ratio=8),
+    Scenario("event", "Between them", "Event: set, wait, clear"),
+    Scenario("semaphore", "Between them", "Semaphore: handed over"),
+    Scenario("timeout", "Between them", "Timeout: entered and left", must_ratio=5),
+    Scenario("socketpair_trip", "Sockets", "socketpair: 64 B there and back", must_ratio=3),
+    Scenario(
+        "sleeping_1000000",
+        "Memory",
+        "1,000,000 that sleep",
+        unit="B",
+        must_below=3000,  # all of them: 3 GB
+        most_rounds=1,
+        needs_memory=14 * 10**9,
+    ),
+    echo("64:100", "64 B, 100 connections", share=0.88),
+    echo("64:1000", "64 B, 1,000 connections", share=0.88),
+    echo("16384:100", "16 kB, 100 connections", share=0.8),
+    echo("1048576:100", "1 MiB, 100 connections", share=0.9),
+    Scenario(
+        "echo:64:100:burn",
+        "TCP echo",
+        "64 B, 100 connections, beside a thread that computes",
+        must_ratio=8,
+        most_rounds=5,
+    ),
+)
+
 SUITES = {
     suite.name: suite
     for suite in (
@@ -289,6 +339,19 @@ SUITES = {
             seconds=0.2,
             repeats=5,
             scenarios=POOL,
+        ),
+        Suite(
+            "gevent",
+            # What runs on weft's greenlets is weft's own gevent.
+            face="greenlet",
+            replaces="gevent",
+            stock="gevent",
+            packages=SERVERS,
+            measured="time per operation or message, memory per greenlet",
+            caption="Time per operation or message, and resident memory per greenlet,",
+            seconds=0.05,
+            repeats=10,
+            scenarios=GEVENT,
         ),
     )
 }

@@ -25,6 +25,8 @@ class Row:
     rounds: list[dict[str, float]]
     # What was measured on a side, where the side alone does not say.
     subjects: dict[str, str] = field(default_factory=dict)
+    # Of a rival's rate, at least so much.
+    must_share: tuple[str, float] | None = None
 
     @property
     def stock(self) -> float:
@@ -54,11 +56,17 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the requirement is met; None without one."""
-        if self.must_ratio is None and self.must_below is None:
+        if self.must_ratio is None and self.must_below is None and self.must_share is None:
             return None
-        return (self.must_ratio is None or self.ratio >= self.must_ratio) and (
-            self.must_below is None or self.weft < self.must_below
+        return (
+            (self.must_ratio is None or self.ratio >= self.must_ratio)
+            and (self.must_below is None or self.weft < self.must_below)
+            and (self.must_share is None or self.share(self.must_share[0]) >= self.must_share[1])
         )
+
+    def share(self, rival: str) -> float:
+        """Weft's rate by that of a rival."""
+        return self.rivals[rival] / self.weft
 
 
 @dataclass
@@ -132,6 +140,9 @@ def requirement(row: Row) -> str:
         parts.append(f"≥ {row.must_ratio:g}×")
     if row.must_below is not None:
         parts.append(f"< {quantity(row.must_below, row.unit)}")
+    if row.must_share is not None:
+        rival, share = row.must_share
+        parts.append(f"≥ {share:.0%} of {rival}")
     return ", ".join(parts)
 
 

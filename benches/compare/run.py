@@ -24,7 +24,8 @@ import machine
 import report
 from catalogue import SUITES, Scenario, Suite
 from results import Row, Run
-from sides import Effort, MeasurementError, measure, sides, version_of
+from rivals import version_of
+from sides import Effort, MeasurementError, measure, sides
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -96,7 +97,10 @@ def run_rounds(
     A round visits all scenarios before the next begins: a bad minute of the machine spoils one
     round of each instead of all rounds of one.
     """
-    rows = {s.name: Row(s.name, s.group, s.title, s.unit, s.must_ratio, s.must_below, []) for s in chosen}
+    rows = {
+        s.name: Row(s.name, s.group, s.title, s.unit, s.must_ratio, s.must_below, [], must_share=s.must_share)
+        for s in chosen
+    }
     limits = {s.name: min(rounds, s.most_rounds or rounds) for s in chosen}
     columns = {s.name: sides(suite, s) for s in chosen}
     progress = report.Progress(sum(limits[name] * len(columns[name]) for name in columns))

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from greenlet import getcurrent, greenlet
 from loop import Loop
+from scenarios_memory import resident
 
 
 def echo() -> NoReturn:
@@ -178,13 +179,6 @@ def robin_10000() -> Loop:
 
 
 # -- Memory
-
-
-def resident() -> int:
-    """Bytes of this process in memory, its page tables included."""
-    with open("/proc/self/status") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    return sum(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmPTE"))
 
 
 def suspended(size: int) -> float:

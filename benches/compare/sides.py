@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from catalogue import Scenario, Suite
+from rivals import version_of
 
 HERE = Path(__file__).parent
 # What would make a side something else than it is: weft's own switch, tuning of the packages.
@@ -36,10 +35,6 @@ class Side:
     @property
     def rival(self) -> list[str]:
         return [] if self.key in ("stock", "weft") else [self.key]
-
-
-def version_of(package: str) -> str:
-    return platform.python_version() if package == "CPython" else version(package)
 
 
 def sides(suite: Suite, scenario: Scenario) -> tuple[Side, ...]:

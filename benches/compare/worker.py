@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # The modules that have a suite's scenarios, if they are several.
 PARTS = {"multiprocessing": ("multiprocessing", "shared")}
 # What a suite's scenarios are written against, where rivals have interfaces of their own.
-APIS = {"multiprocessing": "apis", "manager": "apis", "pool": "apis_pool"}
+APIS = {"multiprocessing": "apis", "manager": "apis", "pool": "apis_pool", "gevent": "apis_gevent"}
 
 
 def nothing() -> None:
@@ -38,8 +38,14 @@ def implementation(suite: str, rival: str | None) -> dict[str, str]:
     from importlib.metadata import version
 
     if rival is not None:
-        return {"name": rival, "version": version(rival)}
-    if suite == "greenlet":
+        from rivals import version_of
+
+        return {"name": rival, "version": version_of(rival)}
+    if suite == "gevent":
+        from apis_gevent import is_weft
+
+        name = "weft" if is_weft() else "gevent"
+    elif suite == "greenlet":
         import greenlet
 
         package = Path(greenlet.__file__).parent
@@ -101,7 +107,7 @@ def main(suite: str, scenario: str, seconds: str, repeats: str, rival: str | Non
     value, subject = measure(suite, scenario, float(seconds), int(repeats), rival)
     answer = {"implementation": implementation(suite, rival), "value": value, "subject": subject}
     print(json.dumps(answer), flush=True)
-    if suite == "greenlet":
+    if suite in ("greenlet", "gevent"):
         # Taking a million greenlets down is not part of anything.
         os._exit(0)
 

@@ -1,9 +1,13 @@
-"""Echo servers: `servers.py weft | gevent [PORT]`. One greenlet a connection, a plain loop of recv and sendall."""
+"""Echo servers: `servers.py weft | gevent | asyncio | uvloop PORT [--burn]`.
+
+One greenlet a connection, a plain loop of recv and sendall; a protocol on the loops of coroutines.
+"""
 
 from __future__ import annotations
 
 import socket
 import sys
+from typing import Any
 
 
 def serve_weft(port: int) -> None:
@@ -21,7 +25,7 @@ def serve_weft(port: int) -> None:
         try:
             while data := recv(own, 65536):
                 sendall(own, data)
-        except ConnectionResetError:
+        except (BrokenPipeError, ConnectionResetError):
             pass  # the load has ended
         own.close()
         connection.close()
@@ -51,7 +55,7 @@ def serve_gevent(port: int) -> None:
         try:
             while data := connection.recv(65536):
                 connection.sendall(data)
-        except ConnectionResetError:
+        except (BrokenPipeError, ConnectionResetError):
             pass  # the load has ended
         connection.close()
 
@@ -60,6 +64,33 @@ def serve_gevent(port: int) -> None:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         gevent.spawn_raw(serve, connection)
+
+
+def serve_asyncio(port: int) -> None:
+    import asyncio
+
+    class Echo(asyncio.Protocol):
+        transport: Any  # uvloop's is not asyncio's
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(data)
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", port, backlog=1024)
+        print("ready", flush=True)
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+def serve_uvloop(port: int) -> None:
+    import uvloop
+
+    uvloop.install()
+    serve_asyncio(port)
 
 
 def burn() -> None:
@@ -74,4 +105,10 @@ if __name__ == "__main__":
         import threading
 
         threading.Thread(target=burn, daemon=True).start()
-    {"weft": serve_weft, "gevent": serve_gevent}[sys.argv[1]](int(sys.argv[2]))
+    servers = {
+        "weft": serve_weft,
+        "gevent": serve_gevent,
+        "asyncio": serve_asyncio,
+        "uvloop": serve_uvloop,
+    }
+    servers[sys.argv[1]](int(sys.argv[2]))

@@ -101,6 +101,15 @@ impl<T> Waiters<T> {
         key
     }
 
+    /// One that is ready at once, before all that are.
+    #[inline]
+    pub fn post_first(&mut self, who: T) -> WaiterKey {
+        let key = self.enter(State::Ready(who));
+        self.ready.push_front(key);
+        self.ready_count += 1;
+        key
+    }
+
     /// Makes one that is parked ready. False, and nothing, if that wait is over or it is ready already.
     #[inline]
     pub fn wake(&mut self, key: WaiterKey) -> bool {
@@ -228,6 +237,7 @@ mod tests {
     enum Act {
         Park,
         Post,
+        PostFirst,
         Wake(prop::sample::Index),
         Withdraw(prop::sample::Index),
         Next,
@@ -238,6 +248,7 @@ mod tests {
         let act = prop_oneof![
             3 => Just(Act::Park),
             2 => Just(Act::Post),
+            1 => Just(Act::PostFirst),
             4 => index().prop_map(Act::Wake),
             2 => index().prop_map(Act::Withdraw),
             3 => Just(Act::Next),
@@ -260,6 +271,10 @@ mod tests {
                     Act::Post => {
                         ready.push(keys.len());
                         keys.push(waiters.post(keys.len()));
+                    }
+                    Act::PostFirst => {
+                        ready.insert(0, keys.len());
+                        keys.push(waiters.post_first(keys.len()));
                     }
                     Act::Wake(index) if !keys.is_empty() => {
                         let name = index.index(keys.len());

@@ -66,22 +66,45 @@ fn serve(port: u16) {
     }
 }
 
+/// A connection under load: how much of its message has come back, and how much of it was sent.
+struct Loaded {
+    stream: TcpStream,
+    got: usize,
+    sent: usize,
+}
+
+impl Loaded {
+    /// Sends what there is room for.
+    fn send(&mut self, message: &[u8]) {
+        while self.sent < message.len() {
+            match self.stream.write(&message[self.sent..]) {
+                Ok(more) => self.sent += more,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
 /// Keeps one message on its way in every connection.
 fn load(port: u16, connections: usize, size: usize, seconds: f64) -> f64 {
     let message = vec![b'x'; size];
     let mut buffer = vec![0; size.max(65536)];
     let epoll = Epoll::new().expect("descriptors");
-    let mut streams: Vec<(TcpStream, usize)> = (0..connections)
+    // What does not fit into a socket's buffer is sent piece by piece.
+    let large = size > 65536;
+    let flags = if large { EventFlags::IN | EventFlags::OUT | EventFlags::ET } else { EventFlags::IN };
+    let mut streams: Vec<Loaded> = (0..connections)
         .map(|index| {
             let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("the server listens");
             stream.set_nonblocking(true).expect("a socket");
             stream.set_nodelay(true).expect("a socket");
-            epoll.add(stream.as_fd(), index as u64, EventFlags::IN).expect("a socket");
-            (stream, 0)
+            epoll.add(stream.as_fd(), index as u64, flags).expect("a socket");
+            Loaded { stream, got: 0, sent: 0 }
         })
         .collect();
-    for (stream, _) in &mut streams {
-        stream.write_all(&message).expect("room for one message");
+    for loaded in &mut streams {
+        loaded.send(&message);
     }
     let mut reports = Reports::default();
     let (mut begin, mut count, warm) = (Instant::now(), 0_u64, Duration::from_secs_f64(seconds / 4.0));
@@ -91,17 +114,24 @@ fn load(port: u16, connections: usize, size: usize, seconds: f64) -> f64 {
             continue;
         }
         for report in reports.iter() {
-            let (stream, got) = &mut streams[report.token as usize];
-            match stream.read(&mut buffer) {
-                Ok(0) => panic!("the server closed a connection"),
-                Ok(more) => *got += more,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Err(error) => panic!("{error}"),
-            }
-            if *got >= size {
-                *got -= size;
-                count += 1;
-                stream.write_all(&message).expect("room for one message");
+            let loaded = &mut streams[report.token as usize];
+            loaded.send(&message);
+            loop {
+                match loaded.stream.read(&mut buffer) {
+                    Ok(0) => panic!("the server closed a connection"),
+                    Ok(more) => loaded.got += more,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("{error}"),
+                }
+                if loaded.got >= size {
+                    loaded.got -= size;
+                    count += 1;
+                    loaded.sent = 0;
+                    loaded.send(&message);
+                }
+                if !large {
+                    break;
+                }
             }
         }
         let elapsed = begin.elapsed();

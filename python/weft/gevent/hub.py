@@ -11,12 +11,15 @@ from typing import Any
 from weft.greenlet import GreenletExit, getcurrent, greenlet
 
 from . import _hub
+from ._ident import IdentRegistry
+from ._waiter import Waiter
 from .core import loop as default_loop
 from .exceptions import (
     BlockingSwitchOutError,
     ConcurrentObjectUseError,
     HubDestroyed,
     InvalidSwitchError,
+    InvalidThreadUseError,
     LoopExit,
 )
 
@@ -49,8 +52,14 @@ class cancel_wait_ex(OSError):
 
 
 _hub.set_exceptions(InvalidSwitchError, ConcurrentObjectUseError, cancel_wait_ex)
+_hub.set_face("invalid_switch", InvalidSwitchError)
+_hub.set_face("concurrent_use", ConcurrentObjectUseError)
+_hub.set_face("invalid_thread", InvalidThreadUseError)
 
 _SHOWN = 20  # greenlets that a LoopExit names
+
+
+_hubs = IdentRegistry()
 
 
 class Hub(greenlet):
@@ -66,6 +75,7 @@ class Hub(greenlet):
     loop_class: Callable[..., Any] = default_loop
     exception_stream: Any = None
     name = ""
+    _ident_registry: IdentRegistry | None = None
 
     def __init__(self, loop: Any = None, default: bool | None = None) -> None:
         greenlet.__init__(self, None, None)
@@ -75,6 +85,18 @@ class Hub(greenlet):
         self.loop = loop if loop is not None else self.loop_class(None, default)
         self.loop.error_handler = self
         self.loop.set_greenlet(self)
+
+    @property
+    def ident_registry(self) -> IdentRegistry:
+        """The small numbers of its greenlets."""
+        if self._ident_registry is None:
+            self._ident_registry = IdentRegistry()
+        return self._ident_registry
+
+    @property
+    def minimal_ident(self) -> int:
+        """A small number that no other living hub has."""
+        return _hubs.get_ident(self)
 
     @property
     def main_hub(self) -> bool:
@@ -106,14 +128,15 @@ class Hub(greenlet):
         return [*waiting[:_SHOWN], f"and {more} more"] if more > 0 else waiting
 
     def switch(self, *args: object, **kwargs: object) -> Any:
-        """Switch away from the current greenlet, which is to be switched back to by what it waits for."""
+        """Switch away from the current greenlet, which is to be switched back to by what it waits for.
+
+        A hub's class with a method of its own in this one's place sees every wait; then all of them go
+        through the hub.
+        """
         if args or kwargs or getcurrent() is self:
             if getcurrent() is self:
                 self.switch_out()
             return greenlet.switch(self, *args, **kwargs)
-        switch_out = getattr(getcurrent(), "switch_out", None)
-        if switch_out is not None:
-            switch_out()
         return _hub.switch(self.loop)
 
     def switch_out(self) -> None:
@@ -244,106 +267,6 @@ class Hub(greenlet):
         return f"<{type(self).__name__}{name} at {id(self):#x} {self.loop!r} thread_ident={self.thread_ident:#x}>"
 
 
-class Waiter:
-    """A meeting of one greenlet with what it waits for, in either order.
-
-    `get` parks the greenlet that calls it until `switch` or `throw` is called, in the hub. If that came
-    first, `get` returns or raises at once.
-    """
-
-    __slots__ = ("_error", "_value", "greenlet", "hub")
-
-    def __init__(self, hub: Hub | None = None) -> None:
-        self.hub = get_hub() if hub is None else hub
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget what has come."""
-        self.greenlet: Any = None
-        self._value: Any = None
-        self._error: Any = _NOTHING_YET
-
-    def ready(self) -> bool:
-        """Whether something has come."""
-        return self._error is not _NOTHING_YET
-
-    def successful(self) -> bool:
-        """Whether a value has come."""
-        return self._error is None
-
-    @property
-    def exc_info(self) -> Any:
-        """What was thrown, or None."""
-        return None if self._error is _NOTHING_YET else self._error
-
-    @property
-    def value(self) -> Any:
-        """The value that has come, or None."""
-        return self._value
-
-    def switch(self, value: object = None) -> None:
-        """Bring a value. Only the hub may."""
-        waiting = self.greenlet
-        if waiting is None:
-            self._value = value
-            self._error = None
-            return
-        if getcurrent() is not self.hub:
-            raise AssertionError("Can only use Waiter.switch method from the Hub greenlet")
-        try:
-            waiting.switch(value)
-        except BaseException:
-            self.hub.loop.handle_error(waiting, *_exc_info())
-
-    def switch_args(self, *args: object) -> None:
-        """Bring several values, as a tuple."""
-        self.switch(args)
-
-    def throw(self, *throw_args: Any) -> None:
-        """Bring an exception. Only the hub may."""
-        waiting = self.greenlet
-        if waiting is None:
-            self._error = throw_args
-            return
-        if getcurrent() is not self.hub:
-            raise AssertionError("Can only use Waiter.switch method from the Hub greenlet")
-        try:
-            waiting.throw(*throw_args)
-        except BaseException:
-            self.hub.loop.handle_error(waiting, *_exc_info())
-
-    def get(self) -> Any:
-        """Wait for what is brought: return it, or raise it."""
-        if self._error is not _NOTHING_YET:
-            if self._error is None:
-                return self._value
-            getcurrent().throw(*self._error)
-        if self.greenlet is not None:
-            raise ConcurrentObjectUseError(f"This Waiter is already used by {self.greenlet!r}")
-        self.greenlet = getcurrent()
-        try:
-            return self.hub.switch()
-        finally:
-            self.greenlet = None
-
-    def __call__(self, source: Any) -> None:
-        """As a link: bring the result of a greenlet, or of an AsyncResult."""
-        if source.exception is None:
-            self.switch(source.value)
-        else:
-            self.throw(source.exception)
-
-    def __str__(self) -> str:
-        if self._error is _NOTHING_YET:
-            return f"<{type(self).__name__} greenlet={self.greenlet}>"
-        if self._error is None:
-            return f"<{type(self).__name__} greenlet={self.greenlet} value={self._value}>"
-        return f"<{type(self).__name__} greenlet={self.greenlet} exc_info={self._error}>"
-
-
-_NOTHING_YET: Any = object()
-
-
 def _exc_info() -> Any:
     return sys.exc_info()
 
@@ -351,12 +274,6 @@ def _exc_info() -> Any:
 # --- the hub of each thread ---------------------------------------------------------------------------------
 
 
-class _Here(threading.local):
-    hub: Hub | None = None
-    Hub: type[Hub] | None = None
-
-
-_here = _Here()
 _default_class: type[Hub] = Hub
 
 
@@ -366,45 +283,21 @@ def set_default_hub_class(hub_class: type[Hub]) -> None:
     _default_class = hub_class
 
 
-def get_hub() -> Hub:
-    """The hub of this thread, made at the first call."""
-    hub = _here.hub
-    if hub is None:
-        hub = _here.hub = (_here.Hub or _default_class)()
-    return hub
+def _make() -> Hub:
+    return _default_class()
 
 
-def get_hub_if_exists() -> Hub | None:
-    """The hub of this thread, or None."""
-    return _here.hub
+_hub.set_hub_class(Hub, _make)
 
-
-def set_hub(hub: Hub | None) -> None:
-    """Make `hub` this thread's."""
-    _here.hub = hub
+get_hub: Callable[[], Hub] = _hub.get_hub
+get_hub_if_exists: Callable[[], Hub | None] = _hub.get_hub_if_exists
+set_hub: Callable[[Hub | None], None] = _hub.set_hub
 
 
 # --- functions ----------------------------------------------------------------------------------------------
 
 
-def sleep(seconds: float = 0, ref: bool = True) -> None:
-    """Park the current greenlet for at least so long; 0 lets all others that are ready run first.
-
-    With `ref` false, the sleep does not keep the loop from ending.
-    """
-    hub = get_hub()
-    if getcurrent() is hub:
-        hub.switch_out()
-    if seconds <= 0:
-        _hub.give_way(hub.loop)
-    elif ref:
-        _hub.sleep(hub.loop, seconds)
-    else:
-        timer = hub.loop.timer(seconds, ref=False)
-        try:
-            hub.wait(timer)
-        finally:
-            timer.close()
+sleep = _hub.pause
 
 
 def idle(priority: int = 0) -> None:
@@ -428,19 +321,7 @@ def kill(greenlet: Any, exception: Any = GreenletExit) -> None:
             get_hub().loop.run_callback(greenlet.throw, exception)
 
 
-def spawn_raw(function: Callable[..., Any], *args: object, **kwargs: object) -> Any:
-    """Have a plain greenlet run `function(*args, **kwargs)`, soon. It has no links and no result."""
-    if not callable(function):
-        raise TypeError(f"function must be callable, not {type(function).__name__}")
-    hub = get_hub()
-    if kwargs:
-        import functools
-
-        function = functools.partial(function, *args, **kwargs)
-        args = ()
-    started: greenlet = greenlet(function, hub)
-    hub.loop.run_callback(started.switch, *args)
-    return started
+spawn_raw = _hub.spawn_raw
 
 
 class signal:

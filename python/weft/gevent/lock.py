@@ -1,111 +1,47 @@
-"""Locks between the greenlets of a thread. As gevent.lock."""
+"""Locks between greenlets. As gevent.lock."""
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from weft.greenlet import getcurrent
 
-from .hub import Waiter, get_hub
-from .timeout import Timeout, start_or_never
+from . import _hub
 
 __all__ = ["BoundedSemaphore", "DummySemaphore", "RLock", "Semaphore"]
 
 
-class Semaphore:
-    """A counter that `acquire` takes one from, waiting until it is positive, and `release` adds one to."""
+class Semaphore(_hub.SemaphoreBase):
+    """A counter that `acquire` takes one from, waiting until it is positive, and `release` adds one to.
 
-    def __init__(self, value: int = 1, hub: Any = None) -> None:
-        if value < 0:
-            raise ValueError("semaphore initial value must be >= 0")
-        self.counter = value
-        self.hub = hub
-        self._waiting: deque[Waiter] = deque()
+    Threads may share it, with or without hubs of their own.
+    """
 
-    def locked(self) -> bool:
-        """Whether `acquire` would wait."""
-        return self.counter <= 0
+    __slots__ = ()
 
-    def ready(self) -> bool:
-        """Whether `acquire` would not wait."""
-        return self.counter > 0
+    def _start_notify(self) -> None:
+        self._check_and_notify()
 
-    def linkcount(self) -> int:
-        """How many greenlets wait."""
-        return len(self._waiting)
+    def _py3k_acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        return self.acquire(blocking, timeout)
 
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Take one. False if there was none (in time)."""
-        if self.counter > 0:
-            self.counter -= 1
-            return True
-        if not blocking:
-            return False
-        hub = self.hub = get_hub()
-        waiter = Waiter(hub)
-        self._waiting.append(waiter)
-        given = False
-        try:
-            with start_or_never(timeout) as timer:
-                try:
-                    given = waiter.get()
-                except Timeout as error:
-                    if error is not timer:
-                        raise
-            return given
-        finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+    def __str__(self) -> str:
+        return f"<{type(self).__name__} at {id(self):#x} counter={self.counter} _links[{self.linkcount()}]>"
 
-    def release(self) -> int:
-        """Add one; who has waited longest gets it."""
-        self.counter += 1
-        if self._waiting:
-            self._serve_soon()
-        return self.counter
-
-    def _serve_soon(self) -> None:
-        hub = self.hub
-        post = hub.loop.run_callback if hub is get_hub() else hub.loop.run_callback_threadsafe
-        post(self._serve)
-
-    def _serve(self) -> None:
-        """In the hub."""
-        while self.counter > 0 and self._waiting:
-            self.counter -= 1
-            self._waiting.popleft().switch(True)
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait until `acquire` would not wait; return the counter."""
-        if self.acquire(timeout=timeout):
-            self.release()
-        return self.counter
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {id(self):#x} counter={self.counter} _links[{len(self._waiting)}]>"
+    __repr__ = __str__
 
 
-class BoundedSemaphore(Semaphore):
+class BoundedSemaphore(_hub.BoundedSemaphoreBase):
     """A semaphore that refuses to be released more often than it was acquired."""
+
+    __slots__ = ()
 
     _OVER_RELEASE_ERROR = ValueError
 
-    def __init__(self, value: int = 1, hub: Any = None) -> None:
-        super().__init__(value, hub)
-        self._initial_value = value
-
-    def release(self) -> int:
-        """Add one; who has waited longest gets it."""
-        if self.counter >= self._initial_value:
-            raise self._OVER_RELEASE_ERROR("Semaphore released too many times")
-        return super().release()
+    _start_notify = Semaphore._start_notify
+    _py3k_acquire = Semaphore._py3k_acquire
+    __str__ = Semaphore.__str__
+    __repr__ = Semaphore.__str__
 
 
 class DummySemaphore:
@@ -114,6 +50,9 @@ class DummySemaphore:
     def __init__(self, value: int | None = None) -> None:
         pass
 
+    def __str__(self) -> str:
+        return f"<{type(self).__name__}>"
+
     def locked(self) -> bool:
         """Never."""
         return False
@@ -121,6 +60,16 @@ class DummySemaphore:
     def ready(self) -> bool:
         """Always."""
         return True
+
+    def rawlink(self, callback: Any) -> None:
+        """Nothing."""
+
+    def unlink(self, callback: Any) -> None:
+        """Nothing."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """At once."""
+        return 1
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """At once."""
@@ -138,6 +87,8 @@ class DummySemaphore:
 
 class RLock:
     """A lock that its holder, a greenlet, may take again."""
+
+    __slots__ = ("__weakref__", "_block", "_count", "_owner")
 
     def __init__(self, hub: Any = None) -> None:
         self._block = Semaphore(1, hub)
@@ -159,11 +110,17 @@ class RLock:
     def release(self) -> None:
         """Give it back, once for each time it was taken."""
         if self._owner is not getcurrent():
-            raise RuntimeError(f"cannot release un-acquired lock: its owner is {self._owner!r}")
+            raise RuntimeError(
+                f"cannot release un-acquired lock. Owner: {self._owner!r} Current: {getcurrent()!r}"
+            )
         self._count -= 1
         if not self._count:
             self._owner = None
             self._block.release()
+
+    def locked(self) -> bool:
+        """Whether somebody holds it."""
+        return self._count > 0
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -171,5 +128,30 @@ class RLock:
     def __exit__(self, *exc_info: object) -> None:
         self.release()
 
+    # What conditions do around a wait.
+
+    def _acquire_restore(self, count_owner: tuple[int, Any]) -> None:
+        count, owner = count_owner
+        self._block.acquire()
+        self._count = count
+        self._owner = owner
+
+    def _release_save(self) -> tuple[int, Any]:
+        saved = (self._count, self._owner)
+        self._count, self._owner = 0, None
+        self._block.release()
+        return saved
+
+    def _is_owned(self) -> bool:
+        return self._owner is getcurrent()
+
+    def _at_fork_reinit(self) -> None:
+        self._block = Semaphore(1)
+        self._owner = None
+        self._count = 0
+
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {id(self):#x} _count={self._count} _owner={self._owner!r}>"
+        return (
+            f"<{type(self).__name__} at {id(self):#x} _block={self._block} "
+            f"_count={self._count!r} _owner={self._owner!r})>"
+        )

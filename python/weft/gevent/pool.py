@@ -5,35 +5,123 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from weft.greenlet import GreenletExit
+from weft.greenlet import GreenletExit, getcurrent
 
+from ._imap import IMap, IMapUnordered
 from .event import Event
-from .greenlet import Greenlet, joinall, killall
-from .lock import Semaphore
-from .queue import Queue
+from .greenlet import Greenlet, joinall
+from .hub import kill as _kill
+from .lock import DummySemaphore, Semaphore
+from .queue import Full
 from .timeout import Timeout
 
 __all__ = ["Group", "Pool", "PoolFull"]
 
 
-class PoolFull(Exception):
+class PoolFull(Full):
     """There was no room in a pool (in time)."""
 
 
-class Group:
+class GroupMappingMixin:
+    """Functions over many, for whatever has a `spawn` that gives something with `get()` and `rawlink()`."""
+
+    __slots__ = ()
+
+    def spawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Have `func(*args, **kwargs)` run; gives what its result is got from."""
+        raise NotImplementedError
+
+    def _apply_immediately(self) -> bool:
+        """Whether who calls `apply` is to call the function himself."""
+        raise NotImplementedError
+
+    def _apply_async_use_greenlet(self) -> bool:
+        """Whether `spawn` would wait, so that another greenlet has to do it."""
+        raise NotImplementedError
+
+    def _apply_async_cb_spawn(self, callback: Callable[[Any], Any], result: Any) -> None:
+        """Call the callback, now or soon."""
+        raise NotImplementedError
+
+    def apply_cb(
+        self, func: Callable[..., Any], args: Any = None, kwds: Any = None, callback: Any = None
+    ) -> Any:
+        """As `apply`; the callback is called with the result."""
+        result = self.apply(func, args, kwds)
+        if callback is not None:
+            self._apply_async_cb_spawn(callback, result)
+        return result
+
+    def apply_async(
+        self, func: Callable[..., Any], args: Any = None, kwds: Any = None, callback: Any = None
+    ) -> Any:
+        """As `apply` without waiting: gives the greenlet; `callback` is called with the result."""
+        args, kwds = args or (), kwds or {}
+        if self._apply_async_use_greenlet():
+            return Greenlet.spawn(self.apply_cb, func, args, kwds, callback)
+        greenlet = self.spawn(func, *args, **kwds)
+        if callback is not None:
+            greenlet.link(pass_value(callback))
+        return greenlet
+
+    def apply(self, func: Callable[..., Any], args: Any = None, kwds: Any = None) -> Any:
+        """`func(*args, **kwds)`, as a rule in one of its greenlets; wait for the result."""
+        args, kwds = args or (), kwds or {}
+        if self._apply_immediately():
+            return func(*args, **kwds)
+        return self.spawn(func, *args, **kwds).get()
+
+    def _map(self, func: Callable[..., Any], iterable: Iterable[Any]) -> list[Any]:
+        return [each.get() for each in [self.spawn(func, item) for item in iterable]]
+
+    def map(self, func: Callable[..., Any], iterable: Iterable[Any]) -> list[Any]:
+        """The results of `func` for all items, in their order."""
+        return list(Greenlet.spawn(self._map, func, iterable).get())
+
+    def map_cb(self, func: Callable[..., Any], iterable: Iterable[Any], callback: Any = None) -> Any:
+        """The same; the callback is called with the list."""
+        result = self.map(func, iterable)
+        if callback is not None:
+            callback(result)
+        return result
+
+    def map_async(self, func: Callable[..., Any], iterable: Iterable[Any], callback: Any = None) -> Any:
+        """The same without waiting: gives a greenlet with the list for its value."""
+        return Greenlet.spawn(self.map_cb, func, iterable, callback)
+
+    def imap(
+        self, func: Callable[..., Any], *iterables: Iterable[Any], maxsize: int | None = None
+    ) -> Iterator[Any]:
+        """The results one after the other, in the order of the items; at most `maxsize` wait to be taken."""
+        items = zip(*iterables, strict=False)
+        return IMap.spawn(func, items, spawn=self.spawn, _zipped=True, maxsize=maxsize)
+
+    def imap_unordered(
+        self, func: Callable[..., Any], *iterables: Iterable[Any], maxsize: int | None = None
+    ) -> Iterator[Any]:
+        """The results one after the other, as they come."""
+        items = zip(*iterables, strict=False)
+        return IMapUnordered.spawn(func, items, spawn=self.spawn, _zipped=True, maxsize=maxsize)
+
+
+class Group(GroupMappingMixin):
     """A set of greenlets; each leaves it when it ends."""
 
-    greenlet_class = Greenlet
+    greenlet_class: Any = Greenlet
 
     def __init__(self, *args: Any) -> None:
         if len(args) > 1:
             raise TypeError(f"{type(self).__name__} takes the greenlets as one iterable")
-        self.greenlets: set[Any] = set()
+        self.greenlets: set[Any] = set(*args)
         self.dying: set[Any] = set()
-        self._empty = Event()
-        self._empty.set()
-        for each in args[0] if args else ():
-            self.add(each)
+        self._empty_event = Event()
+        if not self.greenlets:
+            self._empty_event.set()
+        for each in self.greenlets:
+            each.rawlink(self._discard)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {id(self):#x} {self.greenlets}>"
 
     def __len__(self) -> int:
         return len(self.greenlets)
@@ -48,12 +136,19 @@ class Group:
 
     def add(self, greenlet: Any) -> None:
         """Take a greenlet in, until it ends."""
-        self.greenlets.add(greenlet)
-        self._empty.clear()
         # A plain greenlet has no links: whoever adds one discards it.
-        link = getattr(greenlet, "rawlink", None)
-        if link is not None:
-            link(self._discard)
+        if hasattr(greenlet, "rawlink"):
+            greenlet.rawlink(self._discard)
+        self.greenlets.add(greenlet)
+        self._empty_event.clear()
+
+    def _discard(self, greenlet: Any) -> None:
+        greenlets = self.greenlets
+        greenlets.discard(greenlet)
+        if self.dying:
+            self.dying.discard(greenlet)
+        if not greenlets:
+            self._empty_event.set()
 
     def discard(self, greenlet: Any) -> None:
         """Let a greenlet go, as its end does."""
@@ -61,12 +156,6 @@ class Group:
         unlink = getattr(greenlet, "unlink", None)
         if unlink is not None:
             unlink(self._discard)
-
-    def _discard(self, greenlet: Any) -> None:
-        self.greenlets.discard(greenlet)
-        self.dying.discard(greenlet)
-        if not self.greenlets:
-            self._empty.set()
 
     def start(self, greenlet: Any) -> None:
         """Take in a greenlet that was not started, and start it."""
@@ -82,31 +171,48 @@ class Group:
     # --- waiting, ending ------------------------------------------------------------------------------------
 
     def join(self, timeout: float | None = None, raise_error: bool = False) -> bool:
-        """Wait until all have left. With `raise_error`, raise what the first failed with. Whether all have."""
-        members = list(self.greenlets)
-        if raise_error:
-            joinall(members, timeout=timeout, raise_error=True)
-        return self._empty.wait(timeout)
+        """Wait until all have left. With `raise_error`, raise what one failed with. Whether all have left."""
+        members = list(self.greenlets) if raise_error else ()
+        result = self._empty_event.wait(timeout)
+        for each in members:
+            if each.exception is not None:
+                if hasattr(each, "_raise_exception"):
+                    each._raise_exception()
+                raise each.exception
+        return result
 
     def kill(self, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None) -> None:
         """Raise the exception in all of them, and in those that they start meanwhile."""
-        with Timeout(timeout, False):
+        timer = Timeout._start_new_or_dummy(timeout)
+        try:
             while self.greenlets:
                 for each in list(self.greenlets):
-                    if each not in self.dying:
-                        self.dying.add(each)
-                        killall([each], exception, block=False)
+                    if each in self.dying:
+                        continue
+                    kill = getattr(each, "kill", None)
+                    if kill is None:
+                        _kill(each, exception)
+                    else:
+                        kill(exception, block=False)
+                    self.dying.add(each)
                 if not block:
                     break
                 joinall(self.greenlets)
+        except Timeout as error:
+            if error is not timer:
+                raise
+        finally:
+            timer.cancel()
 
     def killone(
         self, greenlet: Any, exception: Any = GreenletExit, block: bool = True, timeout: float | None = None
     ) -> None:
         """Raise the exception in one of them."""
         if greenlet in self.greenlets and greenlet not in self.dying:
+            greenlet.kill(exception, block=False)
             self.dying.add(greenlet)
-            greenlet.kill(exception, block=block, timeout=timeout)
+            if block:
+                greenlet.join(timeout)
 
     def full(self) -> bool:
         """Whether there is no room: never."""
@@ -115,88 +221,15 @@ class Group:
     def wait_available(self, timeout: float | None = None) -> Any:
         """Wait until there is room: there is."""
 
-    # --- functions over many --------------------------------------------------------------------------------
+    def _apply_immediately(self) -> bool:
+        # A pool whose members wait for its members could wait for ever.
+        return getcurrent() in self
 
-    def apply(self, func: Callable[..., Any], args: Any = None, kwds: Any = None) -> Any:
-        """`func(*args, **kwds)`, in one of its greenlets; wait for the result."""
-        return self.spawn(func, *(args or ()), **(kwds or {})).get()
+    def _apply_async_cb_spawn(self, callback: Callable[[Any], Any], result: Any) -> None:
+        Greenlet.spawn(callback, result)
 
-    def apply_async(
-        self, func: Callable[..., Any], args: Any = None, kwds: Any = None, callback: Any = None
-    ) -> Any:
-        """The same without waiting: gives the greenlet; `callback` is called with the result."""
-        greenlet = self.greenlet_class(func, *(args or ()), **(kwds or {}))
-        if callback is not None:
-            greenlet.link_value(lambda source: callback(source.value))
-        # Where there is no room yet, another greenlet waits for it.
-        if self.full():
-            Greenlet.spawn(self.start, greenlet)
-        else:
-            self.start(greenlet)
-        return greenlet
-
-    def map(self, func: Callable[..., Any], iterable: Iterable[Any]) -> list[Any]:
-        """The results of `func` for all items, in their order."""
-        return list(self.imap(func, iterable))
-
-    def map_async(self, func: Callable[..., Any], iterable: Iterable[Any], callback: Any = None) -> Any:
-        """The same without waiting: gives a greenlet with the list for its value."""
-        greenlet = Greenlet.spawn(self.map, func, iterable)
-        if callback is not None:
-            greenlet.link_value(lambda source: callback(source.value))
-        return greenlet
-
-    def imap(
-        self, func: Callable[..., Any], *iterables: Iterable[Any], maxsize: int | None = None
-    ) -> Iterator[Any]:
-        """The results one after the other, in the order of the items; at most `maxsize` wait to be taken."""
-        started = self._start_all(func, zip(*iterables, strict=False), maxsize, in_order=True)
-        return self._results(started)
-
-    def imap_unordered(
-        self, func: Callable[..., Any], *iterables: Iterable[Any], maxsize: int | None = None
-    ) -> Iterator[Any]:
-        """The results one after the other, as they come."""
-        started = self._start_all(func, zip(*iterables, strict=False), maxsize, in_order=False)
-        return self._results(started)
-
-    def _start_all(
-        self, func: Callable[..., Any], items: Iterable[Any], maxsize: int | None, in_order: bool
-    ) -> Queue:
-        """A queue of greenlets, in the order of the items, or of their ends; None comes last."""
-        results = Queue()
-        room = Semaphore(maxsize) if maxsize else None
-
-        def start() -> None:
-            running = []
-            try:
-                for item in items:
-                    if room is not None:
-                        room.acquire()
-                    greenlet = self.spawn(func, *item)
-                    if in_order:
-                        results.put(greenlet)
-                    else:
-                        running.append(greenlet)
-                        greenlet.rawlink(results.put)
-            except Exception as error:
-                results.put(error)
-            joinall(running)
-            # Behind the links of the last one.
-            results.put(None)
-
-        Greenlet.spawn(start)
-        results.room = room  # type: ignore[attr-defined]
-        return results
-
-    @staticmethod
-    def _results(started: Any) -> Iterator[Any]:
-        while (greenlet := started.get()) is not None:
-            if started.room is not None:
-                started.room.release()
-            if isinstance(greenlet, Exception):
-                raise greenlet
-            yield greenlet.get()
+    def _apply_async_use_greenlet(self) -> bool:
+        return self.full()
 
 
 class Pool(Group):
@@ -209,7 +242,7 @@ class Pool(Group):
         self.size = size
         if greenlet_class is not None:
             self.greenlet_class = greenlet_class
-        self._room: Semaphore | None = None if size is None else Semaphore(size)
+        self._semaphore: Any = DummySemaphore(size) if size is None else Semaphore(size)
 
     def full(self) -> bool:
         """Whether there is no room."""
@@ -220,22 +253,58 @@ class Pool(Group):
         return 1 if self.size is None else max(0, self.size - len(self))
 
     def wait_available(self, timeout: float | None = None) -> Any:
-        """Wait until there is room."""
-        return None if self._room is None else self._room.wait(timeout=timeout)
+        """Wait until there is room; gives for how many."""
+        return self._semaphore.wait(timeout=timeout)
 
     def start(self, greenlet: Any, blocking: bool = True, timeout: float | None = None) -> None:
-        """Take in a greenlet and start it, waiting for room; PoolFull if there was none in time."""
+        """Take in a greenlet and start it, waiting for room as `add` does."""
         self.add(greenlet, blocking, timeout)
         greenlet.start()
 
     def add(self, greenlet: Any, blocking: bool = True, timeout: float | None = None) -> None:
         """Take in a greenlet, waiting for room; PoolFull if there was none in time."""
-        if self._room is not None and not self._room.acquire(blocking=blocking, timeout=timeout):
+        if not self._semaphore.acquire(blocking, timeout):
             raise PoolFull(f"all {self.size} places of {self!r} are taken")
-        super().add(greenlet)
+        # As a group does, here for its speed: this and `_discard` are what a member costs.
+        try:
+            if hasattr(greenlet, "rawlink"):
+                greenlet.rawlink(self._discard)
+            self.greenlets.add(greenlet)
+            self._empty_event.clear()
+        except BaseException:
+            self._semaphore.release()
+            raise
 
     def _discard(self, greenlet: Any) -> None:
-        was_in = greenlet in self.greenlets
-        super()._discard(greenlet)
-        if was_in and self._room is not None:
-            self._room.release()
+        greenlets = self.greenlets
+        greenlets.discard(greenlet)
+        if self.dying:
+            self.dying.discard(greenlet)
+        if not greenlets:
+            self._empty_event.set()
+        self._semaphore.release()
+
+
+class pass_value:
+    """A link that calls a function with the value, if there is one."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[Any], Any]) -> None:
+        self.callback = callback
+
+    def __call__(self, source: Any) -> None:
+        if source.successful():
+            self.callback(source.value)
+
+    def __hash__(self) -> int:
+        return hash(self.callback)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.callback == getattr(other, "callback", other))
+
+    def __str__(self) -> str:
+        return str(self.callback)
+
+    def __repr__(self) -> str:
+        return repr(self.callback)

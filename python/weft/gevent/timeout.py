@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from weft.greenlet import getcurrent
-
-from .hub import get_hub
+from . import _hub
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 __all__ = ["Timeout", "with_timeout"]
@@ -19,75 +16,29 @@ __all__ = ["Timeout", "with_timeout"]
 _UNIQUE: Any = object()
 
 
-class Timeout(BaseException):
+class Timeout(_hub.TimeoutBase):
     """Raises itself, or `exception`, in the greenlet that started it, `seconds` from then.
 
     As a context manager it starts on entry and is closed on exit; with `exception=False` it
     then ends silently. `seconds` of None is never.
     """
 
-    def __init__(
-        self,
-        seconds: float | None = None,
-        exception: Any = None,
-        ref: bool = True,
-        priority: int = -1,
-    ) -> None:
-        BaseException.__init__(self)
-        self.seconds = seconds
-        self.exception = exception
-        self.timer: Any = None if seconds is None else get_hub().loop.timer(max(seconds, 0.0), ref=ref)
-
-    def start(self) -> None:
-        """Begin to count."""
-        if self.pending:
-            raise AssertionError(f"{self!r} is already started; to restart it, cancel it first")
-        if self.timer is None:
-            return
-        if self.exception is None or self.exception is False or isinstance(self.exception, str):
-            error = self
-        else:
-            error = self.exception
-        self.timer.start(getcurrent().throw, error)
-
-    @classmethod
-    def start_new(cls, timeout: Any = None, exception: Any = None, ref: bool = True) -> Any:
-        """A started timeout: of so many seconds, or `timeout` itself if it is one."""
-        if isinstance(timeout, Timeout):
-            if not timeout.pending:
-                timeout.start()
-            return timeout
-        made = cls(timeout, exception, ref=ref)
-        made.start()
-        return made
+    @staticmethod
+    def _start_new_or_dummy(timeout: Any, exception: Any = None, ref: bool = True) -> Any:
+        """A started one, or what stands for one that never raises."""
+        if timeout is None:
+            return _NEVER
+        return Timeout.start_new(timeout, exception, ref, _one_shot=True)
 
     @property
-    def pending(self) -> bool:
-        """Whether it is started, and did not raise yet."""
-        return self.timer is not None and (self.timer.pending or self.timer.active)
+    def timer(self) -> Any:
+        """What counts: itself, as far as one may ask whether it is pending."""
+        return self if self.seconds is not None else _NEVER
 
-    def cancel(self) -> None:
-        """Do not raise. It can be started again."""
-        if self.timer is not None:
-            self.timer.stop()
-
-    def close(self) -> None:
-        """Do not raise, ever."""
-        if self.timer is not None:
-            self.timer.stop()
-            self.timer.close()
-            self.timer = None
-
-    def __enter__(self) -> Self:
-        if not self.pending:
-            self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
-    ) -> bool | None:
-        self.close()
-        return True if value is self and self.exception is False else None
+    @property
+    def active(self) -> bool:
+        """The same as `pending`, as timers have it."""
+        return self.pending
 
     def __repr__(self) -> str:
         state = " pending" if self.pending else ""
@@ -104,16 +55,33 @@ class Timeout(BaseException):
             return f"{self.seconds} second{plural} (silent)"
         return f"{self.seconds} second{plural}: {self.exception}"
 
+    def __lt__(self, other: Any) -> bool:
+        """Compare by seconds, with numbers and with others."""
+        seconds = getattr(other, "seconds", other)
+        try:
+            return bool(self.seconds < seconds)
+        except TypeError:
+            return NotImplemented
+
+
+_hub.set_face("timeout", Timeout)
+
 
 class _Never:
     """A timeout of None: nothing to start, nothing to close."""
 
-    pending = False
+    __slots__ = ()
+
+    pending = active = False
+    seconds = timer = exception = None
+
+    def start(self, *args: object, **kwargs: object) -> None:
+        raise AssertionError("non-expiring timer cannot be started")
 
     def cancel(self) -> None:
         pass
 
-    close = cancel
+    stop = close = cancel
 
     def __enter__(self) -> Self:
         return self
@@ -127,13 +95,13 @@ _NEVER = _Never()
 
 def start_or_never(seconds: float | None) -> Any:
     """A started Timeout, or what stands for none."""
-    return _NEVER if seconds is None else Timeout.start_new(seconds)
+    return Timeout._start_new_or_dummy(seconds)
 
 
 def with_timeout(seconds: float | None, function: Callable[..., Any], *args: object, **kwds: Any) -> Any:
     """Call `function(*args, **kwds)`; if that takes longer, return `timeout_value` or raise Timeout."""
     value = kwds.pop("timeout_value", _UNIQUE)
-    timeout = Timeout.start_new(seconds)
+    timeout = Timeout.start_new(seconds, _one_shot=True)
     try:
         try:
             return function(*args, **kwds)
@@ -142,4 +110,4 @@ def with_timeout(seconds: float | None, function: Callable[..., Any], *args: obj
                 return value
             raise
     finally:
-        timeout.close()
+        timeout.cancel()

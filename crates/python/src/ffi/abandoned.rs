@@ -172,7 +172,11 @@ pub(super) unsafe fn release(mut frame: *mut c_void) {
 }
 
 /// Whether it is one of the frames that the interpreter loop keeps on the C stack; there are none before 3.12.
-unsafe fn is_entry_frame(frame: *mut c_void) -> bool {
+///
+/// # Safety
+///
+/// A valid frame.
+pub(super) unsafe fn is_entry_frame(frame: *mut c_void) -> bool {
     /// `FRAME_OWNED_BY_CSTACK`, the same in 3.12 and 3.13.
     const OWNED_BY_C_STACK: c_char = 3;
     // SAFETY: laid out as the headers said.

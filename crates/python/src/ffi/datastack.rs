@@ -25,10 +25,17 @@ const ROOT_SIZE: usize = 512;
 const BLOCK_SIZE: usize = 16 << 10;
 
 /// How many root chunks wait for the next coroutine.
-const SPARE_ROOTS: usize = 64;
+const SPARE_ROOTS: usize = 512;
 
 /// How many blocks are kept mapped.
 const SPARE_BLOCKS: usize = 16;
+
+/// What the interpreter's allocator of small objects asks for (`ARENA_SIZE` in `obmalloc.c`). Where thousands of
+/// coroutines come and go together, so do the arenas that they lie in.
+const ARENA_SIZE: usize = 1 << 20;
+
+/// How many arenas are kept mapped.
+const SPARE_ARENAS: usize = 4;
 
 const ROOT_LAYOUT: Layout = match Layout::from_size_align(ROOT_SIZE, 16) {
     Ok(layout) => layout,
@@ -110,6 +117,17 @@ static UNDERLYING: GilCell<PyObjectArenaAllocator> = GilCell::new(empty_arena())
 /// Blocks kept mapped. Atomics, because thread states are also torn down without the GIL.
 static BLOCKS: [AtomicPtr<c_void>; SPARE_BLOCKS] = [const { AtomicPtr::new(ptr::null_mut()) }; SPARE_BLOCKS];
 
+static ARENAS: [AtomicPtr<c_void>; SPARE_ARENAS] = [const { AtomicPtr::new(ptr::null_mut()) }; SPARE_ARENAS];
+
+/// Where what is that large is kept; nowhere, as a rule.
+fn spare(size: usize) -> &'static [AtomicPtr<c_void>] {
+    match size {
+        BLOCK_SIZE => &BLOCKS,
+        ARENA_SIZE => &ARENAS,
+        _ => &[],
+    }
+}
+
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
 /// Puts the cache of blocks in front of the interpreter's arena allocator, once in a process.
@@ -135,13 +153,11 @@ pub(crate) unsafe fn install_cache() {
 }
 
 extern "C" fn cached_alloc(_context: *mut c_void, size: usize) -> *mut c_void {
-    if size == BLOCK_SIZE {
-        for slot in &BLOCKS {
-            if !slot.load(Ordering::Relaxed).is_null() {
-                let block = slot.swap(ptr::null_mut(), Ordering::AcqRel);
-                if !block.is_null() {
-                    return block;
-                }
+    for slot in spare(size) {
+        if !slot.load(Ordering::Relaxed).is_null() {
+            let block = slot.swap(ptr::null_mut(), Ordering::AcqRel);
+            if !block.is_null() {
+                return block;
             }
         }
     }
@@ -156,13 +172,11 @@ extern "C" fn cached_alloc(_context: *mut c_void, size: usize) -> *mut c_void {
 }
 
 extern "C" fn cached_free(_context: *mut c_void, block: *mut c_void, size: usize) {
-    if size == BLOCK_SIZE {
-        for slot in &BLOCKS {
-            if slot.load(Ordering::Relaxed).is_null()
-                && slot.compare_exchange(ptr::null_mut(), block, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-            {
-                return;
-            }
+    for slot in spare(size) {
+        if slot.load(Ordering::Relaxed).is_null()
+            && slot.compare_exchange(ptr::null_mut(), block, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            return;
         }
     }
     // SAFETY: as in `cached_alloc`; the block came from the underlying allocator.

@@ -51,9 +51,12 @@ int main(void)
     VALUE("OWNED_BY_FRAME_OBJECT", FRAME_OWNED_BY_FRAME_OBJECT);
 #if PY_VERSION_HEX < 0x030D0000
     FIELD("FRAME_CODE", _PyInterpreterFrame, f_code);
+    FIELD("FRAME_INSTRUCTION", _PyInterpreterFrame, prev_instr);
 #else
     FIELD("FRAME_CODE", _PyInterpreterFrame, f_executable);
+    FIELD("FRAME_INSTRUCTION", _PyInterpreterFrame, instr_ptr);
 #endif
+    FIELD("CODE_INSTRUCTIONS", PyCodeObject, co_code_adaptive);
 #if PY_VERSION_HEX < 0x030C0000
     FIELD("FRAME_FUNCTION", _PyInterpreterFrame, f_func);
 #else

@@ -47,6 +47,9 @@ pub(crate) unsafe trait FrameState {
     /// `thread` is the current thread state, and `self` does not move until the coroutine is dead.
     unsafe fn start(&mut self, thread: *mut PyThreadState);
 
+    /// After [`start`](Self::start): as deep in recursion as if `other`, which is suspended, had started it.
+    fn start_as_from(&mut self, other: &Self);
+
     /// Saves from `thread`.
     ///
     /// # Safety
@@ -148,6 +151,12 @@ impl State {
             self.frames.start(thread);
         }
         true
+    }
+
+    /// After [`start`](Self::start): as deep in recursion as if `other`, which is suspended, had started it. Of a chain of
+    /// coroutines each of which starts the next one, none is nested in another.
+    pub(crate) fn start_as_from(&mut self, other: &Self) {
+        self.frames.start_as_from(&other.frames);
     }
 
     /// Gives the data stack of a coroutine back that has no frames (any more).
@@ -307,5 +316,33 @@ unsafe impl Host for State {
     unsafe fn relocate(&mut self, range: Range<usize>, delta: isize) {
         // SAFETY: passed on.
         unsafe { self.frames.relocate(range, delta) };
+    }
+}
+
+/// Calls `each` with the code objects of the running Python frames, innermost first, and with how many bytes
+/// of instructions lie before the one that runs, until it says that it is enough.
+///
+/// # Safety
+///
+/// The GIL is held, `thread` is the current thread state; `each` runs no Python code.
+pub(crate) unsafe fn walk_frames(
+    thread: *mut PyThreadState,
+    mut each: impl FnMut(*mut PyObject, usize) -> bool,
+) {
+    // SAFETY: laid out as the headers said; the frames that run are valid, and nothing runs meanwhile.
+    unsafe {
+        let mut frame = Frames::current_frame(thread).read();
+        while !frame.is_null() {
+            let code = field::<*mut PyObject>(frame, layout::FRAME_CODE).read();
+            // Entry frames that lie on the C stack have no code of their own.
+            if !code.is_null() && pyo3::ffi::PyCode_Check(code) != 0 && !abandoned::is_entry_frame(frame) {
+                let at = field::<*mut c_void>(frame, layout::FRAME_INSTRUCTION).read();
+                let first: *mut c_void = field(code.cast(), layout::CODE_INSTRUCTIONS);
+                if !each(code, at.addr().saturating_sub(first.addr())) {
+                    return;
+                }
+            }
+            frame = field::<*mut c_void>(frame, layout::FRAME_PREVIOUS).read();
+        }
     }
 }

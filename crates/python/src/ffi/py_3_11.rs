@@ -116,6 +116,10 @@ unsafe impl FrameState for Frames {
         self.trash_nesting = 0;
     }
 
+    fn start_as_from(&mut self, other: &Self) {
+        self.recursion_depth = other.recursion_depth;
+    }
+
     #[inline(always)]
     unsafe fn suspend(&mut self, thread: *mut PyThreadState) {
         let ts: *mut c_void = thread.cast();

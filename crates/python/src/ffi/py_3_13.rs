@@ -92,6 +92,10 @@ unsafe impl FrameState for Frames {
         self.current_frame = ptr::null_mut();
     }
 
+    fn start_as_from(&mut self, other: &Self) {
+        self.py_recursion_depth = other.py_recursion_depth;
+    }
+
     #[inline(always)]
     unsafe fn suspend(&mut self, thread: *mut PyThreadState) {
         let ts: *mut c_void = thread.cast();

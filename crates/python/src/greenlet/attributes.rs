@@ -19,7 +19,11 @@ macro_rules! refuse {
 }
 
 /// Whether it was not started or may still run. Notices that its thread has ended.
-unsafe fn is_not_dead(greenlet: *mut PyGreenlet) -> bool {
+///
+/// # Safety
+///
+/// The GIL is held; a live greenlet.
+pub(crate) unsafe fn is_not_dead(greenlet: *mut PyGreenlet) -> bool {
     // SAFETY: the GIL is held; a live greenlet.
     unsafe {
         if belongs_to_ended_thread(greenlet) {

@@ -5,7 +5,7 @@ use std::ptr;
 use pyo3::ffi::{self, PyObject};
 use weft_coroutine::arch::Entry;
 
-use super::object::{PyGreenlet, SavedError, body, clear, owned};
+use super::object::{PyGreenlet, body, owned};
 use super::parcel::{Parcel, handle_exit};
 use super::switch::{Leave, deliver, discard_keeping_error, discard_object, drop_origin, next_parent};
 use super::thread::{Thread, current_thread};
@@ -57,7 +57,7 @@ unsafe fn begin(thread: *mut Thread, origin: *mut PyGreenlet) -> Parcel {
     // SAFETY: as for `first_moments`.
     unsafe {
         let mut parcel = std::mem::replace(&mut (*thread).parcel, Parcel::Empty);
-        let mut old_run = std::mem::replace(&mut (*thread).replaced_run, ptr::null_mut());
+        let old_run = std::mem::replace(&mut (*thread).replaced_run, ptr::null_mut());
         if !(*thread).tracefunc.is_null() {
             let event = match parcel {
                 Parcel::Arguments(..) | Parcel::Value(_) => tracing::Event::Switch,
@@ -78,11 +78,7 @@ unsafe fn begin(thread: *mut Thread, origin: *mut PyGreenlet) -> Parcel {
             };
         }
         drop_origin(origin);
-        if !old_run.is_null() {
-            let saved = SavedError::take();
-            clear(&raw mut old_run);
-            saved.restore();
-        }
+        discard_object(old_run);
         parcel
     }
 }
@@ -103,10 +99,8 @@ unsafe fn call(run: *mut PyObject, arguments: *mut PyObject, keywords: *mut PyOb
 unsafe fn release_arguments(arguments: *mut PyObject, keywords: *mut PyObject) {
     // SAFETY: owned references; an exception that is set stays set.
     unsafe {
-        let saved = SavedError::take();
-        ffi::Py_DECREF(arguments);
-        ffi::Py_XDECREF(keywords);
-        saved.restore();
+        discard_object(arguments);
+        discard_object(keywords);
     }
 }
 
@@ -116,11 +110,32 @@ unsafe fn last_moments(thread: *mut Thread, result: *mut PyObject) -> ! {
     unsafe {
         let greenlet = (*thread).current;
         let this = body(greenlet);
-        let saved = SavedError::take();
-        clear(&raw mut (*this).run);
-        saved.restore();
+        discard_object(std::mem::replace(&mut (*this).run, ptr::null_mut()));
         let mut parcel = handle_exit(result);
         let mut parent = (*this).parent;
+        if matches!(parcel, Parcel::Exception) && !parent.is_null() && parent.cast() == (*thread).hub {
+            let old = std::mem::replace(&mut (*thread).failed, owned(greenlet));
+            discard_object(old.cast());
+        }
+        if let Parcel::Value(value) = parcel
+            && !parent.is_null()
+            && parent.cast() == (*thread).hub
+            && let Some(successor) = (*thread).successor
+        {
+            // The hub has no use for it. What is dropped may run Python code, so nobody is asked before.
+            ffi::Py_DECREF(value);
+            parcel = Parcel::Value(owned(ffi::Py_None()));
+            if let Some((next, brought)) = successor(thread, greenlet) {
+                ffi::Py_DECREF(ffi::Py_None());
+                // As with a parent, below.
+                let old = std::mem::replace(&mut (*this).run, next.cast());
+                discard_object(old);
+                let failed = deliver(next, brought, ptr::null(), Leave::ForEver);
+                debug_assert!(failed.is_null());
+                parcel = Parcel::Exception;
+            }
+            parent = (*this).parent;
+        }
         while !parent.is_null() {
             // `run`, which is empty now, holds the parent: looking up the parent's own `run` may run Python code that
             // takes it away, and nothing that needs dropping may lie on this stack.

@@ -277,6 +277,16 @@ pub(crate) unsafe fn make_dead(greenlet: *mut PyGreenlet) {
 /// `tp_dealloc`.
 pub(crate) unsafe extern "C" fn dealloc(this: *mut PyObject) {
     // SAFETY: called by the interpreter with a greenlet whose last reference is gone.
+    unsafe { dealloc_with(this, |_| ()) };
+}
+
+/// The same for a type with more fields, which `clear_more` empties once nothing runs in the greenlet any more.
+///
+/// # Safety
+///
+/// Called by the interpreter with a greenlet whose last reference is gone.
+pub(crate) unsafe fn dealloc_with(this: *mut PyObject, clear_more: unsafe fn(*mut PyObject)) {
+    // SAFETY: as the caller says.
     unsafe {
         let greenlet: *mut PyGreenlet = this.cast();
         ffi::PyObject_GC_UnTrack(this.cast());
@@ -292,6 +302,7 @@ pub(crate) unsafe extern "C" fn dealloc(this: *mut PyObject) {
         if !(*greenlet).weakreflist.is_null() {
             ffi::PyObject_ClearWeakRefs(this);
         }
+        clear_more(this);
         clear(&raw mut (*greenlet).dict);
         if has_body {
             let this = body(greenlet);

@@ -10,11 +10,11 @@
 //!
 //! Semantics follow the greenlet package's documentation and its test suite, version 3.5.
 
-mod attributes;
+pub(crate) mod attributes;
 mod capi;
 mod first_last;
-mod lifetime;
-mod methods;
+pub(crate) mod lifetime;
+pub(crate) mod methods;
 mod module;
 pub(crate) mod object;
 pub(crate) mod parcel;

@@ -52,6 +52,8 @@ pub(crate) struct Body {
     /// Only of `UnswitchableGreenlet`: pretend that the switch fails before or in the middle.
     pub(crate) broken: Broken,
     pub(crate) is_main: bool,
+    /// Whether `run` is what is to be called though the type is a derived one: nothing has to be looked up.
+    pub(crate) starts_plainly: bool,
     /// Whether it was running when its thread vanished, in the child of a fork or at the end of a thread.
     pub(crate) lost: AtomicBool,
 }
@@ -73,10 +75,10 @@ impl Broken {
 impl Body {
     /// A body on the heap for a new greenlet; null, with `MemoryError` set, if there is no memory.
     pub(crate) fn allocate(is_main: bool) -> *mut Self {
-        let layout = std::alloc::Layout::new::<Self>();
-        // SAFETY: the layout is not empty; the memory is written whole before it is used.
+        const _: () = assert!(align_of::<Body>() <= 16, "what the interpreter's allocator gives");
+        // SAFETY: the GIL is held; the memory is written whole before it is used.
         unsafe {
-            let body: *mut Self = std::alloc::alloc(layout).cast();
+            let body: *mut Self = ffi::PyObject_Malloc(size_of::<Self>()).cast();
             if body.is_null() {
                 ffi::PyErr_NoMemory();
                 return body;
@@ -92,6 +94,7 @@ impl Body {
                 life: if is_main { Life::Active } else { Life::Pending },
                 broken: Broken::default(),
                 is_main,
+                starts_plainly: false,
                 lost: AtomicBool::new(false),
             });
             body
@@ -102,12 +105,12 @@ impl Body {
     ///
     /// # Safety
     ///
-    /// From [`Body::allocate`], and its coroutine does not run and is in no slot.
+    /// The GIL is held; from [`Body::allocate`], and its coroutine does not run and is in no slot.
     pub(crate) unsafe fn free(body: *mut Self) {
         // SAFETY: the caller's promise; the memory came from `allocate`.
         unsafe {
             ptr::drop_in_place(body);
-            std::alloc::dealloc(body.cast(), std::alloc::Layout::new::<Self>());
+            ffi::PyObject_Free(body.cast());
         }
     }
 }
@@ -201,6 +204,12 @@ impl SavedError {
         saved
     }
 
+    /// Whether it is that exception, which is an instance.
+    pub(crate) unsafe fn is(&self, exception: *mut PyObject) -> bool {
+        // An instance that was thrown is never a class that waits to be called.
+        self.value == exception
+    }
+
     /// Puts it back, in place of whatever is set now.
     pub(crate) unsafe fn restore(self) {
         // SAFETY: the GIL is held; the references move to the interpreter.
@@ -227,9 +236,23 @@ impl SavedError {
 ///
 /// `kind` is the greenlet type or derived from it.
 pub(crate) unsafe fn allocate(kind: *mut PyTypeObject, is_main: bool) -> *mut PyGreenlet {
+    // SAFETY: passed on.
+    unsafe { allocate_known(kind, is_main, kind == types::greenlet_type()) }
+}
+
+/// The same; of a type that is `concrete` nobody has to ask whether it is abstract.
+///
+/// # Safety
+///
+/// As for [`allocate`].
+pub(crate) unsafe fn allocate_known(
+    kind: *mut PyTypeObject,
+    is_main: bool,
+    concrete: bool,
+) -> *mut PyGreenlet {
     // SAFETY: `tp_alloc` gives zeroed memory of the type's size, which begins with a `PyGreenlet`.
     unsafe {
-        let object: *mut PyGreenlet = if kind == types::greenlet_type() {
+        let object: *mut PyGreenlet = if concrete {
             ffi::PyType_GenericAlloc(kind, 0).cast()
         } else {
             // `object.__new__` refuses abstract classes.

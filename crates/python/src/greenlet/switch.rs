@@ -26,7 +26,7 @@ use pyo3::ffi::{self, PyObject, PyThreadState};
 use weft_coroutine::slotted::{Slots, SwitchError};
 
 use super::first_last::ENTRY;
-use super::object::{Life, PyGreenlet, SavedError, body, owned, owned_or_null};
+use super::object::{self, Life, PyGreenlet, SavedError, body, owned, owned_or_null};
 use super::parcel::{Parcel, handle_exit};
 use super::thread::{Thread, current_thread, delete_dropped_elsewhere, thread_of};
 use super::tracing;
@@ -387,7 +387,7 @@ unsafe fn start(
     // SAFETY: as for `switch`. The target is held over the lookup of `run`, which may run Python code; after it, the
     // state is looked at again.
     unsafe {
-        let exact = ffi::Py_TYPE(target.cast()) == types::greenlet_type();
+        let exact = (*body(target)).starts_plainly || ffi::Py_TYPE(target.cast()) == types::greenlet_type();
         let run = if exact && !(*body(target)).run.is_null() {
             owned((*body(target)).run)
         } else {
@@ -432,6 +432,7 @@ unsafe fn start(
         }
         (*target_body).life = Life::Active;
         (*target_body).main = owned((*thread).main);
+        start_as_from_hub(thread, target_body);
         // The old reference is dropped in the new greenlet: that may switch. Until then the new one stands aside.
         let old_run = (*target_body).run;
         (*target_body).run = run;
@@ -457,11 +458,39 @@ unsafe fn start(
     }
 }
 
+/// A child of the hub that somebody starts in the hub's place, because it was the next one, is as deep in recursion as if
+/// the hub had done it.
+unsafe fn start_as_from_hub(thread: *mut Thread, target: *mut object::Body) {
+    // SAFETY: both are this thread's; the hub is suspended, as another one is current.
+    unsafe {
+        let hub: *mut PyGreenlet = (*thread).hub.cast();
+        if !hub.is_null()
+            && (*target).parent == hub
+            && (*thread).current != hub
+            && (*body(hub)).life == Life::Active
+            && (*body(hub)).main == (*thread).main
+        {
+            (*target).coroutine.host.start_as_from(&(*body(hub)).coroutine.host);
+        }
+    }
+}
+
 /// Drops a reference, if there is one; an exception that is set stays set.
-pub(super) unsafe fn discard_object(object: *mut PyObject) {
+///
+/// # Safety
+///
+/// An owned reference or null, with the GIL.
+#[inline]
+pub(crate) unsafe fn discard_object(object: *mut PyObject) {
     // SAFETY: an owned reference or null, with the GIL.
     unsafe {
-        if !object.is_null() {
+        if object.is_null() {
+            return;
+        }
+        if ffi::Py_REFCNT(object) > 1 {
+            // Nothing runs.
+            ffi::Py_DECREF(object);
+        } else {
             let saved = SavedError::take();
             ffi::Py_DECREF(object);
             saved.restore();
@@ -563,6 +592,82 @@ pub(crate) unsafe fn switch_quickly(
             origin.expose_provenance(),
         );
         Some(arrive(thread, ptr::with_exposed_provenance_mut(origin)))
+    }
+}
+
+/// Switches to a greenlet with a reference to it that is taken: who leaves does not keep it alive for as long as it is
+/// away, which a switch by a caller who holds the target does.
+///
+/// # Safety
+///
+/// As for [`switch`]; `greenlet` is owned.
+pub(crate) unsafe fn switch_giving(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut PyObject {
+    // SAFETY: as for `switch_quickly` and `start`; the reference becomes that of the thread's current greenlet, or is
+    // dropped by the greenlet that starts.
+    unsafe {
+        let thread_state = current_thread_state();
+        let thread = current_thread(thread_state);
+        let target = body(greenlet);
+        let ordinary = !thread.is_null()
+            && (*thread).delete_later.is_empty()
+            && !(*target).broken.any()
+            && (*thread).current != greenlet;
+        if ordinary && (*target).life == Life::Active && (*target).main == (*thread).main {
+            let origin = (*thread).current;
+            let from = body(origin);
+            if (*target).coroutine.is_resident()
+                || (Slots::bring_in(
+                    &raw mut (*thread).slots,
+                    thread_state,
+                    &raw mut (*from).coroutine,
+                    &raw mut (*target).coroutine,
+                )
+                .is_ok()
+                    && (*target).coroutine.is_resident())
+            {
+                (*thread).parcel = parcel;
+                (*thread).current = greenlet;
+                (*from).call_arguments = ptr::null();
+                let origin = Slots::switch_resident(
+                    thread_state,
+                    &raw mut (*from).coroutine,
+                    &raw mut (*target).coroutine,
+                    origin.expose_provenance(),
+                );
+                return arrive(thread, ptr::with_exposed_provenance_mut(origin));
+            }
+        } else if ordinary
+            && (*target).life == Life::Pending
+            && (*target).starts_plainly
+            && !(*target).run.is_null()
+            && (*target).coroutine.host.start(thread_state)
+        {
+            (*target).life = Life::Active;
+            (*target).main = owned((*thread).main);
+            start_as_from_hub(thread, target);
+            (*body((*thread).current)).call_arguments = ptr::null();
+            (*thread).parcel = parcel;
+            // What the new greenlet drops first thing.
+            (*thread).replaced_run = greenlet.cast();
+            return match swap(thread, thread_state, greenlet, true, Leave::ForNow) {
+                Ok(origin) => arrive(thread, origin),
+                Err(failure) => {
+                    (*target).life = Life::Pending;
+                    (*thread).replaced_run = ptr::null_mut();
+                    (*target).coroutine.host.free_datastack();
+                    let main = std::mem::replace(&mut (*target).main, ptr::null_mut());
+                    let result = fail(thread, greenlet, true, true, &failure);
+                    let saved = SavedError::take();
+                    ffi::Py_DECREF(main.cast());
+                    ffi::Py_DECREF(greenlet.cast());
+                    saved.restore();
+                    result
+                }
+            };
+        }
+        let result = switch(greenlet, parcel);
+        discard_object(greenlet.cast());
+        result
     }
 }
 

@@ -47,12 +47,28 @@ pub(crate) struct Thread {
     /// Greenlets of this thread whose last reference was dropped elsewhere; owned.
     pub(crate) delete_later: Vec<*mut PyGreenlet>,
     pub(crate) slots: Slots<State>,
+    /// The thread's hub, owned; null if it has none.
+    pub(crate) hub: *mut PyObject,
+    /// The hub's loop, owned.
+    pub(crate) hub_loop: *mut PyObject,
+    /// Whether the hub's class wants to see every switch to it.
+    pub(crate) hub_watches: bool,
+    /// The child of the hub that has ended with an exception, which is on its way there; owned, or null.
+    pub(crate) failed: *mut PyGreenlet,
+    /// Says whom a greenlet that has ended hands over to, in the place of its parent.
+    pub(crate) successor: Option<Successor>,
     /// Which entry of [`alive`] stands for it.
     serial: usize,
     /// The number of the thread state that its greenlets belong to.
     thread_state_id: u64,
     next_ended: *mut Thread,
 }
+
+/// Asked by a greenlet at its end: who goes on, owned, and with what.
+///
+/// Called with the GIL, as the current greenlet of the thread; runs no Python code.
+pub(crate) type Successor =
+    unsafe fn(*mut Thread, *mut PyGreenlet) -> Option<(*mut PyGreenlet, super::parcel::Parcel)>;
 
 /// Main greenlets that exist.
 pub(crate) static MAIN_GREENLETS: AtomicIsize = AtomicIsize::new(0);
@@ -310,6 +326,11 @@ unsafe fn create(thread_state: *mut PyThreadState) -> *mut Thread {
             tracefunc: ptr::null_mut(),
             delete_later: Vec::new(),
             slots: Slots::new(config()),
+            hub: ptr::null_mut(),
+            hub_loop: ptr::null_mut(),
+            hub_watches: false,
+            failed: ptr::null_mut(),
+            successor: None,
             serial: 0,
             thread_state_id: thread_id(thread_state),
             next_ended: ptr::null_mut(),
@@ -418,6 +439,9 @@ unsafe fn destroy(thread: *mut Thread) {
         }
         main_thread_cell((*thread).main).store(ptr::null_mut(), Ordering::Release);
         clear(&raw mut (*thread).tracefunc);
+        clear(&raw mut (*thread).failed);
+        clear(&raw mut (*thread).hub);
+        clear(&raw mut (*thread).hub_loop);
         while let Some(greenlet) = (*thread).delete_later.pop() {
             super::lifetime::make_dead(greenlet);
             ffi::Py_DECREF(greenlet.cast());

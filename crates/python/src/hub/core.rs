@@ -20,6 +20,27 @@ pub(super) enum Item {
     Greenlet(*mut PyGreenlet),
     /// A [`Callback`](super::callback::Callback) to be called. Owned.
     Callback(*mut PyObject),
+    /// A [`Spawned`](super::spawned) greenlet to be started. Owned.
+    Start(*mut PyGreenlet),
+    /// A plain greenlet to be started with these arguments. Both owned.
+    StartWith(*mut PyGreenlet, *mut PyObject),
+    /// A [`Linkable`](super::linkable) object whose links are to be called. Owned.
+    Notify(*mut PyObject),
+    /// A [`Spawned`](super::spawned) greenlet that has ended, whose links are to be called. Owned.
+    Ended(*mut PyGreenlet),
+    /// A [`queue`](super::queue) that has something for those that wait at it, and whose turn it is. Owned.
+    Unlock(*mut PyObject, Turn),
+    /// A [`Timeout`](super::timeout) whose time has come. Owned.
+    Timeout(*mut PyObject),
+}
+
+/// Whose turn it is at a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Those that wait to put something in, in a new round.
+    Putters,
+    /// Those that wait to get something out; whether this round has served somebody already.
+    Getters(bool),
 }
 
 impl Item {
@@ -30,8 +51,16 @@ impl Item {
     /// The GIL is held.
     pub(super) unsafe fn release(self) {
         let object: *mut PyObject = match self {
-            Self::Greenlet(greenlet) => greenlet.cast(),
-            Self::Callback(callback) => callback,
+            Self::Greenlet(greenlet) | Self::Start(greenlet) | Self::Ended(greenlet) => greenlet.cast(),
+            Self::Callback(object)
+            | Self::Notify(object)
+            | Self::Unlock(object, _)
+            | Self::Timeout(object) => object,
+            Self::StartWith(greenlet, arguments) => {
+                // SAFETY: owned, says whoever made it.
+                unsafe { ffi::Py_DECREF(arguments) };
+                greenlet.cast()
+            }
         };
         // SAFETY: owned, says whoever made it.
         unsafe { ffi::Py_DECREF(object) };
@@ -75,6 +104,13 @@ pub(super) struct Core {
     pub(super) depth: u32,
     pub(super) stop: bool,
     pub(super) forks: u32,
+    /// Whether the hub's greenlet stands where it goes on with the next one that is ready, and not in the middle of a callback
+    /// that has switched to somebody: only then may it be passed by.
+    pub(super) between: bool,
+    /// Before how many sleeps it is to be looked for longer, because another thread computes.
+    pub(super) contended: u32,
+    /// How long it is worth while to look again before a sleep.
+    pub(super) patience: weft_wait::thread::Patience,
 }
 
 /// What of `events` and `revents` is what, as in libev.
@@ -83,6 +119,7 @@ pub(super) const WRITE: i32 = 2;
 
 impl Core {
     pub(super) fn new() -> Result<Self, ReactorError> {
+        keep_freed_memory();
         let hub = Hub::new()?;
         let gave_up_at = hub.now();
         Ok(Self {
@@ -101,6 +138,9 @@ impl Core {
             depth: 0,
             stop: false,
             forks: forks(),
+            between: false,
+            contended: 0,
+            patience: weft_wait::thread::Patience::new(),
         })
     }
 
@@ -179,6 +219,18 @@ impl Core {
         self.note_phase(Phase::Fork);
         Ok(true)
     }
+}
+
+/// Has the C library keep memory that is freed: by default it gives 128 KiB back to the kernel, and
+/// maps each larger block anew, so that every message of such a size is paid for with as many page faults.
+///
+/// It learns from what it sees: a block that is freed was worth keeping, and so is twice as much of what lies
+/// free at the end of the heap.
+fn keep_freed_memory() {
+    const WORTH_KEEPING: usize = 4 << 20;
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: a block that nobody uses is allocated and freed.
+    ONCE.call_once(|| unsafe { libc::free(std::hint::black_box(libc::malloc(WORTH_KEEPING))) });
 }
 
 // What libev calls its events.

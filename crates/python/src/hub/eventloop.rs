@@ -66,6 +66,20 @@ pub(super) unsafe fn core_of(object: *mut PyObject) -> *mut Core {
     }
 }
 
+/// The same for an object that is known to be a loop; null, and no exception, if it was destroyed.
+///
+/// # Safety
+///
+/// The GIL is held, and `object` a live loop.
+#[inline(always)]
+pub(super) unsafe fn core_of_loop(object: *mut PyObject) -> *mut Core {
+    // SAFETY: the caller's promise; no reference outlives this function.
+    unsafe {
+        let py = Python::assume_attached();
+        *Borrowed::from_ptr(py, object).cast_unchecked::<Loop>().get().core.get()
+    }
+}
+
 /// Whether a loop object is the main thread's; it is one.
 ///
 /// # Safety

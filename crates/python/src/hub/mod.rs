@@ -4,6 +4,11 @@
 //! * [`turns`]: the loop itself, which runs in the hub's greenlet; [`park`]: how a greenlet waits, and whom it hands over to.
 //! * [`stream`]: sockets that read and write without the hub's hearing of it, as long as nothing blocks.
 //! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see; [`kind`]: what watchers watch.
+//! * [`here`]: the hub of the calling thread; [`ready`]: what comes next, for the hub and for who hands over.
+//! * [`spawned`]: greenlets that the hub starts, [`tree`] who made them; [`waiter`]: a meeting of two.
+//! * [`linkable`]: [`event`]s, [`async_result`]s and [`semaphore`]s, [`links`] whom they tell; [`gather`]: waiting for many.
+//! * [`queue`]: queues between greenlets; [`timeout`]: exceptions that raise themselves, [`limit`] how long a wait may last.
+//! * [`class`]: types in the interpreter's own terms; [`faces`]: what the face has that is needed here.
 //!
 //! Every function that switches is a plain C function and no method of PyO3's, whose frames keep counts and borrows on
 //! the stack: a greenlet that waits may never go on.
@@ -14,21 +19,38 @@
 //! the GIL is given up, to sleep. Giving it up for each `recv` and `send` would have every one of them wait for another
 //! thread's turn to end, 5 ms each, beside a thread that computes. In return, a turn that was long gives it up once.
 
+mod async_result;
 mod callback;
+mod class;
 mod core;
+mod event;
 mod eventloop;
+mod faces;
+mod gather;
+mod here;
 mod kind;
+mod limit;
+mod linkable;
+mod links;
 mod park;
+mod queue;
+mod ready;
+mod semaphore;
+mod spawned;
 mod stream;
+mod timeout;
+mod tree;
 mod turns;
+mod waiter;
 mod watcher;
 
 use pyo3::ffi::{self, PyMethodDef};
 use pyo3::prelude::*;
 
 use crate::gil::GilCell;
+use faces::names;
 
-static FUNCTIONS: GilCell<[PyMethodDef; 10]> = GilCell::new([
+static FUNCTIONS: GilCell<[PyMethodDef; 15]> = GilCell::new([
     park::fast(c"run", turns::run, turns::RUN_DOC),
     park::fast(c"sleep", park::sleep, park::SLEEP_DOC),
     park::fast(c"give_way", park::give_way, park::GIVE_WAY_DOC),
@@ -38,6 +60,25 @@ static FUNCTIONS: GilCell<[PyMethodDef; 10]> = GilCell::new([
     park::fast(c"send", stream::send, stream::SEND_DOC),
     park::fast(c"sendall", stream::sendall, stream::SENDALL_DOC),
     park::fast(c"wait", stream::wait, stream::WAIT_DOC),
+    class::method(c"pause", park::pause, park::PAUSE_DOC),
+    class::method(
+        c"spawn_raw",
+        spawned::spawn_raw,
+        c"spawn_raw(function, *args, **kwargs) -> greenlet\n\n\
+        Have a plain greenlet run the function, soon. It has no links and no result.",
+    ),
+    class::one(
+        c"set_spawn_callbacks",
+        spawned::set_spawn_callbacks,
+        c"Say who is called with every greenlet that is started: a set, or None.",
+    ),
+    class::one(c"track_tree", tree::track_tree, c"Say whether greenlets note who made them, and where."),
+    class::method(
+        c"wait_all",
+        gather::wait_all,
+        c"wait_all(objects, timeout=None, count=None) -> list\n\n\
+        Wait for the objects to become ready, and return those that did.",
+    ),
     PyMethodDef::zeroed(),
 ]);
 
@@ -55,5 +96,23 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<callback::Callback>()?;
     module.add_class::<stream::Stream>()?;
     module.add_function(wrap_pyfunction!(park::set_exceptions, &module)?)?;
+    module.add_function(wrap_pyfunction!(faces::set_face, &module)?)?;
+    module.add_function(wrap_pyfunction!(here::set_hub_class, &module)?)?;
+    module.add_function(wrap_pyfunction!(here::get_hub, &module)?)?;
+    module.add_function(wrap_pyfunction!(here::get_hub_if_exists, &module)?)?;
+    module.add_function(wrap_pyfunction!(here::set_hub, &module)?)?;
+    // SAFETY: under the GIL, once; the greenlet types exist.
+    let fine = unsafe {
+        faces::ready()
+            && linkable::ready(module.as_ptr())
+            && spawned::ready(module.as_ptr())
+            && timeout::ready(module.as_ptr())
+            && waiter::ready(module.as_ptr())
+            && gather::ready(module.as_ptr())
+            && queue::ready(module.as_ptr())
+    };
+    if !fine {
+        return Err(PyErr::fetch(py));
+    }
     native.setattr("_hub", module)
 }

@@ -9,15 +9,27 @@ use pyo3::prelude::*;
 use weft_sys::clock::monotonic;
 
 use super::callback::Callback;
-use super::core::{Core, Item, Phase};
+use super::core::{Core, Phase};
 use super::eventloop::{core_of, is_default};
-use super::{park, watcher};
+use super::ready::{self, Step};
+use super::{linkable, park, queue, timeout, watcher};
+use crate::ffi::current_thread_state;
 use crate::greenlet::object::{PyGreenlet, owned};
 use crate::greenlet::parcel::Parcel;
 use crate::greenlet::switch;
+use crate::greenlet::thread::current_thread;
 
 /// So long the GIL is held over turns that do not sleep, in nanoseconds: the interpreter's own interval.
 const GIL_HELD: u64 = 5_000_000;
+
+/// Whoever waited for the GIL for so long after a sleep shares it with a thread that computes, in nanoseconds.
+const CONTENDED: u64 = 1_000_000;
+
+/// How long it is looked again then before a sleep: a small part of what it costs to give the GIL up.
+const LONGER_LOOK: Duration = Duration::from_micros(250);
+
+/// And before how many sleeps.
+const LONGER_LOOKS: u32 = 64;
 
 /// The most that the main thread sleeps at once: a signal's handler may have run in another thread, which tells nobody.
 const LONGEST_SLEEP: Duration = Duration::from_millis(300);
@@ -127,7 +139,10 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
         sleep.sleep(Some(Duration::ZERO));
         let mut outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
         (*core).note(&occurrences);
-        let nothing = outcome.is_ok() && !(*core).is_busy();
+        let mut nothing = outcome.is_ok() && !(*core).is_busy();
+        if nothing && may_sleep && looks_again(core) {
+            nothing = false;
+        }
         if nothing && may_sleep {
             let mut patience = (*core).hub.patience();
             if is_default(holder) {
@@ -136,10 +151,17 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
             let mut sleep = (*core).hub.prepare();
             let state = ffi::PyEval_SaveThread();
             sleep.sleep(patience);
+            let woke_at = monotonic();
             ffi::PyEval_RestoreThread(state);
             // Another thread may have destroyed it meanwhile.
             let Some(core) = alive(holder) else { return true };
             (*core).gave_up_at = monotonic();
+            let waited = (*core).gave_up_at - woke_at;
+            (*core).contended = if waited > CONTENDED && has_other_threads() {
+                LONGER_LOOKS
+            } else {
+                (*core).contended.saturating_sub(1)
+            };
             occurrences.clear();
             outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
             (*core).note(&occurrences);
@@ -159,39 +181,103 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
     }
 }
 
-/// Runs those that are ready now, until the turn is over; at least one.
+/// Looks a few times more before the GIL is given up: beside a thread that computes it would be back only after 5 ms, and
+/// an idle processor takes as long to wake as this takes. Says whether something has come.
+unsafe fn looks_again(core: *mut Core) -> bool {
+    // SAFETY: the core is borrowed for single statements; nothing of Python's runs.
+    unsafe {
+        // A timer that is due sooner than a spin ends is waited for just as well.
+        let patience = &raw const (*core).patience;
+        let mut look = || {
+            let mut occurrences = Vec::new();
+            let mut sleep = (*core).hub.prepare();
+            sleep.sleep(Some(Duration::ZERO));
+            let outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
+            (*core).note(&occurrences);
+            outcome.is_err() || (*core).is_busy()
+        };
+        if (*core).contended > 0 {
+            weft_wait::thread::spin_for(LONGER_LOOK, &mut look)
+        } else {
+            (*patience).spin(&mut look)
+        }
+    }
+}
+
+/// Whether anybody else could have had the GIL.
+unsafe fn has_other_threads() -> bool {
+    // SAFETY: the GIL is held; the interpreter exists.
+    unsafe {
+        let first = ffi::PyInterpreterState_ThreadHead(ffi::PyInterpreterState_Get());
+        !first.is_null() && !ffi::PyThreadState_Next(first).is_null()
+    }
+}
+
+/// Runs those that are ready, also those that become it meanwhile, until the turn is over; at least one.
 unsafe fn run_ready(holder: *mut PyObject) {
     // SAFETY: as for `turns`.
     unsafe {
-        let Some(core) = alive(holder) else { return };
-        let mut left = (*core).hub.waiters.ready_len();
-        while left > 0 {
-            left -= 1;
+        loop {
             let Some(core) = alive(holder) else { return };
-            match (*core).hub.waiters.next_ready() {
-                Some(Item::Greenlet(greenlet)) => resume(holder, greenlet),
-                Some(Item::Callback(callback)) => call(holder, callback),
-                None => return,
+            match ready::next(core, true) {
+                Step::Switch(greenlet, parcel) => resume(holder, greenlet, parcel),
+                Step::Callback(callback) => call(holder, callback),
+                Step::Link(function, source) => {
+                    linkable::call_link(holder, function, source);
+                    ffi::Py_DECREF(source);
+                }
+                Step::Timeout(timeout) => {
+                    if !timeout::expire(timeout) {
+                        handle_error(holder, holder);
+                    }
+                }
+                Step::Serve(queue) => {
+                    if !queue::serve(queue) {
+                        handle_error(holder, queue);
+                    }
+                    ffi::Py_DECREF(queue);
+                }
+                Step::InHub | Step::Nothing => return,
             }
             let Some(core) = alive(holder) else { return };
-            if !(*core).hub.may_hand_over() {
+            if (*core).stop || !(*core).hub.may_hand_over() {
                 return;
             }
         }
     }
 }
 
-/// Switches to a greenlet until somebody switches back; takes its reference.
-unsafe fn resume(holder: *mut PyObject, greenlet: *mut PyGreenlet) {
-    // SAFETY: owned, so alive; only raw pointers are on the stack.
+/// Switches to a greenlet, whose reference is taken, until somebody switches back.
+unsafe fn resume(holder: *mut PyObject, greenlet: *mut PyGreenlet, parcel: Parcel) {
+    // SAFETY: only raw pointers are on the stack.
     unsafe {
-        let result = switch::switch(greenlet, Parcel::Value(owned(ffi::Py_None())));
+        if let Some(core) = alive(holder) {
+            (*core).between = true;
+        }
+        let result = switch::switch_giving(greenlet, parcel);
+        if let Some(core) = alive(holder) {
+            (*core).between = false;
+        }
         if result.is_null() {
-            handle_error(holder, greenlet.cast());
+            // It may be another one's than that which was switched to.
+            let failed = take_failed();
+            handle_error(holder, if failed.is_null() { holder } else { failed.cast() });
+            ffi::Py_XDECREF(failed.cast());
         } else {
             ffi::Py_DECREF(result);
         }
-        ffi::Py_DECREF(greenlet.cast());
+    }
+}
+
+/// The greenlet whose exception has come to the hub, owned; null if that is not known.
+unsafe fn take_failed() -> *mut PyGreenlet {
+    // SAFETY: the GIL is held, and the thread known.
+    unsafe {
+        let thread = current_thread(current_thread_state());
+        if thread.is_null() {
+            return ptr::null_mut();
+        }
+        std::mem::replace(&mut (*thread).failed, ptr::null_mut())
     }
 }
 

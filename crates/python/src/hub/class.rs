@@ -1,0 +1,410 @@
+//! Types in the interpreter's own terms.
+//!
+//! A method that parks may never go on, and PyO3's frames keep counts on the stack across it. So the types whose methods
+//! park are made by hand: an [`Object`] is a header, a list of weak references and a value of a [`Class`]; methods have the
+//! fast calling convention. The types are made at import and never freed.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr;
+
+use pyo3::ffi::{self, PyGetSetDef, PyMethodDef, PyMethodDefPointer, PyObject, PyTypeObject, visitproc};
+
+use crate::greenlet::object::owned;
+
+/// Visits one reference, which may be null; as the collector's own function, not zero is the end.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(*mut PyObject) -> c_int;
+
+/// What an [`Object`] has beside its header.
+pub(super) trait Class: Sized + 'static {
+    /// A new object's.
+    fn initial() -> Self;
+
+    /// Shows each owned reference.
+    fn traverse(&self, visit: Visit<'_>) -> c_int;
+
+    /// Drops what it owns, so that code that runs meanwhile sees it gone.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held; nothing of it is borrowed.
+    unsafe fn empty(this: *mut Self);
+}
+
+/// An object of such a type.
+#[repr(C)]
+pub(super) struct Object<T> {
+    base: PyObject,
+    weakreflist: *mut PyObject,
+    own: T,
+}
+
+/// What an object has of its own.
+///
+/// # Safety
+///
+/// `object` is a live [`Object<T>`].
+#[inline(always)]
+pub(super) const unsafe fn own<T>(object: *mut PyObject) -> *mut T {
+    // SAFETY: the caller's promise.
+    unsafe { &raw mut (*object.cast::<Object<T>>()).own }
+}
+
+unsafe extern "C" fn new<T: Class>(
+    kind: *mut PyTypeObject,
+    _arguments: *mut PyObject,
+    _keywords: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter with a type of these, or one derived from it.
+    unsafe { instance::<T>(kind) }
+}
+
+/// A new object; null with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held; a type from [`make`] for `T`, or one derived from it.
+pub(super) unsafe fn instance<T: Class>(kind: *mut PyTypeObject) -> *mut PyObject {
+    // SAFETY: the memory is of the type's size, which begins with an `Object<T>`, and nothing runs before it is filled in.
+    unsafe {
+        let object = ffi::PyType_GenericAlloc(kind, 0);
+        if !object.is_null() {
+            own::<T>(object).write(T::initial());
+        }
+        object
+    }
+}
+
+unsafe extern "C" fn dealloc<T: Class>(object: *mut PyObject) {
+    // SAFETY: called by the interpreter with an object whose last reference is gone.
+    unsafe {
+        ffi::PyObject_GC_UnTrack(object.cast());
+        if !(*object.cast::<Object<T>>()).weakreflist.is_null() {
+            ffi::PyObject_ClearWeakRefs(object);
+        }
+        T::empty(own(object));
+        ptr::drop_in_place(own::<T>(object));
+        if let Some(free) = (*ffi::Py_TYPE(object)).tp_free {
+            free(object.cast());
+        }
+    }
+}
+
+unsafe extern "C" fn traverse<T: Class>(
+    object: *mut PyObject,
+    visit: visitproc,
+    argument: *mut c_void,
+) -> c_int {
+    // SAFETY: called by the collector with a live object; only owned references are visited.
+    unsafe {
+        let mut each =
+            |reference: *mut PyObject| if reference.is_null() { 0 } else { visit(reference, argument) };
+        (*own::<T>(object)).traverse(&mut each)
+    }
+}
+
+unsafe extern "C" fn clear<T: Class>(object: *mut PyObject) -> c_int {
+    // SAFETY: called by the collector with a live object.
+    unsafe { T::empty(own(object)) };
+    0
+}
+
+/// What a type is made of.
+pub(super) struct Spec<'a> {
+    pub(super) name: &'static CStr,
+    pub(super) doc: &'static CStr,
+    pub(super) base: *mut PyTypeObject,
+    pub(super) methods: &'a [PyMethodDef],
+    pub(super) attributes: &'a [PyGetSetDef],
+}
+
+/// A type whose slots the caller fills in before [`ready`].
+///
+/// # Safety
+///
+/// The GIL is held.
+pub(super) unsafe fn make<T: Class>(spec: &Spec<'_>) -> *mut PyTypeObject {
+    // SAFETY: the tables and the type live for ever.
+    unsafe {
+        let kind = blank(spec);
+        (*kind).tp_basicsize = size_of::<Object<T>>().cast_signed();
+        (*kind).tp_weaklistoffset = std::mem::offset_of!(Object<T>, weakreflist).cast_signed();
+        (*kind).tp_new = Some(new::<T>);
+        (*kind).tp_dealloc = Some(dealloc::<T>);
+        (*kind).tp_traverse = Some(traverse::<T>);
+        (*kind).tp_clear = Some(clear::<T>);
+        kind
+    }
+}
+
+/// A type with a name, its tables, and nothing else.
+///
+/// # Safety
+///
+/// The GIL is held.
+pub(super) unsafe fn blank(spec: &Spec<'_>) -> *mut PyTypeObject {
+    // SAFETY: a type object is plain data for which all zeroes means "nothing set".
+    let mut kind: PyTypeObject = unsafe { std::mem::zeroed() };
+    kind.ob_base = ffi::PyVarObject { ob_base: ffi::PyObject_HEAD_INIT, ob_size: 0 };
+    kind.tp_name = spec.name.as_ptr();
+    kind.tp_doc = spec.doc.as_ptr();
+    kind.tp_base = spec.base;
+    kind.tp_flags = ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE | ffi::Py_TPFLAGS_HAVE_GC;
+    kind.tp_alloc = Some(ffi::PyType_GenericAlloc);
+    kind.tp_free = Some(ffi::PyObject_GC_Del);
+    let mut methods = spec.methods.to_vec();
+    methods.push(PyMethodDef::zeroed());
+    kind.tp_methods = methods.leak().as_mut_ptr();
+    let mut attributes = spec.attributes.to_vec();
+    attributes.push(PyGetSetDef::default());
+    kind.tp_getset = attributes.leak().as_mut_ptr();
+    Box::into_raw(Box::new(kind))
+}
+
+/// Completes a type, and puts it into the module by its name's last part. False with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held; from [`make`].
+pub(super) unsafe fn ready(module: *mut PyObject, kind: *mut PyTypeObject) -> bool {
+    // SAFETY: as the caller says.
+    unsafe {
+        if ffi::PyType_Ready(kind) != 0 {
+            return false;
+        }
+        let name = CStr::from_ptr((*kind).tp_name).to_bytes_with_nul();
+        let last = name.iter().rposition(|&byte| byte == b'.').map_or(0, |dot| dot + 1);
+        ffi::PyModule_AddObjectRef(module, name[last..].as_ptr().cast(), kind.cast()) == 0
+    }
+}
+
+// --- methods ----------------------------------------------------------------------------------------------------
+
+/// A method with the fast calling convention, keywords included.
+pub(super) type Method =
+    unsafe extern "C" fn(*mut PyObject, *const *mut PyObject, isize, *mut PyObject) -> *mut PyObject;
+
+/// A method that takes any arguments.
+pub(super) const fn method(name: &'static CStr, function: Method, doc: &'static CStr) -> PyMethodDef {
+    PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunctionFastWithKeywords: function },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+/// The same, of the class.
+pub(super) const fn class_method(name: &'static CStr, function: Method, doc: &'static CStr) -> PyMethodDef {
+    let mut definition = method(name, function, doc);
+    definition.ml_flags |= ffi::METH_CLASS;
+    definition
+}
+
+/// A method without arguments, or (with [`one`]) with exactly one.
+pub(super) const fn plain(
+    name: &'static CStr,
+    function: ffi::PyCFunction,
+    doc: &'static CStr,
+) -> PyMethodDef {
+    PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunction: function },
+        ml_flags: ffi::METH_NOARGS,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+/// A method with exactly one argument.
+pub(super) const fn one(name: &'static CStr, function: ffi::PyCFunction, doc: &'static CStr) -> PyMethodDef {
+    let mut definition = plain(name, function, doc);
+    definition.ml_flags = ffi::METH_O;
+    definition
+}
+
+/// An attribute.
+pub(super) const fn attribute(
+    name: &'static CStr,
+    get: ffi::getter,
+    set: Option<ffi::setter>,
+    doc: &'static CStr,
+) -> PyGetSetDef {
+    PyGetSetDef { name: name.as_ptr(), get: Some(get), set, doc: doc.as_ptr(), closure: ptr::null_mut() }
+}
+
+/// The arguments of a call by name, borrowed; null where there is none. `None`, with a TypeError set, for others than
+/// these, or fewer than `least`.
+///
+/// # Safety
+///
+/// The GIL is held; vectorcall's conventions hold.
+#[inline]
+pub(super) unsafe fn arguments<const N: usize>(
+    function: &CStr,
+    names: &[&CStr; N],
+    least: usize,
+    given: *const *mut PyObject,
+    count: isize,
+    keyword_names: *mut PyObject,
+) -> Option<[*mut PyObject; N]> {
+    // SAFETY: `count` positional ones, then one for each name.
+    unsafe {
+        let mut found = [ptr::null_mut(); N];
+        let positional = count.cast_unsigned();
+        if positional > N {
+            return refuse(function, c"takes at most %zd arguments", N);
+        }
+        for (index, place) in found.iter_mut().enumerate().take(positional) {
+            *place = given.add(index).read();
+        }
+        if !keyword_names.is_null() {
+            for index in 0..ffi::PyTuple_GET_SIZE(keyword_names) {
+                let name = ffi::PyTuple_GET_ITEM(keyword_names, index);
+                let value = given.offset(count + index).read();
+                if !place_keyword(function, names, &mut found, name, value) {
+                    return None;
+                }
+            }
+        }
+        if found[..least].iter().any(|argument| argument.is_null()) {
+            return refuse(function, c"takes at least %zd arguments", least);
+        }
+        Some(found)
+    }
+}
+
+/// The same for the tuple and the dictionary that `tp_init` gets.
+///
+/// # Safety
+///
+/// The GIL is held; a tuple, and a dictionary or null.
+pub(super) unsafe fn init_arguments<const N: usize>(
+    function: &CStr,
+    names: &[&CStr; N],
+    given: *mut PyObject,
+    keywords: *mut PyObject,
+) -> Option<[*mut PyObject; N]> {
+    // SAFETY: as the caller says; the dictionary is not changed meanwhile.
+    unsafe {
+        let mut found = [ptr::null_mut(); N];
+        let count = ffi::PyTuple_GET_SIZE(given);
+        if count.cast_unsigned() > N {
+            return refuse(function, c"takes at most %zd arguments", N);
+        }
+        for (place, index) in found.iter_mut().zip(0..count) {
+            *place = ffi::PyTuple_GET_ITEM(given, index);
+        }
+        if !keywords.is_null() {
+            let (mut position, mut name, mut value) = (0, ptr::null_mut(), ptr::null_mut());
+            while ffi::PyDict_Next(keywords, &raw mut position, &raw mut name, &raw mut value) != 0 {
+                if !place_keyword(function, names, &mut found, name, value) {
+                    return None;
+                }
+            }
+        }
+        Some(found)
+    }
+}
+
+unsafe fn place_keyword<const N: usize>(
+    function: &CStr,
+    names: &[&CStr; N],
+    found: &mut [*mut PyObject; N],
+    name: *mut PyObject,
+    value: *mut PyObject,
+) -> bool {
+    // SAFETY: live objects; the names are strings.
+    unsafe {
+        let known = names.iter().position(|known| {
+            !known.is_empty() && ffi::PyUnicode_CompareWithASCIIString(name, known.as_ptr()) == 0
+        });
+        match known {
+            Some(index) if found[index].is_null() => {
+                found[index] = value;
+                true
+            }
+            Some(_) => {
+                ffi::PyErr_Format(
+                    ffi::PyExc_TypeError,
+                    c"%s() got multiple values for argument '%U'".as_ptr(),
+                    function.as_ptr(),
+                    name,
+                );
+                false
+            }
+            None => {
+                ffi::PyErr_Format(
+                    ffi::PyExc_TypeError,
+                    c"%s() got an unexpected keyword argument '%U'".as_ptr(),
+                    function.as_ptr(),
+                    name,
+                );
+                false
+            }
+        }
+    }
+}
+
+#[cold]
+unsafe fn refuse<T>(function: &CStr, message: &CStr, count: usize) -> Option<T> {
+    // SAFETY: the GIL is held; the message has one number.
+    unsafe {
+        let text = ffi::PyUnicode_FromFormat(message.as_ptr(), count.cast_signed());
+        if !text.is_null() {
+            ffi::PyErr_Format(ffi::PyExc_TypeError, c"%s() %U".as_ptr(), function.as_ptr(), text);
+            ffi::Py_DECREF(text);
+        }
+        None
+    }
+}
+
+// --- small things -----------------------------------------------------------------------------------------------
+
+/// A new reference to None.
+pub(super) fn none() -> *mut PyObject {
+    // SAFETY: None lives for ever.
+    unsafe { owned(ffi::Py_None()) }
+}
+
+/// A new reference to True or False.
+pub(super) fn boolean(truth: bool) -> *mut PyObject {
+    // SAFETY: both live for ever.
+    unsafe { owned(if truth { ffi::Py_True() } else { ffi::Py_False() }) }
+}
+
+/// A new reference, to None if it is null.
+///
+/// # Safety
+///
+/// The GIL is held; a live object or null.
+pub(super) unsafe fn or_none(object: *mut PyObject) -> *mut PyObject {
+    // SAFETY: the caller's promise.
+    unsafe { owned(if object.is_null() { ffi::Py_None() } else { object }) }
+}
+
+/// The truth of an argument that may be missing. `None` with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held; a live object or null.
+pub(super) unsafe fn truth(object: *mut PyObject, default: bool) -> Option<bool> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if object.is_null() {
+            return Some(default);
+        }
+        match ffi::PyObject_IsTrue(object) {
+            -1 => None,
+            truth => Some(truth != 0),
+        }
+    }
+}
+
+/// Sets the exception `kind()`.
+///
+/// # Safety
+///
+/// The GIL is held; an exception class.
+pub(super) unsafe fn raise_plain(kind: *mut PyObject) {
+    // SAFETY: the caller's promise.
+    unsafe { ffi::PyErr_SetObject(kind, ptr::null_mut()) };
+}
