@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use weft_reactor::{Ready, SourceKey};
 
 use super::core::Core;
-use super::eventloop::{Loop, core_of, to_exception};
+use super::eventloop::{Loop, core_of, core_of_loop, to_exception};
 use super::park::{self, Outcome, Until, check_count};
 use crate::gil::GilCell;
 
@@ -105,7 +105,10 @@ unsafe fn place(stream: *mut PyObject) -> Option<Place> {
         };
         match found {
             Ok((holder, source, descriptor)) => {
-                let core = core_of(holder);
+                let mut core = core_of_loop(holder);
+                if core.is_null() {
+                    core = core_of(holder); // which says so
+                }
                 (!core.is_null()).then_some(Place { holder, core, source, descriptor })
             }
             Err(error) => {

@@ -10,7 +10,7 @@ use weft_sys::clock::monotonic;
 
 use super::callback::Callback;
 use super::core::{Core, Phase};
-use super::eventloop::{core_of, is_default};
+use super::eventloop::{core_of, core_of_loop, is_default};
 use super::ready::{self, Step};
 use super::{linkable, park, queue, timeout, watcher};
 use crate::ffi::current_thread_state;
@@ -121,12 +121,8 @@ unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
 unsafe fn alive(holder: *mut PyObject) -> Option<*mut Core> {
     // SAFETY: the GIL is held and the holder alive.
     unsafe {
-        let core = core_of(holder);
-        if core.is_null() {
-            ffi::PyErr_Clear();
-            return None;
-        }
-        Some(core)
+        let core = core_of_loop(holder);
+        (!core.is_null()).then_some(core)
     }
 }
 
