@@ -47,7 +47,7 @@ class StreamServer(BaseServer):
             self.wrap_socket = context.wrap_socket
         else:
             # Says what there is, as long as there is none.
-            from .ssl import wrap_socket  # type: ignore[attr-defined]
+            from .ssl import wrap_socket
 
             self.wrap_socket = wrap_socket
         return options

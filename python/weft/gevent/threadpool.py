@@ -161,7 +161,7 @@ class _WorkerGreenlet(greenlet):
     def _leave(self, told_to_end: bool) -> None:
         """Tell the pool, whose count of those that were told to end is otherwise as it was."""
         pool, hub = self._pool, self._hub
-        self._pool = self._hub = self._tasks = None  # type: ignore[assignment]
+        self._pool = self._hub = self._tasks = None
         if pool is None:
             return  # a fork has taken the pool away
         own = get_hub_if_exists()
@@ -613,7 +613,7 @@ class _FutureProxy:
             try:
                 fn(self)
             except Exception:
-                get_hub().print_exception((fn, self), *sys.exc_info())  # type: ignore[arg-type]
+                get_hub().print_exception((fn, self), *sys.exc_info())
 
         self.asyncresult.rawlink(call)
 

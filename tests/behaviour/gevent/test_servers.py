@@ -155,7 +155,14 @@ def test_what_is_no_address(given: object, error: type[Exception]) -> None:
         parse_address(given)
 
 
-@pytest.mark.parametrize("make", [lambda: StreamServer(HERE), lambda: StreamServer(HERE, echo, keyfile="x")])
-def test_what_cannot_be_served(make: Callable[[], object]) -> None:
-    with pytest.raises((TypeError, ImportError)):
+@pytest.mark.parametrize(
+    "make, error",
+    [
+        (lambda: StreamServer(HERE), TypeError),
+        (lambda: StreamServer(1.5, echo), TypeError),
+        (lambda: StreamServer("host:port", echo), ValueError),
+    ],
+)
+def test_what_cannot_be_served(make: Callable[[], object], error: type[Exception]) -> None:
+    with pytest.raises(error):
         make()
