@@ -130,6 +130,9 @@ allocate_lock = LockType
 lock = LockType
 
 
+_handles: weakref.WeakSet[_ThreadHandle] = weakref.WeakSet()
+
+
 class _ThreadHandle:
     """What `threading.Thread` holds of a thread from Python 3.13 on, for one that is a greenlet."""
 
@@ -138,6 +141,7 @@ class _ThreadHandle:
         self._had_greenlet = False
 
     def _set_greenlet(self, greenlet: Any) -> None:
+        _handles.add(self)
         self._greenlet = weakref.ref(greenlet)
         self._had_greenlet = True
 

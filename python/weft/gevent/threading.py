@@ -17,6 +17,7 @@ from weft.greenlet import getcurrent
 from .local import local
 from .lock import RLock  # noqa: F401  what gevent.threading has for others
 from .thread import (  # noqa: F401  some are what newer versions of `threading` are made of
+    _handles,
     _make_thread_handle,
     _ThreadHandle,
     allocate_lock,
@@ -112,6 +113,22 @@ class _DummyThread(__threading__._DummyThread):
 
 
 _watched: dict[int, Any] = {}
+
+
+def _after_fork() -> None:
+    """In the child of a fork, once `threading` has seen to it: the greenlet that forked is the main thread, and no other one
+    is a thread any more, though it is still there."""
+    current = getcurrent()
+    for handle in list(_handles):
+        if handle._get_greenlet() is not current and handle._had_greenlet:
+            handle._set_done(enter_hub=False)
+    threading: Any = __threading__
+    if isinstance(threading._main_thread, _DummyThread):
+        main = threading._MainThread()
+        main._ident = get_ident()
+        threading._active.clear()
+        threading._active[main._ident] = main
+        threading._main_thread = main
 
 
 def _gevent_will_monkey_patch(native_module: Any, items: Any, warn: Any) -> None:

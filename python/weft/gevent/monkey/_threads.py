@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -47,6 +48,9 @@ def patch(
 
         patch_item(import_module("_threading_local"), "local", local)
     if threading and first:
+        from ..threading import _after_fork
+
+        os.register_at_fork(after_in_child=_after_fork)
         _have_joins_wait(module, main)
         if on_main:
             _make_main_a_greenlet(module, main)
