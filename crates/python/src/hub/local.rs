@@ -83,8 +83,7 @@ pub(super) unsafe extern "C" fn setattr_in(
         if !checked(c"setattr_in", arguments, count, 4) {
             return ptr::null_mut();
         }
-        let [owner, name, value] =
-            [arguments.read(), arguments.add(1).read(), arguments.add(2).read()];
+        let [owner, name, value] = [arguments.read(), arguments.add(1).read(), arguments.add(2).read()];
         none_if_zero(_PyObject_GenericSetAttrWithDict(owner, name, value, arguments.add(3).read()))
     }
 }
@@ -99,8 +98,7 @@ pub(super) unsafe extern "C" fn delattr_in(
         if !checked(c"delattr_in", arguments, count, 3) {
             return ptr::null_mut();
         }
-        let [owner, name, dict] =
-            [arguments.read(), arguments.add(1).read(), arguments.add(2).read()];
+        let [owner, name, dict] = [arguments.read(), arguments.add(1).read(), arguments.add(2).read()];
         none_if_zero(_PyObject_GenericSetAttrWithDict(owner, name, ptr::null_mut(), dict))
     }
 }

@@ -44,13 +44,7 @@ fn is_plain_stream(descriptor: RawFd) -> bool {
         let (mut value, mut size): (libc::c_int, libc::socklen_t) = (0, size_of::<libc::c_int>() as u32);
         // SAFETY: room for one number, and its size.
         let status = unsafe {
-            libc::getsockopt(
-                descriptor,
-                libc::SOL_SOCKET,
-                option,
-                (&raw mut value).cast(),
-                &raw mut size,
-            )
+            libc::getsockopt(descriptor, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut size)
         };
         (status == 0).then_some(value)
     };
