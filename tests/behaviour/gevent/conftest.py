@@ -12,4 +12,4 @@ from weft.gevent.hub import Hub, get_hub
 def hub() -> Iterator[Hub]:
     made = get_hub()
     yield made
-    made.destroy()
+    made.destroy(destroy_loop=True)

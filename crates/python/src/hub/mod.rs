@@ -3,6 +3,7 @@
 //! * [`core`]: what a loop keeps, and what it does with events.
 //! * [`turns`]: the loop itself, which runs in the hub's greenlet; [`park`]: how a greenlet waits, and whom it hands over to.
 //! * [`stream`]: sockets that read and write without the hub's hearing of it, as long as nothing blocks.
+//! * [`local`]: attributes of greenlet-local objects.
 //! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see; [`kind`]: what watchers watch.
 //! * [`here`]: the hub of the calling thread; [`ready`]: what comes next, for the hub and for who hands over.
 //! * [`spawned`]: greenlets that the hub starts, [`tree`] who made them; [`waiter`]: a meeting of two.
@@ -32,6 +33,7 @@ mod kind;
 mod limit;
 mod linkable;
 mod links;
+mod local;
 mod park;
 mod queue;
 mod ready;
@@ -50,7 +52,7 @@ use pyo3::prelude::*;
 use crate::gil::GilCell;
 use faces::names;
 
-static FUNCTIONS: GilCell<[PyMethodDef; 15]> = GilCell::new([
+static FUNCTIONS: GilCell<[PyMethodDef; 18]> = GilCell::new([
     park::fast(c"run", turns::run, turns::RUN_DOC),
     park::fast(c"sleep", park::sleep, park::SLEEP_DOC),
     park::fast(c"give_way", park::give_way, park::GIVE_WAY_DOC),
@@ -79,6 +81,9 @@ static FUNCTIONS: GilCell<[PyMethodDef; 15]> = GilCell::new([
         c"wait_all(objects, timeout=None, count=None) -> list\n\n\
         Wait for the objects to become ready, and return those that did.",
     ),
+    park::fast(c"getattr_in", local::getattr_in, local::GETATTR_IN_DOC),
+    park::fast(c"setattr_in", local::setattr_in, local::SETATTR_IN_DOC),
+    park::fast(c"delattr_in", local::delattr_in, local::DELATTR_IN_DOC),
     PyMethodDef::zeroed(),
 ]);
 
