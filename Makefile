@@ -61,6 +61,7 @@ test-peers: $(VENV)/.built
 	$(PY) -m unittest discover -s tests/peers
 	$(PY) tests/peers/run.py greenlet --retries 1
 	$(PY) tests/peers/run.py gevent --part --retries 1
+	$(PY) tests/peers/run.py hub --part --retries 1
 	$(PY) tests/peers/run.py multiprocessing --part --retries 1
 	$(PY) tests/peers/run.py concurrent_futures --part --retries 1
 
@@ -86,6 +87,7 @@ soak: $(VENV)/.built
 	$(PY) tests/soak/stress.py --seconds $(SOAK_SECONDS)
 	$(PY) tests/peers/run.py greenlet --retries 1
 	$(PY) tests/peers/run.py gevent --retries 1
+	$(PY) tests/peers/run.py hub --part --retries 1
 	$(PY) tests/peers/run.py multiprocessing --retries 1
 	$(PY) tests/peers/run.py concurrent_futures --retries 1
 	$(PY) tests/faults/processes/soak.py --only queues --kills $(SOAK_KILLS)

@@ -1,4 +1,4 @@
-"""Unmodified programs that live on greenlet or multiprocessing, run on these and on weft.
+"""Unmodified programs that live on greenlet, gevent or multiprocessing, run on these and on weft.
 
     python demo/run.py [--rounds N]
 
@@ -8,6 +8,8 @@
 * `census.py`: processes and queues that count what is in the standard library's sources; the time
   is that of the whole program.
 * `concordance.py`: a pool that indexes every identifier there; the same, three rounds at most.
+* `crawler.py`: greenlets that crawl a site of a thousand pages (`site.py`, served on this machine by a process that is the
+  same for both sides); the time is that of the whole program.
 
 Both sides run in turn. Whatever they say is compared byte for byte: a difference is exit code 1.
 """
@@ -26,6 +28,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +65,11 @@ PROCESS_SIDES = (
     ),
     Side("weft", (*UNDER_WEFT, "multiprocessing"), "/weft/"),
 )
+GEVENT_SIDES = (
+    Side("gevent", (sys.executable,), "/site-packages/gevent/"),
+    Side("weft", (*UNDER_WEFT, "gevent"), "/weft/gevent/"),
+)
+SOURCE_OF_HUBS = "import sys, gevent.hub as m; print(sys.modules[m.Hub.__module__].__file__)"
 SOURCE_OF_GREENLETS = "import greenlet; print(greenlet._greenlet.__file__)"
 SOURCE_OF_QUEUES = "import sys, multiprocessing.queues as m; print(sys.modules[m.Queue.__module__].__file__)"
 
@@ -93,9 +101,9 @@ def output_of(command: list[str]) -> bytes:
     return ended.stdout
 
 
-def whole_program(side: Side, name: str) -> tuple[float, bytes]:
+def whole_program(side: Side, name: str, *arguments: str) -> tuple[float, bytes]:
     started = time.perf_counter()
-    output = output_of([*side.command, str(HERE / name)])
+    output = output_of([*side.command, str(HERE / name), *arguments])
     return time.perf_counter() - started, output
 
 
@@ -217,6 +225,33 @@ def quotes(side: Side) -> tuple[float, bytes]:
         return time.perf_counter() - started, answers
 
 
+# -- gevent
+
+
+@contextmanager
+def site() -> Iterator[int]:
+    """The site; gives its port, which accepts at once."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        port = listener.getsockname()[1]
+        server = subprocess.Popen(
+            [sys.executable, str(HERE / "site.py"), str(listener.fileno())],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+        )
+    try:
+        yield port
+        if server.poll() is not None:
+            raise DemoError(f"the site ended with exit code {server.returncode}")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def crawler(side: Side, port: int) -> tuple[float, bytes]:
+    return whole_program(side, "crawler.py", str(port))
+
+
 # -- The comparison
 
 
@@ -263,6 +298,8 @@ def main() -> int:
     try:
         for side in SIDES:
             check_command(side, SOURCE_OF_GREENLETS)
+        for side in GEVENT_SIDES:
+            check_command(side, SOURCE_OF_HUBS)
         for side in PROCESS_SIDES:
             check_command(side, SOURCE_OF_QUEUES)
         same = [
@@ -293,6 +330,16 @@ def main() -> int:
                 PROCESS_SIDES,
             ),
         ]
+        with site() as port:
+            same.append(
+                compare(
+                    f"gevent {v['gevent']}, fifty greenlets crawl a local site of a thousand pages: "
+                    "demo/crawler.py, the whole program",
+                    partial(crawler, port=port),
+                    rounds,
+                    GEVENT_SIDES,
+                )
+            )
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -44,10 +44,17 @@ VARIABLE = "WEFT_INSTALL"
 FACES = {
     "greenlet": "weft.greenlet",
     "multiprocessing": "weft.multiprocessing",
+    "gevent": "weft.gevent",
 }
 
+# What `install` replaces if it is not told what. A face that is not whole yet has to be asked for.
+BY_DEFAULT = ("greenlet", "multiprocessing")
+
+# What has to be replaced with a name: its own greenlets are the ones that a program imports beside it.
+NEEDED = {"gevent": ("greenlet",)}
+
 # What the faces do not have themselves.
-BORROWED = frozenset({"greenlet.tests"})
+BORROWED = frozenset({"greenlet.tests", "gevent.testing", "gevent.tests"})
 
 HOLDERS_SHOWN = 4
 
@@ -63,10 +70,11 @@ class InstallError(RuntimeError):
 
 
 def install(only: str | Iterable[str] | None = None) -> None:
-    """Make `greenlet` and `multiprocessing` mean weft's, in this process and the children it starts.
+    """Make `greenlet` and `multiprocessing`, or what is named, mean weft's, in this process and its children.
 
     `only` names what to replace: an iterable of names, or one string with commas. The default
-    is everything weft has a face for. Calling it again is harmless. Faces are loaded when first
+    is `greenlet` and `multiprocessing`; `gevent`, which weft does not have the whole of yet, has to be named, and brings
+    `greenlet` with it. Calling it again is harmless. Faces are loaded when first
     imported. `multiprocessing` is changed in place, at any time: names that were bound before
     start weft's processes afterwards. Children are reached by the environment variable
     WEFT_INSTALL, also those started with `-I` or `-E`, but not those started with `-S` or with
@@ -100,16 +108,16 @@ def from_environment() -> None:
 
 
 def parse_names(only: str | Iterable[str] | None) -> list[str]:
-    """The names that `only` stands for, each once; ValueError for what has no face."""
+    """The names that `only` stands for, each once, behind those they need; ValueError for what has no face."""
     if only is None:
-        return list(FACES)
+        return list(BY_DEFAULT)
     names = [name.strip() for name in only.split(",")] if isinstance(only, str) else list(only)
     for name in names:
         if name not in FACES:
             raise ValueError(f"weft cannot replace {name!r}; what it can: {', '.join(FACES)}")
     if not names:
         raise ValueError(f"no name given; what weft can replace: {', '.join(FACES)}")
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(each for name in names for each in (*NEEDED.get(name, ()), name)))
 
 
 def _check_in_time(name: str) -> None:

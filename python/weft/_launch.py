@@ -33,9 +33,9 @@ USAGE = "usage: python -m weft [--only NAMES] [-m MODULE | -c CODE | SCRIPT | -]
 HELP = f"""{USAGE}
 
 Run a Python program on weft, unchanged: in it, and in every child process it starts, these
-packages are weft's: {", ".join(_install.FACES)}.
+packages are weft's: {", ".join(_install.BY_DEFAULT)}.
 
-  --only NAMES   replace only these, separated by commas
+  --only NAMES   replace only these, separated by commas: {", ".join(_install.FACES)}
   -m MODULE      run a module or package, as python -m does
   -c CODE        run the given code, as python -c does
   SCRIPT         run a file, a directory or a zip file, as python does

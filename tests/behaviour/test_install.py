@@ -203,7 +203,7 @@ class TestNames:
         first = "multiprocessing" if "multiprocessing" in only else "greenlet"
         (line,) = prints("-c", code)
         assert line.startswith(f"None None {first},")
-        assert set(line.removeprefix("None None ").split(",")) == set(_install.FACES)
+        assert set(line.removeprefix("None None ").split(",")) == set(_install.BY_DEFAULT)
 
     @pytest.mark.parametrize("only", ["numpy", ["greenlet", "numpy"], "greenlet,numpy", ("numpy",)])
     def test_unknown(self, only):
@@ -435,7 +435,7 @@ class TestAtStart:
         assert (found.code, found.out) == (0, "on it goes\n")
         assert found.err == (
             "weft: WEFT_INSTALL=numpy has no effect in this process: "
-            "weft cannot replace 'numpy'; what it can: greenlet, multiprocessing\n"
+            "weft cannot replace 'numpy'; what it can: greenlet, multiprocessing, gevent\n"
         )
 
     def test_standard_error_may_be_closed(self):

@@ -5,7 +5,7 @@
 MODE `main` runs MODULE as `python -m MODULE` would; `tests` hands MODULE to `unittest.main`;
 `class` does so with one class of a module, MODULE being `module.Class`.
 OUT receives one JSON object a line, written as it happens, so that a crash loses nothing.
-FACE is the name weft plays, `greenlet` or `multiprocessing`, and IMPL is `weft` or `stock`:
+FACE is the name weft plays, `greenlet`, `multiprocessing` or `gevent`, and IMPL is `weft` or `stock`:
 whose this process must be using.
 
 The recorder enters through `unittest.runner` when the module under test imports it, never
@@ -79,16 +79,43 @@ def wrong_greenlets(impl: str, module: str) -> str | None:
     return None
 
 
+def wrong_gevent(impl: str) -> str | None:
+    """Why gevent in this process, with all of it that is imported, is not that of `impl`, or None."""
+    import gevent
+
+    if impl == "weft":
+        import weft.gevent as ours
+
+        if gevent is not ours:
+            return f"gevent is not weft.gevent, but {gevent!r}"
+    elif "weft" in sys.modules:
+        return "weft is imported in a run of the stock"
+    home = os.path.dirname(gevent.__file__)
+    foreign = os.sep + "weft" + os.sep
+    if (foreign in home + os.sep) != (impl == "weft"):
+        return f"gevent comes from {home}"
+    for name, module in list(sys.modules.items()):
+        # The tests, and what they are made of, are the installed package's.
+        if name.partition(".")[0] != "gevent" or name.startswith(("gevent.tests", "gevent.testing")):
+            continue
+        place = getattr(module, "__file__", None)
+        if name != "gevent._hub" and place is not None and not place.startswith(home + os.sep):
+            return f"{name} comes from {place}, gevent from {home}"
+    return wrong_greenlets(impl, "gevent.tests")
+
+
 def wrong_face(face: str, impl: str, module: str) -> str | None:
     """Why what this process knows as `face` is not that of `impl`, or None."""
     if face == "greenlet":
         return wrong_greenlets(impl, module)
+    if face == "gevent":
+        return wrong_gevent(impl)
     import mp_impl  # beside the wrappers, on PYTHONPATH: children ask it as well
 
     return mp_impl.wrong_multiprocessing(impl)
 
 
-def record_results(runner: object, journal: Journal, module: str) -> None:
+def record_results(runner: object, journal: Journal, module: str, face: str, impl: str) -> None:
     """Make every runner of the module `unittest.runner` report to the journal."""
     clock = time.monotonic
 
@@ -117,6 +144,9 @@ def record_results(runner: object, journal: Journal, module: str) -> None:
 
         def stopTestRun(self) -> None:
             super().stopTestRun()
+            # Only now is all imported that the tests have used.
+            if face == "gevent" and (problem := wrong_gevent(impl)) is not None:
+                journal.write("guard", problem=problem)
             journal.write("end", successful=self.wasSuccessful())
 
         def startTest(self, test: object) -> None:
@@ -163,9 +193,8 @@ def record_results(runner: object, journal: Journal, module: str) -> None:
 class RunnerHook:
     """A finder that lets `record_results` at `unittest.runner` once that is imported."""
 
-    def __init__(self, journal: Journal, module: str) -> None:
-        self._journal = journal
-        self._module = module
+    def __init__(self, *arguments: object) -> None:
+        self._arguments = arguments
 
     def find_spec(self, name: str, path: object, target: object = None) -> object:
         if name != "unittest.runner":
@@ -176,7 +205,7 @@ class RunnerHook:
 
         def exec_module(module: object) -> None:
             execute(module)
-            record_results(module, self._journal, self._module)
+            record_results(module, *self._arguments)
 
         spec.loader.exec_module = exec_module
         return spec
@@ -197,9 +226,9 @@ def main() -> None:
     if mode == "guard":
         return
     if "unittest.runner" in sys.modules:
-        record_results(sys.modules["unittest.runner"], journal, module)
+        record_results(sys.modules["unittest.runner"], journal, module, face, impl)
     else:
-        sys.meta_path.insert(0, RunnerHook(journal, module))
+        sys.meta_path.insert(0, RunnerHook(journal, module, face, impl))
     if mode in ("tests", "class"):
         import unittest
 

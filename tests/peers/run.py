@@ -115,6 +115,8 @@ def parse(arguments: list[str]) -> Options:
     selective = options.only or options.methods or options.classes
     if (options.methods or options.classes) and options.suite.path is None:
         parser.error("--method and --classes are for CPython's suites")
+    if options.record and options.suite.baseline:
+        parser.error(f"{options.suite.name} has the baseline of {options.suite.baseline}")
     if options.record and (options.impl != "stock" or selective or options.part):
         parser.error("--record needs --impl stock and the whole suite")
     return options
@@ -180,9 +182,9 @@ def run_suite(options: Options, python: str) -> Outcome:
         print(f"note: CPython {installed.python} was installed without these tests", flush=True)
         return Outcome(installed, {}, [], Verdict(), time.monotonic() - started)
     modules = choose_modules(options, installed)
-    baseline = verdicts.read_baseline(options.suite.name, installed.version)
+    baseline = verdicts.read_baseline(options.suite.baseline or options.suite.name, installed.version)
     expectations = verdicts.read_expectations(options.suite.name, installed.version, options.impl)
-    if note := verdicts.other_peers(options.suite.name, installed):
+    if note := verdicts.other_peers(options.suite.baseline or options.suite.name, installed):
         print(f"note: {note}", flush=True)
     runs: list[ModuleRun] = []
     results: dict[str, Result] = {}
@@ -209,7 +211,7 @@ def run_suite(options: Options, python: str) -> Outcome:
         verdict = judge()
     if options.record:
         print("recorded", verdicts.record_baseline(options.suite.name, installed, results).name)
-        baseline = verdicts.read_baseline(options.suite.name, installed.version)
+        baseline = verdicts.read_baseline(options.suite.baseline or options.suite.name, installed.version)
         verdict = judge()
     for run in runs:
         if run.guard:

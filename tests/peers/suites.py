@@ -38,7 +38,24 @@ class Suite:
     timeouts: dict[str, float] = field(default_factory=dict)  # for modules known to hang
     # modules that would skip themselves: the variables to leave out for them
     without: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    baseline: str = ""  # the suite whose baseline counts, if it is not its own
 
+
+# What gevent.testing.testrunner sets for its children.
+_GEVENT_ENVIRONMENT = {
+    "GEVENTTEST_USE_RESOURCES": "-network",
+    "GEVENTTEST_QUIET": "True",
+    "PYTHONDEVMODE": "1",
+    "PYTHONFAULTHANDLER": "true",
+    "PYTHONWARNINGS": "default,default::DeprecationWarning,default::ResourceWarning,"
+    "ignore:::site:,ignore:::pkgutil:,"
+    "ignore:::importlib._bootstrap:,ignore:::importlib._bootstrap_external:",
+}
+_WITHOUT_DEVELOPMENT_MODE = {
+    "test__monkey_sigchld": ("PYTHONDEVMODE",),
+    "test__monkey_sigchld_2": ("PYTHONDEVMODE",),
+    "test__monkey_sigchld_3": ("PYTHONDEVMODE",),
+}
 
 SUITES = {
     suite.name: suite
@@ -49,23 +66,23 @@ SUITES = {
             "gevent.tests",
             mode="main",
             timeout=300,
-            # What gevent.testing.testrunner sets for its children.
-            env={
-                "GEVENTTEST_USE_RESOURCES": "-network",
-                "GEVENTTEST_QUIET": "True",
-                "PYTHONDEVMODE": "1",
-                "PYTHONFAULTHANDLER": "true",
-                "PYTHONWARNINGS": "default,default::DeprecationWarning,default::ResourceWarning,"
-                "ignore:::site:,ignore:::pkgutil:,"
-                "ignore:::importlib._bootstrap:,ignore:::importlib._bootstrap_external:",
-            },
+            env=_GEVENT_ENVIRONMENT,
             beside=True,
             timeouts={"test__issue1686": 30},
-            without={
-                "test__monkey_sigchld": ("PYTHONDEVMODE",),
-                "test__monkey_sigchld_2": ("PYTHONDEVMODE",),
-                "test__monkey_sigchld_3": ("PYTHONDEVMODE",),
-            },
+            without=_WITHOUT_DEVELOPMENT_MODE,
+        ),
+        # The same tests with weft.gevent in the place of gevent. What passes on gevent has to pass.
+        Suite(
+            "hub",
+            "gevent.tests",
+            mode="main",
+            timeout=40,
+            env=_GEVENT_ENVIRONMENT,
+            face="gevent",
+            beside=True,
+            timeouts={"test__issue1686": 30},
+            without=_WITHOUT_DEVELOPMENT_MODE,
+            baseline="gevent",
         ),
         # A "module" is a class under one start method: a hang costs no more than that.
         Suite(

@@ -160,6 +160,23 @@ impl<T> Hub<T> {
         Ok(())
     }
 
+    /// Wakes who waits for a registered descriptor, though nothing has come. Says for which directions somebody did.
+    pub fn wake_waiting(&mut self, source: SourceKey, directions: Ready) -> Ready {
+        let mut woken = Ready::NONE;
+        // A key of the past would be another registration's place.
+        if self.reactor.ready(source).is_none() {
+            return woken;
+        }
+        let Some(&AtSource { reader, writer }) = self.sources.get(source.index()) else { return woken };
+        if directions.has(Ready::READ) && self.waiters.wake(reader) {
+            woken |= Ready::READ;
+        }
+        if directions.has(Ready::WRITE) && self.waiters.wake(writer) {
+            woken |= Ready::WRITE;
+        }
+        woken
+    }
+
     /// Ends a registration and wakes who waits for it: the descriptor is about to be closed.
     pub fn deregister(&mut self, source: SourceKey) {
         if self.reactor.deregister(source)

@@ -50,6 +50,26 @@ fn a_late_timer_wakes_nobody_else() {
 }
 
 #[test]
+fn a_wait_for_a_descriptor_is_given_up_by_others() {
+    let mut hub = Hub::new().unwrap();
+    let (near, _far) = UnixStream::pair().unwrap();
+    let source = hub.reactor().register(near.as_raw_fd()).unwrap();
+    poll(&mut hub);
+    hub.reactor().would_block(source, Ready::BOTH);
+    let reader = hub.waiters.park('r');
+    hub.wake_when_ready(source, Ready::READ, reader).unwrap();
+    assert_eq!(hub.wake_waiting(source, Ready::WRITE), Ready::NONE, "nobody writes");
+    assert_eq!(hub.wake_waiting(source, Ready::BOTH), Ready::READ);
+    assert_eq!(hub.waiters.next_ready(), Some('r'));
+    assert_eq!(hub.wake_waiting(source, Ready::BOTH), Ready::NONE, "nobody waits any more");
+    let again = hub.waiters.park('r');
+    hub.wake_when_ready(source, Ready::READ, again).unwrap();
+    hub.deregister(source);
+    assert_eq!(hub.waiters.next_ready(), Some('r'));
+    assert_eq!(hub.wake_waiting(source, Ready::BOTH), Ready::NONE, "that registration is over");
+}
+
+#[test]
 fn one_reader_and_one_writer_a_descriptor() {
     let mut hub = Hub::new().unwrap();
     let (near, mut far) = UnixStream::pair().unwrap();

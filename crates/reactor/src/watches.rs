@@ -158,7 +158,8 @@ impl Watches {
     fn tell(&self, group: &Group, ready: Ready, each: &mut impl FnMut(WatchKey, Ready)) {
         for &member in &group.members {
             let watch = &self.watches[member as usize];
-            let ready = ready & watch.wanted;
+            // Who wants neither hears of the end, which the kernel tells in any case.
+            let ready = ready & if watch.wanted.is_none() { Ready::END } else { watch.wanted };
             if !ready.is_none() {
                 each(WatchKey { place: member, generation: watch.generation }, ready);
             }

@@ -13,7 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["READ", "READWRITE", "WRITE", "loop"]
+__all__ = ["READ", "READWRITE", "WRITE", "callback", "loop", "watcher"]
+
+callback = _hub.callback
+watcher = _hub.watcher
 
 READ = 1
 WRITE = 2
@@ -38,6 +41,16 @@ class loop(_hub.Loop):
     def backend(self) -> str:
         """What asks the kernel."""
         return "epoll"
+
+    @property
+    def default(self) -> bool:
+        """Whether it is the main thread's; not once it is destroyed."""
+        return super().default and not self.destroyed
+
+    @property
+    def ptr(self) -> int:
+        """A number that tells it from other loops, as gevent's; 0 once it is destroyed."""
+        return 0 if self.destroyed else id(self)
 
     def run(self, nowait: bool = False, once: bool = False) -> None:
         """Run until nothing can come any more; or one turn, without sleeping (`nowait`) or with (`once`)."""
@@ -64,15 +77,55 @@ class loop(_hub.Loop):
         except HubDestroyed:  # while it waited in the handler
             self._end()
 
+    def install_sigchld(self) -> None:
+        """Nothing: the loop learns of the end of children without the signal."""
+
+    reset_sigchld = install_sigchld
+
     def _end(self) -> None:
         self.ended = True
         self.break_()
 
     def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {id(self):#x} {self._format()}>"
+
+    def _format(self) -> str:
         if self.destroyed:
-            return f"<{type(self).__name__} at {id(self):#x} destroyed>"
+            return "destroyed"
         default = " default" if self.default else ""
         return (
-            f"<{type(self).__name__} at {id(self):#x} {self.backend}{default} "
-            f"pending={self.pendingcnt} ref={self.activecnt} fileno={self.fileno()}>"
+            f"{self.backend}{default} pending={self.pendingcnt} ref={self.activecnt} fileno={self.fileno()}"
         )
+
+
+# Its name until that became a word of the language.
+setattr(loop, "async", loop.async_)
+
+
+def get_version() -> str:
+    """Which loop that is."""
+    from weft import __version__
+
+    return f"weft-{__version__}"
+
+
+get_header_version = get_version
+
+
+def supported_backends() -> list[str]:
+    """What can ask the kernel."""
+    return ["epoll"]
+
+
+class _Events:
+    """Stood, in gevent, for what happened, among a watcher's arguments."""
+
+    def __repr__(self) -> str:
+        return "gevent.core.EVENTS"
+
+
+EVENTS = _Events()
+
+
+def _events_to_str(events: int) -> str:
+    return "|".join(name for bit, name in ((READ, "READ"), (WRITE, "WRITE")) if events & bit)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import _thread
+import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from weft.greenlet import GreenletExit, getcurrent, greenlet
 
 from . import _hub
-from ._ident import IdentRegistry
+from ._hub_services import HubServices, after_fork
 from ._waiter import Waiter
 from ._waits import who_waits
-from .core import loop as default_loop
 from .exceptions import (
     BlockingSwitchOutError,
     ConcurrentObjectUseError,
@@ -57,11 +58,34 @@ _hub.set_face("invalid_switch", InvalidSwitchError)
 _hub.set_face("concurrent_use", ConcurrentObjectUseError)
 _hub.set_face("invalid_thread", InvalidThreadUseError)
 
+# Threads as the system knows them: `_thread` and `threading` may be patched, and then mean greenlets.
+get_thread_ident = _thread.get_ident
+_main_thread = threading.main_thread().ident
 
-_hubs = IdentRegistry()
+
+def _after_fork() -> None:
+    global _main_thread
+    _main_thread = get_thread_ident()
 
 
-class Hub(greenlet):
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Waiting:
+    """The greenlets and coroutines of a hub that wait, as lines; they are looked for when somebody wants to
+    see them, as that takes a while."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(who_waits(self._hub))
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+class Hub(HubServices, greenlet):
     """The greenlet that runs a thread's loop. There is one a thread; `get_hub` makes it.
 
     Whoever waits switches to it, and is switched back to when what it waits for has come.
@@ -71,47 +95,37 @@ class Hub(greenlet):
     NOT_ERROR: tuple[type[BaseException], ...] = (GreenletExit, SystemExit)
     SYSTEM_ERROR: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit, SystemError)
 
-    loop_class: Callable[..., Any] = default_loop
-    exception_stream: Any = None
-    name = ""
-    _ident_registry: IdentRegistry | None = None
-
     def __init__(self, loop: Any = None, default: bool | None = None) -> None:
         greenlet.__init__(self, None, None)
-        self.thread_ident = threading.get_ident()
+        self.thread_ident = get_thread_ident()
         if default is None:
-            default = threading.current_thread() is threading.main_thread()
-        self.loop = loop if loop is not None else self.loop_class(None, default)
+            default = self.main_hub
+        if loop is None or not hasattr(loop, "run"):
+            spare = spare_loop() if default else None
+            if spare is not None:
+                leave_loop(None)
+            loop = spare if spare is not None and not spare.destroyed else self.loop_class(loop, default)
+        self.loop = loop
+        self.loop.ended = False
         self.loop.error_handler = self
         self.loop.set_greenlet(self)
 
     @property
-    def ident_registry(self) -> IdentRegistry:
-        """The small numbers of its greenlets."""
-        if self._ident_registry is None:
-            self._ident_registry = IdentRegistry()
-        return self._ident_registry
-
-    @property
-    def minimal_ident(self) -> int:
-        """A small number that no other living hub has."""
-        return _hubs.get_ident(self)
-
-    @property
     def main_hub(self) -> bool:
         """Whether it is the main thread's."""
-        return self.thread_ident == threading.main_thread().ident
+        return self.thread_ident == _main_thread
 
     def run(self) -> None:
         """Run the loop; when it has nothing left to do, tell the main greenlet. Never returns."""
         assert self is getcurrent(), "only the hub itself runs its loop"
+        self.start_periodic_monitoring_thread()
         while True:
             self.loop.error_handler = self
             _hub.run(self.loop)
             if self.loop.ended:
                 return
             main: Any = self.parent
-            main.throw(LoopExit("This operation would block forever", self, who_waits(self)))
+            main.throw(LoopExit("This operation would block forever", self, _Waiting(self)))
             # It waits again.
 
     def switch(self, *args: object, **kwargs: object) -> Any:
@@ -185,18 +199,28 @@ class Hub(greenlet):
         return False
 
     def destroy(self, destroy_loop: bool | None = None) -> None:
-        """End the hub: its greenlet first, then the loop, unless `destroy_loop` is False."""
-        if self and getcurrent() is not self:
+        """End the hub: what it has beside the loop, its greenlet, then the loop, unless `destroy_loop` is False.
+
+        By default the main thread's loop is left to the thread's next hub.
+        """
+        if destroy_loop is None:
+            destroy_loop = self.loop is not None and not self.loop.default
+        self.end_services()
+        # Another thread's greenlet cannot be switched to.
+        if self and getcurrent() is not self and self.thread_ident == get_thread_ident():
             # It ends here, and not in the main greenlet.
             self.parent = getcurrent()
-            greenlet.throw(self, HubDestroyed(destroy_loop is not False))
+            greenlet.throw(self, HubDestroyed(destroy_loop))
         if get_hub_if_exists() is self:
             set_hub(None)
         if self.loop is not None and not self.loop.destroyed:
             self.loop.error_handler = None
             self.loop.set_greenlet(None)
-            if destroy_loop is not False:
+            if destroy_loop:
                 self.loop.destroy()
+            else:
+                leave_loop(self.loop)
+        self.loop = None
 
     # --- errors ---------------------------------------------------------------------------------------------
 
@@ -250,8 +274,13 @@ class Hub(greenlet):
             stream.write(f"{text} failed with {kind.__name__}\n\n")
 
     def __repr__(self) -> str:
-        name = f" {self.name!r}" if self.name else ""
-        return f"<{type(self).__name__}{name} at {id(self):#x} {self.loop!r} thread_ident={self.thread_ident:#x}>"
+        parts = [f"<{type(self).__name__} {self.name!r} at {id(self):#x}"]
+        parts.append("destroyed" if self.loop is None else self.loop._format())
+        if self._resolver is not None:
+            parts.append(f"resolver={self._resolver!r}")
+        if self._threadpool is not None:
+            parts.append(f"threadpool={self._threadpool!r}")
+        return f"{' '.join(parts)} thread_ident={self.thread_ident:#x}>"
 
 
 def _exc_info() -> Any:
@@ -261,6 +290,11 @@ def _exc_info() -> Any:
 # --- the hub of each thread ---------------------------------------------------------------------------------
 
 
+class _Here(threading.local):
+    loop: Any = None
+
+
+_here = _Here()
 _default_class: type[Hub] = Hub
 
 
@@ -275,6 +309,22 @@ def _make() -> Hub:
 
 
 _hub.set_hub_class(Hub, _make)
+
+
+def hub_class_here() -> type[Hub]:
+    """What this thread's hub is made of."""
+    return _default_class
+
+
+def spare_loop() -> Any:
+    """The loop that a hub which was destroyed left to the next one of this thread, or None."""
+    return _here.loop
+
+
+def leave_loop(loop: Any) -> None:
+    """Leave a loop to the next hub of this thread."""
+    _here.loop = loop
+
 
 get_hub: Callable[[], Hub] = _hub.get_hub
 get_hub_if_exists: Callable[[], Hub | None] = _hub.get_hub_if_exists
@@ -349,6 +399,13 @@ class signal:
 
 def reinit(hub: Hub | None = None) -> None:
     """In the child of a fork. Not needed: a loop notices by itself."""
-    hub = hub or get_hub_if_exists()
+    if hub is None:
+        hub = get_hub_if_exists()
     if hub is not None:
         hub.loop.reinit()
+        after_fork(hub)
+
+
+# What gevent's own tests and others call them.
+_get_hub = get_hub_if_exists
+_get_hub_noargs = get_hub

@@ -13,7 +13,7 @@ from weft.multiprocessing.forkserver import _forkserver
 def hub() -> Iterator[Hub]:
     made = get_hub()
     yield made
-    made.destroy()
+    made.destroy(destroy_loop=True)
 
 
 @pytest.fixture(scope="package", autouse=True)

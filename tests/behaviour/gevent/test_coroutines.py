@@ -595,7 +595,7 @@ def test_loop_exit_lists_who_waits_for_what() -> None:
     more = [spawn(waits_in_a_call) for _ in range(30)]
     with pytest.raises(LoopExit) as caught:
         more[0].join()
-    entries = caught.value.args[2]
+    entries = list(caught.value.args[2])
     # The queue's own scout waits as well.
     assert len(entries) == 11 and entries[-1] == "and 24 more"
     assert all(len(entry) < 2000 for entry in entries)

@@ -30,4 +30,4 @@ def hits() -> int:
 def hub() -> Iterator[Hub]:
     made = get_hub()
     yield made
-    made.destroy()
+    made.destroy(destroy_loop=True)

@@ -95,6 +95,8 @@ pub(super) struct Core {
     pub(super) watchers: HashMap<u64, *mut PyObject>,
     pub(super) phases: Vec<(Phase, u64)>,
     pub(super) signals: Vec<(i32, u64)>,
+    /// Active watchers of descriptors: number of descriptor, of watcher, and the events it waits for.
+    pub(super) descriptors: HashMap<i32, Vec<(u64, i32)>>,
     /// Asynchronous watchers that were sent to.
     pub(super) sent: Vec<u64>,
     pub(super) listener: Option<Listener>,
@@ -134,6 +136,7 @@ impl Core {
             watchers: HashMap::new(),
             phases: Vec::new(),
             signals: Vec::new(),
+            descriptors: HashMap::new(),
             sent: Vec::new(),
             listener: None,
             pending: std::collections::VecDeque::new(),
@@ -191,6 +194,13 @@ impl Core {
                     pending.push_back((number, SIGNAL));
                 }
             });
+        }
+    }
+
+    /// Has all watchers of a descriptor told that is about to be closed: the kernel will tell them nothing any more.
+    pub(super) fn note_closing(&mut self, descriptor: i32) {
+        if let Some(watchers) = self.descriptors.get(&descriptor) {
+            self.pending.extend(watchers);
         }
     }
 

@@ -262,6 +262,14 @@ impl Loop {
         Self::watcher(slf, Kind::Phase(Phase::Fork), r#ref)
     }
 
+    /// Say that a descriptor is about to be closed: whoever watches it is told, and finds out by trying.
+    fn closing_fd(&self, py: Python<'_>, fd: i32) -> PyResult<()> {
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for this statement.
+        unsafe { (*core).note_closing(fd) };
+        Ok(())
+    }
+
     /// The loop's time: seconds of the monotonic clock, read once a turn.
     fn now(&self, py: Python<'_>) -> PyResult<f64> {
         let core = self.open(py)?;

@@ -25,6 +25,7 @@ impl Kind {
             Self::Io { descriptor, events, watch } => {
                 let key = core.hub.tell_when(*descriptor, interest(*events), number);
                 *watch = Some(key.map_err(|error| to_exception(&error))?);
+                core.descriptors.entry(*descriptor).or_default().push((number, *events));
             }
             Self::Timer { after, at, timer, .. } => {
                 *at = core.hub.now() + nanoseconds(*after);
@@ -56,9 +57,15 @@ impl Kind {
     /// Has it tell nothing any more. Runs no Python code.
     pub(super) fn disarm(&mut self, core: &mut Core, number: u64) {
         match self {
-            Self::Io { watch, .. } => {
+            Self::Io { descriptor, watch, .. } => {
                 if let Some(watch) = watch.take() {
                     core.hub.unwatch(watch);
+                }
+                if let Some(watchers) = core.descriptors.get_mut(descriptor) {
+                    watchers.retain(|&(known, _)| known != number);
+                    if watchers.is_empty() {
+                        core.descriptors.remove(descriptor);
+                    }
                 }
             }
             Self::Child { child, watch, .. } => {

@@ -1,7 +1,7 @@
 //! Whom an object tells that it is ready.
 //!
 //! A link is a function that the hub calls, as programs make them with `rawlink()`; or a greenlet that waits, by its key in the
-//! table of its hub; or a [`gather`](super::gather), which waits for many; or a thread that has no hub and sleeps in the kernel.
+//! table of its hub; or a [`gather`], which waits for many; or a thread that has no hub and sleeps in the kernel.
 
 use std::collections::VecDeque;
 use std::ffi::c_int;

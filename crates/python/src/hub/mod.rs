@@ -5,6 +5,7 @@
 //! * [`process_waits`]: how a greenlet waits in code that knows nothing of hubs.
 //! * [`coroutine`], [`mod@step`]: generators as coroutines without a stack of their own.
 //! * [`stream`]: sockets that read and write without the hub's hearing of it, as long as nothing blocks.
+//! * [`local`]: attributes of greenlet-local objects.
 //! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see; [`kind`]: what watchers watch.
 //! * [`here`]: the hub of the calling thread; [`ready`]: what comes next, for the hub and for who hands over.
 //! * [`spawned`]: greenlets that the hub starts, [`tree`] who made them; [`waiter`]: a meeting of two.
@@ -35,6 +36,7 @@ mod kind;
 mod limit;
 mod linkable;
 mod links;
+mod local;
 mod park;
 mod process_waits;
 mod queue;
@@ -57,7 +59,7 @@ use faces::names;
 
 pub(crate) use process_waits::{Ended, For, Here, greenlet_number, here};
 
-static FUNCTIONS: GilCell<[PyMethodDef; 15]> = GilCell::new([
+static FUNCTIONS: GilCell<[PyMethodDef; 18]> = GilCell::new([
     park::fast(c"run", turns::run, turns::RUN_DOC),
     park::fast(c"sleep", park::sleep, park::SLEEP_DOC),
     park::fast(c"give_way", park::give_way, park::GIVE_WAY_DOC),
@@ -86,6 +88,9 @@ static FUNCTIONS: GilCell<[PyMethodDef; 15]> = GilCell::new([
         c"wait_all(objects, timeout=None, count=None) -> list\n\n\
         Wait for the objects to become ready, and return those that did.",
     ),
+    park::fast(c"getattr_in", local::getattr_in, local::GETATTR_IN_DOC),
+    park::fast(c"setattr_in", local::setattr_in, local::SETATTR_IN_DOC),
+    park::fast(c"delattr_in", local::delattr_in, local::DELATTR_IN_DOC),
     PyMethodDef::zeroed(),
 ]);
 

@@ -29,6 +29,27 @@ pub(super) struct Stream {
     descriptor: RawFd,
     /// None once it is closed.
     source: GilCell<Option<SourceKey>>,
+    /// In which directions the wait that is going on was given up by somebody else.
+    cancelled: GilCell<Ready>,
+    /// Whether those who wait for it keep the loop from ending.
+    referenced: GilCell<bool>,
+    /// Whether a read that brings less than it could have says that nothing is left. Not where messages have ends, as in
+    /// datagrams, nor in local sockets, where a read stops before a message that descriptors came with.
+    short_reads_tell: bool,
+}
+
+/// Whether it is a stream without any marks in it: TCP.
+fn is_plain_stream(descriptor: RawFd) -> bool {
+    let ask = |option| {
+        let (mut value, mut size): (libc::c_int, libc::socklen_t) = (0, size_of::<libc::c_int>() as u32);
+        // SAFETY: room for one number, and its size.
+        let status = unsafe {
+            libc::getsockopt(descriptor, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut size)
+        };
+        (status == 0).then_some(value)
+    };
+    ask(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+        && matches!(ask(libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6))
 }
 
 #[pymethods]
@@ -43,7 +64,14 @@ impl Stream {
         // SAFETY: as above.
         let source = unsafe { (*core).hub.reactor().register(fileno) };
         let source = source.map_err(|error| to_exception(&error))?;
-        Ok(Self { holder: holder.unbind(), descriptor: fileno, source: GilCell::new(Some(source)) })
+        Ok(Self {
+            holder: holder.unbind(),
+            descriptor: fileno,
+            source: GilCell::new(Some(source)),
+            cancelled: GilCell::new(Ready::NONE),
+            referenced: GilCell::new(true),
+            short_reads_tell: is_plain_stream(fileno),
+        })
     }
 
     /// The descriptor.
@@ -61,6 +89,38 @@ impl Stream {
                 (*core).hub.deregister(source);
             }
         }
+    }
+
+    /// Gives up, with an error, what others wait for: something to read, or room to write.
+    fn cancel(&self, py: Python<'_>, read: bool, write: bool) {
+        let mut directions = Ready::NONE;
+        if read {
+            directions |= Ready::READ;
+        }
+        if write {
+            directions |= Ready::WRITE;
+        }
+        // SAFETY: with the GIL; nothing runs while the core is borrowed.
+        unsafe {
+            if let Some(source) = *self.source.get()
+                && let Some(core) = self.holder.get().core(py)
+            {
+                *self.cancelled.get() |= (*core).hub.wake_waiting(source, directions);
+            }
+        }
+    }
+
+    /// Whether those who wait for it keep the loop from ending.
+    #[getter(r#ref)]
+    fn referenced(&self, _py: Python<'_>) -> bool {
+        // SAFETY: with the GIL.
+        unsafe { *self.referenced.get() }
+    }
+
+    #[setter(r#ref)]
+    fn set_referenced(&self, _py: Python<'_>, value: bool) {
+        // SAFETY: with the GIL. A wait that is going on keeps what it began with.
+        unsafe { *self.referenced.get() = value };
     }
 
     /// Whether `close()` was called.
@@ -86,6 +146,7 @@ struct Place {
     core: *mut Core,
     source: SourceKey,
     descriptor: RawFd,
+    short_reads_tell: bool,
 }
 
 /// The open stream that is the first argument; `None` with an exception set if it is none.
@@ -97,19 +158,21 @@ unsafe fn place(stream: *mut PyObject) -> Option<Place> {
             Ok(stream) => {
                 let stream = stream.get();
                 match *stream.source.get() {
-                    Some(source) => Ok((stream.holder.as_ptr(), source, stream.descriptor)),
+                    Some(source) => {
+                        Ok((stream.holder.as_ptr(), source, stream.descriptor, stream.short_reads_tell))
+                    }
                     None => Err(PyErr::from(std::io::Error::from_raw_os_error(libc::EBADF))),
                 }
             }
             Err(error) => Err(error.into()),
         };
         match found {
-            Ok((holder, source, descriptor)) => {
+            Ok((holder, source, descriptor, short_reads_tell)) => {
                 let mut core = core_of_loop(holder);
                 if core.is_null() {
                     core = core_of(holder); // which says so
                 }
-                (!core.is_null()).then_some(Place { holder, core, source, descriptor })
+                (!core.is_null()).then_some(Place { holder, core, source, descriptor, short_reads_tell })
             }
             Err(error) => {
                 error.restore(py);
@@ -118,6 +181,18 @@ unsafe fn place(stream: *mut PyObject) -> Option<Place> {
         }
     }
 }
+
+/// Takes what is remembered of the stream for one wait: `look` sees the stream, which is open or was.
+unsafe fn remembered<T>(stream: *mut PyObject, look: impl FnOnce(&Stream) -> T) -> Option<T> {
+    // SAFETY: the GIL is held and the object alive; no reference outlives this function.
+    unsafe {
+        let py = Python::assume_attached();
+        Borrowed::from_ptr(py, stream).cast::<Stream>().ok().map(|stream| look(stream.get()))
+    }
+}
+
+/// The instant that stands for "do not wait": an operation is tried once, whatever is known of the descriptor.
+const NOT_AT_ALL: u64 = 0;
 
 /// When to give up, from an argument of seconds or None; the argument may be missing.
 unsafe fn give_up_at(arguments: *const *mut PyObject, count: isize, index: isize) -> Result<Option<u64>, ()> {
@@ -129,10 +204,17 @@ unsafe fn give_up_at(arguments: *const *mut PyObject, count: isize, index: isize
         let seconds = ffi::PyFloat_AsDouble(arguments.offset(index).read());
         if seconds == -1.0 && !ffi::PyErr_Occurred().is_null() {
             Err(())
+        } else if seconds <= 0.0 {
+            Ok(Some(NOT_AT_ALL))
         } else {
             Ok(park::instant_after(seconds))
         }
     }
+}
+
+/// When to give up, if the call itself says that it is not to wait.
+const fn unless_asked_not_to(at: Option<u64>, flags: i32) -> Option<u64> {
+    if flags & libc::MSG_DONTWAIT == 0 { at } else { Some(NOT_AT_ALL) }
 }
 
 /// Waits until the descriptor is ready, as far as is known. False with an exception set.
@@ -140,8 +222,29 @@ unsafe fn until_ready(stream: *mut PyObject, place: Place, direction: Ready, at:
     // SAFETY: the stream, held by the caller, holds the loop.
     unsafe {
         let Place { holder, core, source, .. } = place;
-        match park::park(holder, core, &Until::Source(source, direction), at, false) {
+        let uncounted = remembered(stream, |known| !*known.referenced.get()) == Some(true);
+        // What `park` counts is taken off beforehand, and given back to a loop that is still there.
+        (*core).references -= isize::from(uncounted);
+        let outcome = park::park(holder, core, &Until::Source(source, direction), at, false);
+        if uncounted {
+            remembered(stream, |known| {
+                if let Some(core) = known.holder.get().core(Python::assume_attached()) {
+                    (*core).references += 1;
+                }
+            });
+        }
+        let given_up = remembered(stream, |known| {
+            let all = &mut *known.cancelled.get();
+            let given_up = all.has(direction);
+            *all = all.without(direction);
+            given_up
+        });
+        match outcome {
             Outcome::Failed => false,
+            Outcome::Woken if given_up == Some(true) => {
+                park::raise_cancelled();
+                false
+            }
             Outcome::TimedOut => {
                 ffi::PyErr_SetString(ffi::PyExc_TimeoutError, c"timed out".as_ptr());
                 false
@@ -179,13 +282,15 @@ unsafe fn attempt(
     unsafe {
         loop {
             let place = place(stream)?;
-            if may_be_ready(place, direction) {
+            if at == Some(NOT_AT_ALL) || may_be_ready(place, direction) {
                 let outcome = operation(place.descriptor);
                 if outcome >= 0 {
                     return Some(outcome);
                 }
                 match *libc::__errno_location() {
-                    libc::EAGAIN => (*place.core).hub.reactor().would_block(place.source, direction),
+                    libc::EAGAIN if at != Some(NOT_AT_ALL) => {
+                        (*place.core).hub.reactor().would_block(place.source, direction);
+                    }
                     libc::EINTR => {
                         if ffi::PyErr_CheckSignals() != 0 {
                             return None;
@@ -214,12 +319,15 @@ const SMALL: usize = 64 << 10;
 
 static BUFFER: GilCell<[u8; SMALL]> = GilCell::new([0; SMALL]);
 
-unsafe fn was_short(stream: *mut PyObject, got: isize, wanted: usize) {
+unsafe fn was_short(stream: *mut PyObject, got: isize, wanted: usize, flags: i32) {
     // SAFETY: the GIL is held; nothing ran since the stream was looked at.
     unsafe {
+        // What is only looked at stays there, and urgent data comes by another way.
         if got > 0
             && (got as usize) < wanted
+            && flags & !libc::MSG_DONTWAIT == 0
             && let Some(place) = place(stream)
+            && place.short_reads_tell
         {
             (*place.core).hub.reactor().was_short(place.source);
         }
@@ -227,7 +335,8 @@ unsafe fn was_short(stream: *mut PyObject, got: isize, wanted: usize) {
 }
 
 pub(super) const RECV_DOC: &CStr = c"recv(stream, size, flags=0, timeout=None) -> bytes\n\n\
-Up to `size` bytes; none at the end.\n\n:raises TimeoutError: if none came in `timeout` seconds.";
+Up to `size` bytes; none at the end.\n\n:raises TimeoutError: if none came in `timeout` seconds;\n\
+:raises BlockingIOError: if there are none and `timeout` is 0.";
 
 pub(super) unsafe extern "C" fn recv(
     _module: *mut PyObject,
@@ -242,12 +351,13 @@ pub(super) unsafe extern "C" fn recv(
         let stream = arguments.read();
         let Some((size, flags)) = size_and_flags(arguments, count) else { return ptr::null_mut() };
         let Ok(at) = give_up_at(arguments, count, 3) else { return ptr::null_mut() };
+        let at = unless_asked_not_to(at, flags);
         if size <= SMALL {
             let got = attempt(stream, Ready::READ, at, |descriptor| {
                 libc::recv(descriptor, BUFFER.get().cast(), size, flags | libc::MSG_DONTWAIT)
             });
             let Some(got) = got else { return ptr::null_mut() };
-            was_short(stream, got, size);
+            was_short(stream, got, size, flags);
             return ffi::PyBytes_FromStringAndSize(BUFFER.get().cast(), got);
         }
         let mut bytes = ffi::PyBytes_FromStringAndSize(ptr::null(), size as isize);
@@ -262,7 +372,7 @@ pub(super) unsafe extern "C" fn recv(
             ffi::Py_DECREF(bytes);
             return ptr::null_mut();
         };
-        was_short(stream, got, size);
+        was_short(stream, got, size, flags);
         _PyBytes_Resize(&raw mut bytes, got);
         bytes
     }
@@ -320,6 +430,7 @@ pub(super) unsafe extern "C" fn recv_into(
         let stream = arguments.read();
         let Some(flags) = flags_argument(arguments, count, 2) else { return ptr::null_mut() };
         let Ok(at) = give_up_at(arguments, count, 3) else { return ptr::null_mut() };
+        let at = unless_asked_not_to(at, flags);
         let Some(mut view) = view(arguments.add(1).read(), true) else { return ptr::null_mut() };
         let (room, size) = (view.buf, view.len as usize);
         let got = attempt(stream, Ready::READ, at, |descriptor| {
@@ -327,7 +438,7 @@ pub(super) unsafe extern "C" fn recv_into(
         });
         ffi::PyBuffer_Release(&raw mut view);
         let Some(got) = got else { return ptr::null_mut() };
-        was_short(stream, got, size);
+        was_short(stream, got, size, flags);
         ffi::PyLong_FromSsize_t(got)
     }
 }
@@ -375,6 +486,7 @@ unsafe fn send_some(name: &CStr, arguments: *const *mut PyObject, count: isize, 
         let stream = arguments.read();
         let flags = flags_argument(arguments, count, 2)?;
         let Ok(at) = give_up_at(arguments, count, 3) else { return None };
+        let at = unless_asked_not_to(at, flags);
         let mut view = view(arguments.add(1).read(), false)?;
         let (start, size) = (view.buf.cast_const().cast::<u8>(), view.len as usize);
         let mut sent = 0;

@@ -429,6 +429,12 @@ impl Watcher {
         self.state(py).arguments.as_ref().map(|it| it.clone_ref(py))
     }
 
+    #[setter]
+    fn set_args(&self, py: Python<'_>, args: Option<Py<PyTuple>>) {
+        let old = std::mem::replace(&mut self.state(py).arguments, args);
+        drop(old);
+    }
+
     /// Whether it keeps the loop from ending while it is active.
     #[getter(r#ref)]
     fn referenced(&self, py: Python<'_>) -> bool {

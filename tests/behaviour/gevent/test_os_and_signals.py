@@ -1,0 +1,147 @@
+"""Descriptors, children and signals, while others run."""
+
+from __future__ import annotations
+
+import os as stdlib
+import signal as stdlib_signal
+from collections.abc import Iterator
+
+import pytest
+from weft.gevent import get_hub, joinall, os, signal, sleep, spawn
+from weft.gevent.event import Event
+
+Pipe = tuple[int, int]
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    ends = stdlib.pipe()
+    yield ends
+    for each in ends:
+        stdlib.close(each)
+
+
+def child(run: str) -> int:
+    """A child that does that and ends with 7."""
+    pid = stdlib.fork()
+    if not pid:
+        try:
+            exec(run, {"os": stdlib})
+        finally:
+            stdlib._exit(7)
+    return pid
+
+
+def test_reading_and_writing_pipes(pipe: Pipe) -> None:
+    read, write = pipe
+    assert os.make_nonblocking(read) and not os.make_nonblocking(read)
+    os.make_nonblocking(write)
+    reader = spawn(os.nb_read, read, 10)
+    sleep(0)
+    assert not reader.ready()
+    assert os.nb_write(write, b"word") == 4
+    assert reader.get() == b"word"
+
+
+def test_descriptors_that_block_are_read_in_threads(pipe: Pipe) -> None:
+    read, write = pipe
+    reader = spawn(os.tp_read, read, 10)
+    sleep(0)
+    assert os.tp_write(write, b"word") == 4
+    assert reader.get() == b"word"
+
+
+def test_whoever_watches_a_descriptor_learns_that_it_is_closed(pipe: Pipe) -> None:
+    read = stdlib.dup(pipe[0])
+    os.make_nonblocking(read)
+    reader = spawn(os.nb_read, read, 1)
+    sleep(0)
+    os.close(read)
+    with pytest.raises(OSError):
+        reader.get()
+
+
+def test_waitpid_waits_alone(pipe: Pipe) -> None:
+    read, write = pipe
+    pid = child(f"os.read({read}, 1)")
+    waiting = spawn(os.waitpid, pid, 0)
+    joinall([spawn(sleep, 0) for _ in range(3)])
+    assert not waiting.ready() and os.waitpid(pid, stdlib.WNOHANG) == (0, 0)
+    stdlib.write(write, b"x")
+    found, status = waiting.get()
+    assert found == pid and stdlib.waitstatus_to_exitcode(status) == 7
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def test_waitpid_for_any_child(pipe: Pipe) -> None:
+    read, write = pipe
+    pids = {child(f"os.read({read}, 1)") for _ in range(3)}
+    waiting = spawn(lambda: {os.waitpid(-1, 0)[0] for _ in pids})
+    sleep(0)
+    assert not waiting.ready()
+    stdlib.write(write, b"xxx")
+    assert waiting.get() == pids
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, 0)
+
+
+def test_a_child_that_is_watched_is_kept_for_who_asks() -> None:
+    ended = Event()
+    seen = []
+
+    def on_end(watcher: object) -> None:
+        seen.append(watcher.rstatus)  # type: ignore[attr-defined]
+        ended.set()
+
+    pid = os.fork_and_watch(on_end, ref=True)
+    if not pid:
+        stdlib._exit(7)
+    assert ended.wait(30)
+    assert os.waitpid(pid, 0) == (pid, seen[0])
+    assert stdlib.waitstatus_to_exitcode(seen[0]) == 7
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def test_what_nobody_asks_for_is_forgotten() -> None:
+    ended = Event()
+    pid = os.fork_and_watch(lambda _: ended.set(), ref=True)
+    if not pid:
+        stdlib._exit(0)
+    assert ended.wait(30) and pid in os._watched_children
+    os._reap_children(-1)
+    assert pid not in os._watched_children
+
+
+def test_threads_of_the_hub_work_in_the_child_of_a_fork() -> None:
+    pool = get_hub().threadpool
+    assert pool.apply(len, ("abc",)) == 3
+    pid = os.fork()
+    if not pid:
+        stdlib._exit(pool.size + get_hub().threadpool.apply(len, ("abcd",)))
+    assert stdlib.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 4
+
+
+def test_a_handler_of_sigchld_may_wait(pipe: Pipe) -> None:
+    read, write = pipe
+    handled = Event()
+
+    def handler(number: int, _frame: object) -> None:
+        sleep(0)
+        if number == stdlib_signal.SIGCHLD:
+            handled.set()
+
+    before = signal.signal(stdlib_signal.SIGCHLD, handler)
+    try:
+        assert signal.getsignal(stdlib_signal.SIGCHLD) is handler
+        pid = child(f"os.read({read}, 1)")
+        keep = get_hub().loop.async_()
+        keep.start(int)
+        stdlib.write(write, b"x")
+        assert handled.wait(30)
+        keep.close()
+        os.waitpid(pid, 0)
+    finally:
+        assert signal.signal(stdlib_signal.SIGCHLD, before) is handler
+    assert signal.getsignal(stdlib_signal.SIGCHLD) is before
