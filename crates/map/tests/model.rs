@@ -177,7 +177,10 @@ fn a_glance_sees_what_is_there_or_nothing_at_all() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "a glance may be at memory that has come to other use, and finds that out afterwards")]
+#[cfg_attr(
+    miri,
+    ignore = "a glance may be at memory that has come to other use, and finds that out afterwards"
+)]
 fn a_glance_never_sees_the_middle_of_a_change() {
     const KEYS: u64 = 40;
     let arena = Arena::create().unwrap();

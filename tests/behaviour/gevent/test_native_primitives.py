@@ -33,9 +33,12 @@ def test_those_that_waited_come_before_who_finds_the_event_set() -> None:
     spawn(wait, 2)
     gevent.idle()
     assert event.linkcount() == 2
+    check = get_hub().loop.check()
+    check.start(order.append, 4)
     event.set()
     wait(3)
-    assert order == [1, 2, 3]
+    assert order == [1, 2, 3]  # and no turn of the loop in between
+    check.close()
 
 
 def test_links_are_called_in_order_once_each_and_by_the_hub() -> None:
