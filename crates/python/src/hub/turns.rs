@@ -211,6 +211,9 @@ unsafe fn has_other_threads() -> bool {
 unsafe fn run_ready(holder: *mut PyObject) {
     // SAFETY: as for `turns`.
     unsafe {
+        if let Some(core) = alive(holder) {
+            (*core).hub.begin_turn();
+        }
         loop {
             let Some(core) = alive(holder) else { return };
             match ready::next(core, true) {
