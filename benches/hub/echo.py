@@ -1,4 +1,4 @@
-"""TCP echo, messages a second: greenlets on weft's hub, gevent, and a bare epoll server, in turns.
+"""TCP echo, messages a second: greenlets on weft's hub (bare streams, and sockets), gevent, and a bare epoll server, in turns.
 
     python benches/hub/echo.py [--seconds 2] [--rounds 3] [--size 64] [--connections 100 1000] [--burn]
 
@@ -40,6 +40,7 @@ def main() -> None:
     sides = {
         "epoll": [str(bare), "serve"],
         "weft": [sys.executable, str(SERVERS), "weft"],
+        "weft-socket": [sys.executable, str(SERVERS), "weft-socket"],
         "gevent": [sys.executable, str(SERVERS), "gevent"],
     }
     for connections in options.connections:

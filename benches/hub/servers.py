@@ -1,4 +1,4 @@
-"""Echo servers: `servers.py weft | gevent | asyncio | uvloop PORT [--burn]`.
+"""Echo servers: `servers.py weft | weft-socket | gevent | asyncio | uvloop PORT [--burn]`.
 
 One greenlet a connection, a plain loop of recv and sendall; a protocol on the loops of coroutines.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -42,16 +43,27 @@ def serve_weft(port: int) -> None:
         spawn_raw(serve, connection)
 
 
+def serve_weft_socket(port: int) -> None:
+    import weft.gevent
+    import weft.gevent.socket
+
+    serve_sockets(port, weft.gevent.spawn_raw, weft.gevent.socket.socket)
+
+
 def serve_gevent(port: int) -> None:
     import gevent
-    from gevent import socket as cooperative
+    import gevent.socket
 
+    serve_sockets(port, gevent.spawn_raw, gevent.socket.socket)
+
+
+def serve_sockets(port: int, spawn_raw: Callable[..., object], socket_class: Any) -> None:
     # create_server() of gevent.socket is the standard library's, and so is its socket.
-    listener = cooperative.socket()
+    listener = socket_class()
     listener.bind(("127.0.0.1", port))
     listener.listen(1024)
 
-    def serve(connection: socket.socket) -> None:
+    def serve(connection: Any) -> None:
         try:
             while data := connection.recv(65536):
                 connection.sendall(data)
@@ -63,7 +75,7 @@ def serve_gevent(port: int) -> None:
     while True:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        gevent.spawn_raw(serve, connection)
+        spawn_raw(serve, connection)
 
 
 def serve_asyncio(port: int) -> None:
@@ -107,6 +119,7 @@ if __name__ == "__main__":
         threading.Thread(target=burn, daemon=True).start()
     servers = {
         "weft": serve_weft,
+        "weft-socket": serve_weft_socket,
         "gevent": serve_gevent,
         "asyncio": serve_asyncio,
         "uvloop": serve_uvloop,

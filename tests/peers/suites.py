@@ -76,7 +76,7 @@ SUITES = {
             "hub",
             "gevent.tests",
             mode="main",
-            timeout=40,
+            timeout=120,
             env=_GEVENT_ENVIRONMENT,
             face="gevent",
             beside=True,

@@ -237,6 +237,11 @@ impl<T> Hub<T> {
         monotonic() < self.turn_ends
     }
 
+    /// Begins to count the turn anew: what the driver was told has taken its time.
+    pub fn begin_turn(&mut self) {
+        self.turn_ends = monotonic() + TURN;
+    }
+
     /// How long to sleep at the next poll: not at all if somebody is ready, else until the next timer is due.
     pub fn patience(&mut self) -> Option<Duration> {
         if self.waiters.ready_len() > 0 || self.reactor.is_always_ready() {

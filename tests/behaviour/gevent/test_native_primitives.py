@@ -600,3 +600,29 @@ def test_a_queue_is_filled_by_another_thread() -> None:
     assert getter.get() == list(range(100))
     thread.join()
     keep.close()
+
+
+def test_a_loop_that_only_stands_for_one_is_asked_all_the_same() -> None:
+    hub = get_hub()
+    real, asked = hub.loop, []
+
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def run_callback_threadsafe(self, callback: Any, *args: Any) -> Any:
+            asked.append(callback)
+            return real.run_callback_threadsafe(callback, *args)
+
+    event, linked = Event(), []
+    event.hub = hub
+    event.rawlink(linked.append)
+    hub.loop = Proxy()
+    try:
+        thread, _ = in_a_thread(event.set)
+        thread.join()
+    finally:
+        hub.loop = real
+    sleep(0)  # the loop is asked, and
+    sleep(0)  # does it in a turn of its own
+    assert linked == [event] and len(asked) == 1

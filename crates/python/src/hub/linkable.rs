@@ -25,7 +25,7 @@ use weft_hub::WaiterKey;
 
 use super::class::{self, Class, Object, Spec, Visit, attribute, none, one, or_none, own, plain};
 use super::core::{Core, Item};
-use super::faces::faces;
+use super::faces::{faces, names};
 use super::here::{self, Here, here_if_exists};
 use super::limit::{self, Ended, Limit};
 use super::links::{self, Link, Links, Told};
@@ -227,8 +227,7 @@ pub(super) unsafe fn check_and_notify(object: *mut PyObject) -> bool {
             Some(Home::Here(here)) => post(here.core, object),
             Some(Home::Foreign) => {
                 let Some((holder, core)) = here::loop_of((*this).hub) else {
-                    super::faces::raise(faces().invalid_thread, c"the hub that this belongs to is gone");
-                    return false;
+                    return post_by_call(object);
                 };
                 if (*this).phase == Phase::Quiet {
                     post(core, object);
@@ -239,6 +238,48 @@ pub(super) unsafe fn check_and_notify(object: *mut PyObject) -> bool {
             Some(Home::Nobody) => tell_without_hub(object),
         }
         true
+    }
+}
+
+/// As [`post`], where the hub's loop is something that only stands for one. False with an exception set.
+unsafe fn post_by_call(object: *mut PyObject) -> bool {
+    // SAFETY: a live object with a hub; every result is checked and dropped.
+    unsafe {
+        let this: *mut Linkable = own(object);
+        let looped = ffi::PyObject_GetAttr((*this).hub, names().r#loop);
+        if looped.is_null() || looped == ffi::Py_None() {
+            ffi::Py_XDECREF(looped);
+            super::faces::raise(faces().invalid_thread, c"the hub that this belongs to is gone");
+            return false;
+        }
+        (*this).phase = Phase::Posted(WaiterKey::NOBODY);
+        let notify = ffi::PyObject_GetAttrString(object, c"_notify_links".as_ptr());
+        let result = if notify.is_null() {
+            notify
+        } else {
+            ffi::PyObject_CallMethod(looped, c"run_callback_threadsafe".as_ptr(), c"O".as_ptr(), notify)
+        };
+        ffi::Py_XDECREF(notify);
+        ffi::Py_DECREF(looped);
+        if result.is_null() {
+            (*this).phase = Phase::Quiet;
+            return false;
+        }
+        ffi::Py_DECREF(result);
+        true
+    }
+}
+
+/// Called by a loop that was asked to by [`post_by_call`]: has those told that are linked.
+unsafe extern "C" fn notify_links(object: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
+    // SAFETY: called by the interpreter with such an object.
+    unsafe {
+        if let Phase::Posted(WaiterKey::NOBODY) = (*own::<Linkable>(object)).phase
+            && let Some(here) = here_if_exists()
+        {
+            post(here.core, object);
+        }
+        none()
     }
 }
 
@@ -733,6 +774,7 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
                 one(c"unlink", unlink_method, c"Do not call it."),
                 plain(c"linkcount", linkcount, c"How many links there are."),
                 plain(c"ready", ready_method, c"Whether links are called at once."),
+                plain(c"_notify_links", notify_links, c"Have the links called that were posted from another thread."),
                 plain(c"_check_and_notify", check_and_notify_method, c"Have the links called, if this is ready."),
                 plain(c"_at_fork_reinit", at_fork_reinit, c"In the child of a fork: be as new."),
             ],

@@ -106,11 +106,9 @@ unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
             if idles && !(*core).is_busy() {
                 (*core).note_phase(Phase::Idle);
             }
+            // Before anybody is told: who begins to watch meanwhile is told in the next turn, after what is ready then.
+            (*core).note_phase(Phase::Check);
             tell(holder);
-            let Some(core) = alive(holder) else { return true };
-            if (*core).note_phase(Phase::Check) {
-                tell(holder);
-            }
             if nowait || once {
                 return true;
             }
@@ -218,6 +216,9 @@ unsafe fn has_other_threads() -> bool {
 unsafe fn run_ready(holder: *mut PyObject) {
     // SAFETY: as for `turns`.
     unsafe {
+        if let Some(core) = alive(holder) {
+            (*core).hub.begin_turn();
+        }
         loop {
             let Some(core) = alive(holder) else { return };
             match ready::next(core, true) {
