@@ -493,7 +493,7 @@ def test_a_destroyed_hub_lets_go_of_them() -> None:
 
     spawn(run)
     sleep(0)
-    get_hub().destroy()
+    get_hub().destroy(destroy_loop=True)
     gc.collect()
     assert closed == ["closed"]
 
@@ -509,7 +509,7 @@ def test_another_threads_is_refused_and_may_wake() -> None:
         while not over.is_set():
             gevent.sleep(0.001)
         killall(theirs)
-        get_hub().destroy()
+        get_hub().destroy(destroy_loop=True)
 
     thread = threading.Thread(target=in_a_thread)
     thread.start()

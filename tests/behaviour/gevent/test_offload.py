@@ -183,7 +183,7 @@ def test_a_hub_of_each_thread() -> None:
 
     def in_a_thread() -> None:
         results.extend(each.get() for each in joinall([spawn(offload, int, number) for number in range(5)]))
-        get_hub().destroy()
+        get_hub().destroy(destroy_loop=True)
 
     threads = [threading.Thread(target=in_a_thread) for _ in range(4)]
     for thread in threads:
@@ -198,7 +198,7 @@ def test_a_call_outlives_its_hub(gate: threading.Event) -> None:
     spawn(offload, lambda: (begun.set(), gate.wait(), over.set()))
     while not begun.is_set():
         sleep(0.001)
-    get_hub().destroy()
+    get_hub().destroy(destroy_loop=True)
     gate.set()
     over.wait()
 

@@ -418,7 +418,7 @@ def test_a_destroyed_hub_ends_the_waits() -> None:
     items: weft.Queue[str] = weft.Queue()
     waiter = spawn(items.get)
     sleep(0.001)
-    get_hub().destroy()
+    get_hub().destroy(destroy_loop=True)
     waiter.switch()
     assert isinstance(waiter.exception, ValueError) and "destroyed" in str(waiter.exception)
     items.put("later")
