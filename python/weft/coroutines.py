@@ -33,7 +33,6 @@ from weft.gevent.queue import SimpleQueue
 from weft.greenlet import GreenletExit, greenlet
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 __all__ = [
@@ -371,10 +370,12 @@ class Timeout(_gevent.Timeout):
         self._counting.start(coroutine.throw, error)
 
     @classmethod
-    def start_new(cls, timeout: Any = None, exception: Any = None, ref: bool = True) -> Any:
+    def start_new(
+        cls, timeout: Any = None, exception: Any = None, ref: bool = True, _one_shot: bool = False
+    ) -> Any:
         """A started timeout: of so many seconds, or `timeout` itself if it is one."""
         if current() is None:
-            return super().start_new(timeout, exception, ref)
+            return super().start_new(timeout, exception, ref, _one_shot)
         made = timeout if isinstance(timeout, _gevent.Timeout) else cls(timeout, exception, ref=ref)
         if not made.pending:
             made.start()
@@ -404,9 +405,7 @@ class Timeout(_gevent.Timeout):
             self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
-    ) -> bool | None:
+    def __exit__(self, _kind: object, value: object, _tb: object) -> bool | None:
         self.close()
         return True if value is self and self.exception is False else None
 

@@ -7,7 +7,7 @@
 //! * [`stream`]: sockets that read and write without the hub's hearing of it, as long as nothing blocks.
 //! * [`local`]: attributes of greenlet-local objects.
 //! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see; [`kind`]: what watchers watch.
-//! * [`here`]: the hub of the calling thread; [`ready`]: what comes next, for the hub and for who hands over.
+//! * [`mod@here`]: the hub of the calling thread; [`ready`]: what comes next, for the hub and for who hands over.
 //! * [`spawned`]: greenlets that the hub starts, [`tree`] who made them; [`waiter`]: a meeting of two.
 //! * [`linkable`]: [`event`]s, [`async_result`]s and [`semaphore`]s, [`links`] whom they tell; [`gather`]: waiting for many.
 //! * [`queue`]: queues between greenlets; [`timeout`]: exceptions that raise themselves, [`limit`] how long a wait may last.
