@@ -106,7 +106,7 @@ fn unharmed<T>(work: impl FnOnce() -> T) -> T {
 #[test]
 fn what_is_held_stays_and_the_rest_goes_whoever_dies() {
     let mut deaths = BTreeMap::<&str, u32>::new();
-    for_seeds(4 * POINTS.len() as u64, |seed| {
+    for_seeds(sized(4 * POINTS.len() as u64, 2), |seed| {
         let mut rng = Rng::new(seed);
         let first = Arena::<LocalLock>::create().unwrap();
         let observer = Process::start(&first);
@@ -116,7 +116,7 @@ fn what_is_held_stays_and_the_rest_goes_whoever_dies() {
         let mut processes: Vec<_> = (0..3).map(|_| Process::start(&first)).collect();
         let acting = Rc::new(RefCell::new(Arc::clone(&observer.arena)));
         let mut planned = false;
-        for step in 0..200 {
+        for step in 0..sized(200, 12) {
             if !planned && (step == 0 || rng.percent(40)) {
                 let acting = Rc::clone(&acting);
                 let point = POINTS[(seed as usize + rng.below(2) * rng.below(99)) % POINTS.len()];
@@ -179,6 +179,9 @@ fn what_is_held_stays_and_the_rest_goes_whoever_dies() {
         first.sweep();
         assert_eq!(check(&first).into_iter().collect::<Vec<_>>(), []);
     });
+    if cfg!(miri) {
+        return; // too few deaths for all points
+    }
     let missed: Vec<_> = POINTS.iter().filter(|point| !deaths.contains_key(**point)).collect();
     assert!(missed.is_empty(), "points at which nobody died: {missed:?} of {deaths:?}");
 }
