@@ -17,6 +17,8 @@ VENV ?= .venv
 SOAK_SECONDS ?= 600
 SOAK_KILLS ?= 9000
 SOAK_KILLS_EACH ?= 2000
+# How much longer than in the short version the faults of the hub are.
+SOAK_HUB_TIMES ?= 20
 # Each of the engine's random tests, of which there are several, one after the other.
 ENGINE_SOAK_SECONDS ?= 60
 
@@ -96,6 +98,7 @@ soak: $(VENV)/.built
 	$(PY) tests/faults/processes/soak.py --only shared --kills $(SOAK_KILLS_EACH)
 	$(PY) tests/faults/processes/soak.py --only pools --kills $(SOAK_KILLS_EACH)
 	WEFT_FAULTS_HITS=$(SOAK_KILLS_EACH) $(PY) -m pytest -q tests/faults/processes/test_shared_memory.py
+	WEFT_HUB_FAULTS_TIMES=$(SOAK_HUB_TIMES) $(PY) -m pytest -q tests/faults/hub
 
 test-all:
 	ci/test-all.sh

@@ -1,9 +1,6 @@
-"""The side that the faults are for, and the seed of a run."""
+"""The side that the faults are for."""
 
 from __future__ import annotations
-
-import os
-import random
 
 import arena
 import pytest
@@ -13,11 +10,3 @@ import pytest
 def weft() -> arena.Side:
     """Scripts on `multiprocessing` that is weft's."""
     return arena.WEFT
-
-
-@pytest.fixture
-def seed() -> int:
-    """Another one each time; WEFT_FAULTS_SEED repeats one. A test that fails shows what it printed."""
-    chosen = int(os.environ.get("WEFT_FAULTS_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"WEFT_FAULTS_SEED={chosen}")
-    return chosen
