@@ -9,6 +9,7 @@
 
 mod child;
 mod error;
+mod forks;
 mod reactor;
 mod ready;
 pub mod signals;
@@ -19,6 +20,7 @@ mod watches;
 
 pub use child::{ChildExit, ExitStatus};
 pub use error::ReactorError;
+pub use forks::forks;
 pub use reactor::{Event, Reactor, Sleep};
 pub use ready::Ready;
 pub use sources::SourceKey;

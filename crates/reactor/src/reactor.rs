@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use weft_sys::epoll::{Epoll, EventFlags, Report, Reports};
 
+use crate::forks::forks;
 use crate::sources::Sources;
 use crate::watches::Watches;
 use crate::{ReactorError, Ready, SourceKey, Waker, WatchKey};
@@ -30,6 +31,8 @@ pub struct Reactor {
     watches: Option<Watches>,
     waker: Waker,
     reports: Reports,
+    /// [`forks()`] when the kernel's set was made: in the child of a later one it is the parent's.
+    forks: u32,
 }
 
 /// Tokens that are no source's: no record has the last generation.
@@ -66,6 +69,7 @@ impl Reactor {
             watches: None,
             waker,
             reports: Reports::default(),
+            forks: forks(),
         };
         reactor.watch_bell().map_err(ReactorError::Create)?;
         Ok(reactor)
@@ -92,12 +96,15 @@ impl Reactor {
     ///
     /// [`ReactorError::Watch`]: the descriptor is not open, or cannot be watched, as files.
     pub fn register(&mut self, descriptor: RawFd) -> Result<SourceKey, ReactorError> {
+        self.after_fork()?;
         self.sources.register(&self.epoll, descriptor)
     }
 
     /// Ends a registration. Says whether the descriptor is now free of any.
+    ///
+    /// False as well in a forked child that has no set of its own yet and cannot make one: the parent's is left as it is.
     pub fn deregister(&mut self, key: SourceKey) -> bool {
-        self.sources.deregister(&self.epoll, key)
+        self.after_fork().is_ok() && self.sources.deregister(&self.epoll, key)
     }
 
     /// What a registered descriptor is ready for as far as is known; `None` once it is no longer registered.
@@ -135,6 +142,7 @@ impl Reactor {
     ///
     /// [`ReactorError::Watch`]: the descriptor is not open.
     pub fn watch(&mut self, descriptor: RawFd, wanted: Ready) -> Result<WatchKey, ReactorError> {
+        self.after_fork()?;
         let watches = match &mut self.watches {
             Some(watches) => watches,
             none => {
@@ -150,7 +158,10 @@ impl Reactor {
 
     /// Ends a watch.
     pub fn unwatch(&mut self, key: WatchKey) {
-        if let Some(watches) = &mut self.watches {
+        // In a forked child without a set of its own the parent's is left as it is.
+        if self.after_fork().is_ok()
+            && let Some(watches) = &mut self.watches
+        {
             watches.remove(key);
         }
     }
@@ -212,13 +223,19 @@ impl Reactor {
         }
     }
 
-    /// In the child of a fork, before anything else: the kernel's set is the parent's as well, and a change to it
-    /// would be one to the parent's. Makes one of its own, under the same number, and registers everything again.
+    /// In the child of a fork the kernel's set is the parent's as well, and a change to it would be one to the parent's. Makes
+    /// one of its own, under the same number, and registers everything again. Anywhere else it does nothing.
+    ///
+    /// What changes the set calls this by itself; whoever polls has to, before.
     ///
     /// # Errors
     ///
     /// [`ReactorError::Create`]; then the reactor must not be used.
     pub fn after_fork(&mut self) -> Result<(), ReactorError> {
+        let forks = forks();
+        if self.forks == forks {
+            return Ok(());
+        }
         crate::signals::after_fork();
         self.epoll.renew().map_err(ReactorError::Create)?;
         self.waker.renew().map_err(ReactorError::Create)?;
@@ -228,6 +245,7 @@ impl Reactor {
             watches.renew();
             self.epoll.add(watches.epoll().as_fd(), WATCHES, EventFlags::IN).map_err(ReactorError::Create)?;
         }
+        self.forks = forks;
         Ok(())
     }
 }

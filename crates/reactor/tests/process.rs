@@ -196,6 +196,34 @@ fn a_fork_has_a_set_of_its_own() {
 }
 
 #[test]
+fn what_a_fork_takes_out_first_of_all_is_its_own() {
+    let _alone = ALONE.lock();
+    let mut reactor = Reactor::new().unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let (other, mut other_far) = UnixStream::pair().unwrap();
+    let source = reactor.register(near.as_raw_fd()).unwrap();
+    let watch = reactor.watch(other.as_raw_fd(), Ready::READ).unwrap();
+    reactor.poll(NOW, |_| ()).unwrap();
+    reactor.would_block(source, Ready::READ);
+    assert!(in_fork(|| {
+        // Nobody has told it of the fork.
+        assert!(reactor.deregister(source));
+        reactor.unwatch(watch);
+        let (mine, _its_far) = UnixStream::pair().unwrap();
+        reactor.register(mine.as_raw_fd()).unwrap();
+        true
+    }));
+    far.write_all(b"x").unwrap();
+    other_far.write_all(b"x").unwrap();
+    let mut events = Vec::new();
+    reactor.poll(NOW, |event| events.push(event)).unwrap();
+    assert!(events.contains(&Event::Watch(watch, Ready::READ)));
+    assert!(
+        matches!(events.as_slice(), [Event::Source(known, _), _] | [_, Event::Source(known, _)] if *known == source)
+    );
+}
+
+#[test]
 fn without_descriptors_it_says_so_and_serves_on() {
     let _alone = ALONE.lock();
     assert!(in_fork(|| {

@@ -7,7 +7,8 @@ import signal as stdlib_signal
 from collections.abc import Iterator
 
 import pytest
-from weft.gevent import get_hub, joinall, os, signal, sleep, spawn
+from interpreter import prints
+from weft.gevent import get_hub, joinall, os, signal, sleep, socket, spawn
 from weft.gevent.event import Event
 
 Pipe = tuple[int, int]
@@ -74,16 +75,33 @@ def test_waitpid_waits_alone(pipe: Pipe) -> None:
         os.waitpid(pid, 0)
 
 
-def test_waitpid_for_any_child(pipe: Pipe) -> None:
-    read, write = pipe
-    pids = {child(f"os.read({read}, 1)") for _ in range(3)}
-    waiting = spawn(lambda: {os.waitpid(-1, 0)[0] for _ in pids})
-    sleep(0)
-    assert not waiting.ready()
-    stdlib.write(write, b"xxx")
-    assert waiting.get() == pids
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, 0)
+ANY_CHILD = """
+import os as stdlib
+from weft.gevent import os, sleep, spawn
+
+read, write = stdlib.pipe()
+pids = set()
+for _ in range(3):
+    pid = stdlib.fork()
+    if not pid:
+        stdlib.read(read, 1)
+        stdlib._exit(7)
+    pids.add(pid)
+waiting = spawn(lambda: {os.waitpid(-1, 0)[0] for _ in pids})
+sleep(0)
+print(waiting.ready())
+stdlib.write(write, b"xxx")
+print(waiting.get() == pids)
+try:
+    os.waitpid(-1, 0)
+except ChildProcessError:
+    print("no child is left")
+"""
+
+
+def test_waitpid_for_any_child() -> None:
+    # In a process of its own, which has no other children.
+    assert prints("-c", ANY_CHILD) == ["False", "True", "no child is left"]
 
 
 def test_a_child_that_is_watched_is_kept_for_who_asks() -> None:
@@ -112,6 +130,20 @@ def test_what_nobody_asks_for_is_forgotten() -> None:
     assert ended.wait(30) and pid in os._watched_children
     os._reap_children(-1)
     assert pid not in os._watched_children
+
+
+def test_what_a_child_closes_before_its_hub_runs_is_still_watched_here() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader = spawn(ours.recv, 1)
+        sleep(0)
+        pid = stdlib.fork()
+        if not pid:
+            ours.close()
+            stdlib._exit(0)
+        stdlib.waitpid(pid, 0)
+        theirs.sendall(b"x")
+        assert reader.get() == b"x"
 
 
 def test_threads_of_the_hub_work_in_the_child_of_a_fork() -> None:

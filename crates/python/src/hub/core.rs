@@ -146,7 +146,7 @@ impl Core {
             turns: 0,
             depth: 0,
             stop: false,
-            forks: forks(),
+            forks: weft_reactor::forks(),
             between: false,
             contended: 0,
             patience: weft_wait::thread::Patience::new(),
@@ -226,7 +226,7 @@ impl Core {
 
     /// In the child of a fork, if that was not seen to yet.
     pub(super) fn check_fork(&mut self) -> Result<bool, ReactorError> {
-        let forks = forks();
+        let forks = weft_reactor::forks();
         if self.forks == forks {
             return Ok(false);
         }
@@ -257,18 +257,3 @@ pub(super) const PREPARE: i32 = 0x4000;
 pub(super) const CHECK: i32 = 0x8000;
 pub(super) const FORK: i32 = 0x2_0000;
 pub(super) const ASYNC: i32 = 0x8_0000;
-
-/// How many forks lie between the first process and this one.
-pub(super) fn forks() -> u32 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static FORKS: AtomicU32 = AtomicU32::new(0);
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    extern "C" fn count() {
-        FORKS.fetch_add(1, Ordering::Relaxed);
-    }
-    ONCE.call_once(|| {
-        // SAFETY: the handler adds to a number. It fails only without memory.
-        let _ = unsafe { libc::pthread_atfork(None, None, Some(count)) };
-    });
-    FORKS.load(Ordering::Relaxed)
-}

@@ -22,7 +22,7 @@ use weft_hub::{Post, WaiterKey};
 use weft_reactor::{Ready, TimerKey, WatchKey};
 use weft_sys::clock::monotonic;
 
-use super::core::{Core, Item, forks};
+use super::core::{Core, Item};
 use super::eventloop::{Loop, core_of, to_exception};
 use super::here::{self, here_if_exists};
 use super::park::{current, raise_invalid_switch, switch_away, withdraw};
@@ -185,7 +185,7 @@ impl Here<'_> {
                 to_exception(&error).restore(self.py);
                 return None;
             }
-            let began = forks();
+            let began = weft_reactor::forks();
             let mut arranged = arrange(core, me, patience);
             match *what {
                 For::Words(words) => {
@@ -215,7 +215,7 @@ impl Here<'_> {
             // If it was destroyed, so was whatever had been arranged.
             let Some(core) = self.peek() else { return self.left_alone(result) };
             (*core).references -= isize::from(referenced);
-            if began != forks() {
+            if began != weft_reactor::forks() {
                 // Before anything is undone: what was arranged with the parent's threads is theirs, under locks that may be taken.
                 let renewed = (*core).check_fork();
                 undo(core, &arranged);
