@@ -244,7 +244,7 @@ def site() -> Iterator[int]:
         if server.poll() is not None:
             raise DemoError(f"the site ended with exit code {server.returncode}")
     finally:
-        server.terminate()
+        server.kill()  # it has nothing to put in order, and a stopped one would never do it
         server.wait()
 
 

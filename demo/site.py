@@ -1,6 +1,6 @@
 """A site of a thousand pages that link to each other, for the crawler.
 
-    python demo/site.py DESCRIPTOR    serves on that listening socket until it is terminated
+    python demo/site.py DESCRIPTOR    serves on that listening socket until it is killed
 
 Every answer is made beforehand, so that what is measured is the crawler. Nothing in this file knows of weft.
 """
