@@ -88,14 +88,23 @@ fn registered_twice_is_registered_until_the_second_end() {
     assert_eq!(poll(&mut reactor), []);
 }
 
+/// A descriptor's number that is closed and stays so. The lowest free number would not do: the tests of
+/// this file run beside one another, and the next socket of any of them takes it.
+fn closed_number() -> i32 {
+    let (near, _far) = pair();
+    // SAFETY: F_DUPFD makes a new descriptor and touches no memory.
+    let number = unsafe { libc::fcntl(near.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 900) };
+    assert!(number >= 900, "{}", std::io::Error::last_os_error());
+    // SAFETY: the number was made above, and nobody else knows it.
+    assert_eq!(unsafe { libc::close(number) }, 0);
+    number
+}
+
 #[test]
 fn what_cannot_be_registered_says_so() {
     let mut reactor = Reactor::new().unwrap();
     let file = File::open("/proc/self/maps").unwrap();
-    let number = {
-        let (near, _far) = pair();
-        near.as_raw_fd()
-    };
+    let number = closed_number();
     for (descriptor, wanted) in [(file.as_raw_fd(), libc::EPERM), (number, libc::EBADF), (-1, libc::EBADF)] {
         let error = reactor.register(descriptor).unwrap_err();
         assert!(matches!(error, ReactorError::Watch { descriptor: known, .. } if known == descriptor));
