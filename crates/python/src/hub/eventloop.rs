@@ -1,5 +1,6 @@
 //! The loop as programs see it: where callbacks are posted and watchers made.
 
+use std::ffi::CStr;
 use std::ptr;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -10,6 +11,7 @@ use pyo3::types::PyTuple;
 use weft_reactor::ReactorError;
 
 use super::callback::Callback;
+use super::class::check_count;
 use super::core::{Core, Item, Phase};
 use super::kind::Kind;
 use super::watcher::Watcher;
@@ -77,6 +79,27 @@ pub(super) unsafe fn core_of_loop(object: *mut PyObject) -> *mut Core {
     unsafe {
         let py = Python::assume_attached();
         *Borrowed::from_ptr(py, object).cast_unchecked::<Loop>().get().core.get()
+    }
+}
+
+/// Checks how many arguments there are, and finds what the loop keeps, the first one; null with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held; vectorcall's conventions hold.
+pub(super) unsafe fn loop_argument(
+    name: &CStr,
+    arguments: *const *mut PyObject,
+    count: isize,
+    least: isize,
+    most: isize,
+) -> *mut Core {
+    // SAFETY: vectorcall's conventions.
+    unsafe {
+        if !check_count(name, count, least, most) {
+            return ptr::null_mut();
+        }
+        core_of(arguments.read())
     }
 }
 

@@ -9,7 +9,7 @@ use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
 
-use super::park::check_count;
+use super::class::check_count;
 use crate::greenlet::object::owned;
 
 unsafe extern "C" {

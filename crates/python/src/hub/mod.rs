@@ -60,15 +60,15 @@ use faces::names;
 pub(crate) use process_waits::{Ended, For, Here, greenlet_number, here};
 
 static FUNCTIONS: GilCell<[PyMethodDef; 18]> = GilCell::new([
-    park::fast(c"run", turns::run, turns::RUN_DOC),
-    park::fast(c"sleep", park::sleep, park::SLEEP_DOC),
-    park::fast(c"give_way", park::give_way, park::GIVE_WAY_DOC),
-    park::fast(c"switch", park::switch, park::SWITCH_DOC),
-    park::fast(c"recv", stream::recv, stream::RECV_DOC),
-    park::fast(c"recv_into", stream::recv_into, stream::RECV_INTO_DOC),
-    park::fast(c"send", stream::send, stream::SEND_DOC),
-    park::fast(c"sendall", stream::sendall, stream::SENDALL_DOC),
-    park::fast(c"wait", stream::wait, stream::WAIT_DOC),
+    class::fast(c"run", turns::run, turns::RUN_DOC),
+    class::fast(c"sleep", park::sleep, park::SLEEP_DOC),
+    class::fast(c"give_way", park::give_way, park::GIVE_WAY_DOC),
+    class::fast(c"switch", park::switch, park::SWITCH_DOC),
+    class::fast(c"recv", stream::recv, stream::RECV_DOC),
+    class::fast(c"recv_into", stream::recv_into, stream::RECV_INTO_DOC),
+    class::fast(c"send", stream::send, stream::SEND_DOC),
+    class::fast(c"sendall", stream::sendall, stream::SENDALL_DOC),
+    class::fast(c"wait", stream::wait, stream::WAIT_DOC),
     class::method(c"pause", park::pause, park::PAUSE_DOC),
     class::method(
         c"spawn_raw",
@@ -88,9 +88,9 @@ static FUNCTIONS: GilCell<[PyMethodDef; 18]> = GilCell::new([
         c"wait_all(objects, timeout=None, count=None) -> list\n\n\
         Wait for the objects to become ready, and return those that did.",
     ),
-    park::fast(c"getattr_in", local::getattr_in, local::GETATTR_IN_DOC),
-    park::fast(c"setattr_in", local::setattr_in, local::SETATTR_IN_DOC),
-    park::fast(c"delattr_in", local::delattr_in, local::DELATTR_IN_DOC),
+    class::fast(c"getattr_in", local::getattr_in, local::GETATTR_IN_DOC),
+    class::fast(c"setattr_in", local::setattr_in, local::SETATTR_IN_DOC),
+    class::fast(c"delattr_in", local::delattr_in, local::DELATTR_IN_DOC),
     PyMethodDef::zeroed(),
 ]);
 

@@ -10,9 +10,9 @@ use weft_sys::clock::monotonic;
 
 use super::callback::Callback;
 use super::core::{Core, Phase};
-use super::eventloop::{core_of, core_of_loop, is_default};
+use super::eventloop::{core_of, core_of_loop, is_default, loop_argument};
 use super::ready::{self, Step};
-use super::{linkable, park, queue, step, timeout, watcher};
+use super::{linkable, queue, step, timeout, watcher};
 use crate::ffi::current_thread_state;
 use crate::greenlet::object::{PyGreenlet, owned};
 use crate::greenlet::parcel::Parcel;
@@ -44,7 +44,7 @@ pub(super) unsafe extern "C" fn run(
 ) -> *mut PyObject {
     // SAFETY: called by the interpreter; the loop is held for as long as this runs.
     unsafe {
-        let core = park::loop_argument(c"run", arguments, count, 1, 3);
+        let core = loop_argument(c"run", arguments, count, 1, 3);
         if core.is_null() {
             return ptr::null_mut();
         }

@@ -1,0 +1,159 @@
+//! Switching away: to the next one that is ready, or to the hub.
+
+use std::ptr;
+
+use pyo3::ffi::{self, PyObject};
+
+use super::super::core::Core;
+use super::super::eventloop::core_of_loop;
+use super::super::names;
+use super::super::ready::{self, Step};
+use crate::ffi::current_thread_state;
+use crate::greenlet::object::{Life, PyGreenlet, body, owned};
+use crate::greenlet::parcel::Parcel;
+use crate::greenlet::switch;
+use crate::greenlet::thread::{Thread, current_thread};
+
+/// Whether a greenlet of `thread` may hand over without going through the hub: that runs and waits for its turn to go on,
+/// nobody watches, and the turn is not over.
+unsafe fn may_hand_over(thread: *mut Thread, core: *mut Core, hub: *mut PyGreenlet) -> bool {
+    // SAFETY: the GIL is held, all are alive.
+    unsafe {
+        (*body(hub)).life == Life::Active
+            && (*thread).tracefunc.is_null()
+            && (*body(hub)).main == (*thread).main
+            && !(*thread).hub_watches
+            && (*core).between
+            && (*core).hub.may_hand_over()
+    }
+}
+
+/// Whom a greenlet that has ended hands over to; `None` if that is the hub, its parent.
+///
+/// # Safety
+///
+/// As [`Successor`](crate::greenlet::thread::Successor) says.
+pub(in super::super) unsafe fn successor(
+    thread: *mut Thread,
+    ending: *mut PyGreenlet,
+) -> Option<(*mut PyGreenlet, Parcel)> {
+    // SAFETY: the thread's hub and its loop are alive as long as the thread keeps them.
+    unsafe {
+        let hub: *mut PyGreenlet = (*thread).hub.cast();
+        if hub.is_null() || (*body(ending)).parent != hub {
+            return None;
+        }
+        let core = core_of_loop((*thread).hub_loop);
+        if core.is_null() || (*core).greenlet != hub || !may_hand_over(thread, core, hub) {
+            return None;
+        }
+        match ready::next(core, false) {
+            Step::Switch(next, parcel) if next != ending => Some((next, parcel)),
+            Step::Switch(next, parcel) => {
+                // It was woken from a wait that it had left already.
+                parcel.discard();
+                ffi::Py_DECREF(next.cast());
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+unsafe extern "C" {
+    fn _PyType_Lookup(kind: *mut ffi::PyTypeObject, name: *mut PyObject) -> *mut PyObject;
+}
+
+/// What a type has under that name, borrowed; null, and no exception, if nothing.
+///
+/// # Safety
+///
+/// The GIL is held; a live type and an interned name.
+pub(in super::super) unsafe fn type_lookup(
+    kind: *mut ffi::PyTypeObject,
+    name: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: the caller's promise.
+    unsafe { _PyType_Lookup(kind, name) }
+}
+
+/// Calls the greenlet's `switch_out()`, if it has one. False with an exception set.
+pub(super) unsafe fn tell_switched_out(greenlet: *mut PyGreenlet) -> bool {
+    // SAFETY: the GIL is held, and the greenlet the current one.
+    unsafe {
+        let name = names().switch_out;
+        let dict = (*greenlet).dict;
+        let known = !type_lookup(ffi::Py_TYPE(greenlet.cast()), name).is_null()
+            || (!dict.is_null() && !ffi::PyDict_GetItemWithError(dict, name).is_null());
+        if !known {
+            return true;
+        }
+        let result = ffi::PyObject_CallMethodNoArgs(greenlet.cast(), name);
+        ffi::Py_XDECREF(result);
+        !result.is_null()
+    }
+}
+
+/// Switches away: to the next one that is ready, or to the hub. Gives what the switch back brings.
+///
+/// # Safety
+///
+/// The GIL is held; nothing of `core` is borrowed, and it stays alive.
+pub(in super::super) unsafe fn switch_away(core: *mut Core) -> *mut PyObject {
+    // SAFETY: the core is borrowed for single statements; what is switched to is held.
+    unsafe {
+        let thread = current_thread(current_thread_state());
+        if thread.is_null() {
+            return ptr::null_mut();
+        }
+        let hub = (*core).greenlet;
+        if hub.is_null() || (*body(hub)).life == Life::Dead {
+            ffi::PyErr_SetString(
+                ffi::PyExc_RuntimeError,
+                c"nobody runs this loop: its hub has ended; get_hub() makes another one".as_ptr(),
+            );
+            return ptr::null_mut();
+        }
+        let current = (*thread).current;
+        if current == hub {
+            // The hub cannot wait for itself. Its own method says so, in the face's words.
+            let result = ffi::PyObject_CallMethodNoArgs(hub.cast(), names().switch_out);
+            if !result.is_null() {
+                ffi::Py_DECREF(result);
+                ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"the hub cannot wait".as_ptr());
+            }
+            return ptr::null_mut();
+        }
+        if (*thread).hub_watches && (*thread).hub == hub.cast() {
+            // It switches by `switch()`, which ends in `switch_to_hub`.
+            return ffi::PyObject_CallMethodNoArgs(hub.cast(), names().switch);
+        }
+        if !tell_switched_out(current) {
+            return ptr::null_mut();
+        }
+        if may_hand_over(thread, core, hub)
+            && let Step::Switch(next, parcel) = ready::next(core, false)
+        {
+            if next == current {
+                ffi::Py_DECREF(next.cast());
+                return parcel.into_value();
+            }
+            return switch::switch_giving(next, parcel);
+        }
+        switch_to_hub(hub)
+    }
+}
+
+/// Switches to the hub, which runs the loop.
+pub(super) unsafe fn switch_to_hub(hub: *mut PyGreenlet) -> *mut PyObject {
+    // SAFETY: the GIL is held, and the hub alive.
+    unsafe {
+        let nothing = owned(crate::greenlet::types::errors().empty_tuple);
+        let parcel = if (*body(hub)).life == Life::Active {
+            Parcel::Value(nothing)
+        } else {
+            Parcel::Arguments(nothing, ptr::null_mut())
+        };
+        switch::switch_giving(owned(hub), parcel)
+    }
+}
