@@ -12,8 +12,23 @@ use super::super::core::{Core, Item};
 use super::super::faces::{faces, names};
 use super::super::kind::nanoseconds;
 use super::super::park;
-use super::{Spawned, Start, TYPES, make_for_call, my_loop, of};
+use super::setup::make_for_call;
+use super::{Spawned, Start, TYPES, my_loop, of};
 use crate::greenlet::object::{PyGreenlet, SavedError, owned};
+
+/// Says who wants to be called with every greenlet that is started: a set, or None.
+pub(in super::super) unsafe extern "C" fn set_spawn_callbacks(
+    _module: *mut PyObject,
+    callbacks: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: called by the interpreter.
+    unsafe {
+        let callbacks = if callbacks == ffi::Py_None() { ptr::null_mut() } else { owned(callbacks) };
+        let old = std::mem::replace(&mut (*TYPES.get()).spawn_callbacks, callbacks);
+        ffi::Py_XDECREF(old);
+        none()
+    }
+}
 
 /// Calls who wants to know of every start. False with an exception set.
 pub(super) unsafe fn call_spawn_callbacks(this: *mut PyObject) -> bool {
