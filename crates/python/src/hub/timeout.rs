@@ -3,24 +3,27 @@
 //! A started one is a parked entry of the table of waiters, which a timer wakes; what is done then is done in the hub's greenlet.
 //! So to start and to cancel one are a few stores each.
 
-use std::ffi::{c_int, c_void};
+mod methods;
+
+use std::ffi::c_int;
 use std::ptr;
 
-use pyo3::ffi::{self, PyBaseExceptionObject, PyObject, PyTypeObject, visitproc};
+use pyo3::ffi::{self, PyBaseExceptionObject, PyObject, PyTypeObject};
 use weft_hub::WaiterKey;
 use weft_reactor::TimerKey;
 use weft_sys::clock::monotonic;
 
-use super::class::{self, Spec, attribute, boolean, class_method, method, none, or_none, plain, truth};
+use super::class::{self, none, or_none, truth};
 use super::core::{Core, Item};
 use super::eventloop::core_of_loop;
-use super::faces::faces;
 use super::here::here;
 use super::park;
 use crate::gil::GilCell;
 use crate::greenlet::object::{Life, PyGreenlet, body, clear, owned};
 use crate::greenlet::parcel::Parcel;
 use crate::greenlet::switch::{discard_object, switch_giving};
+
+pub(super) use methods::ready;
 
 /// A timeout as the interpreter sees it.
 #[repr(C)]
@@ -333,236 +336,5 @@ pub(super) unsafe fn expire(this: *mut PyObject) -> bool {
         let result = switch_giving(greenlet, Parcel::Exception);
         ffi::Py_XDECREF(result);
         !result.is_null()
-    }
-}
-
-// --- methods ----------------------------------------------------------------------------------------------------
-
-unsafe extern "C" fn start_method(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
-    // SAFETY: called by the interpreter with a timeout.
-    unsafe { if start(this) { none() } else { ptr::null_mut() } }
-}
-
-unsafe extern "C" fn cancel_method(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe { cancel(this) };
-    none()
-}
-
-unsafe extern "C" fn close_method(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe {
-        stop(this);
-        clear(&raw mut (*own(this)).holder);
-    }
-    none()
-}
-
-unsafe extern "C" fn enter(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe { if is_pending(this) || start(this) { owned(this) } else { ptr::null_mut() } }
-}
-
-unsafe extern "C" fn exit(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe {
-        let found = class::arguments(c"__exit__", &[c"typ", c"value", c"tb"], 3, given, count, keyword_names);
-        let Some([_, value, _]) = found else { return ptr::null_mut() };
-        stop(this);
-        clear(&raw mut (*own(this)).holder);
-        if value == this && (*own(this)).exception == ffi::Py_False() { boolean(true) } else { none() }
-    }
-}
-
-unsafe extern "C" fn start_new(
-    kind: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
-    // SAFETY: called by the interpreter with the class.
-    unsafe {
-        const NAMES: [&std::ffi::CStr; 4] = [c"timeout", c"exception", c"ref", c"_one_shot"];
-        let found = class::arguments(c"start_new", &NAMES, 0, given, count, keyword_names);
-        let Some([timeout, exception, referenced, one_shot]) = found else { return ptr::null_mut() };
-        if !timeout.is_null() && is_timeout(timeout) {
-            return if is_pending(timeout) || start(timeout) { owned(timeout) } else { ptr::null_mut() };
-        }
-        let made = if kind == faces().timeout {
-            let Some(referenced) = truth(referenced, true) else { return ptr::null_mut() };
-            let Some(one_shot) = truth(one_shot, false) else { return ptr::null_mut() };
-            let made = new(kind.cast(), ptr::null_mut(), ptr::null_mut());
-            if !made.is_null() && !set_up(made, timeout, exception, referenced, one_shot) {
-                ffi::Py_DECREF(made);
-                return ptr::null_mut();
-            }
-            made
-        } else {
-            // A class of somebody's own, whose `__init__` may take only what it needs.
-            let positional = [or_borrowed_none(timeout), or_borrowed_none(exception)];
-            let keywords = ffi::PyDict_New();
-            if keywords.is_null() {
-                return ptr::null_mut();
-            }
-            let set = (referenced.is_null()
-                || ffi::PyDict_SetItemString(keywords, c"ref".as_ptr(), referenced) == 0)
-                && (one_shot.is_null()
-                    || ffi::PyDict_SetItemString(keywords, c"_one_shot".as_ptr(), one_shot) == 0);
-            let made = if set {
-                ffi::PyObject_VectorcallDict(kind, positional.as_ptr(), 2, keywords)
-            } else {
-                ptr::null_mut()
-            };
-            ffi::Py_DECREF(keywords);
-            made
-        };
-        if made.is_null() {
-            return made;
-        }
-        let result = if is_timeout(made) && (*ffi::Py_TYPE(made)).tp_base == *TYPE.get() {
-            if start(made) { owned(ffi::Py_None()) } else { ptr::null_mut() }
-        } else {
-            ffi::PyObject_CallMethodNoArgs(made, super::names().start)
-        };
-        if result.is_null() {
-            ffi::Py_DECREF(made);
-            return ptr::null_mut();
-        }
-        ffi::Py_DECREF(result);
-        made
-    }
-}
-
-unsafe fn or_borrowed_none(object: *mut PyObject) -> *mut PyObject {
-    // SAFETY: None lives for ever.
-    unsafe { if object.is_null() { ffi::Py_None() } else { object } }
-}
-
-unsafe extern "C" fn get_pending(this: *mut PyObject, _closure: *mut c_void) -> *mut PyObject {
-    // SAFETY: called by the interpreter with a timeout.
-    boolean(unsafe { is_pending(this) })
-}
-
-unsafe extern "C" fn get_seconds(this: *mut PyObject, _closure: *mut c_void) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe { or_none((*own(this)).seconds) }
-}
-
-unsafe extern "C" fn get_exception(this: *mut PyObject, _closure: *mut c_void) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe { or_none((*own(this)).exception) }
-}
-
-unsafe fn set(place: *mut *mut PyObject, value: *mut PyObject) -> c_int {
-    // SAFETY: a field with an owned reference; a live object, or null for a deletion.
-    unsafe {
-        let old = place.replace(or_none(value));
-        ffi::Py_XDECREF(old);
-        0
-    }
-}
-
-unsafe extern "C" fn set_seconds(this: *mut PyObject, value: *mut PyObject, _closure: *mut c_void) -> c_int {
-    // SAFETY: as above. What it counts is what it was made with.
-    unsafe { set(&raw mut (*own(this)).seconds, value) }
-}
-
-unsafe extern "C" fn set_exception(
-    this: *mut PyObject,
-    value: *mut PyObject,
-    _closure: *mut c_void,
-) -> c_int {
-    // SAFETY: as above.
-    unsafe { set(&raw mut (*own(this)).exception, value) }
-}
-
-unsafe extern "C" fn traverse(this: *mut PyObject, visit: visitproc, argument: *mut c_void) -> c_int {
-    // SAFETY: called by the collector with a live timeout.
-    unsafe {
-        let own = own(this);
-        for object in [(*own).seconds, (*own).exception, (*own).holder, (*own).greenlet.cast()] {
-            if !object.is_null() {
-                let status = visit(object, argument);
-                if status != 0 {
-                    return status;
-                }
-            }
-        }
-        (*base()).tp_traverse.map_or(0, |traverse| traverse(this, visit, argument))
-    }
-}
-
-unsafe extern "C" fn clear_all(this: *mut PyObject) -> c_int {
-    // SAFETY: called by the collector with a live timeout that is not started: the loop would hold it.
-    unsafe {
-        let own = own(this);
-        clear(&raw mut (*own).seconds);
-        clear(&raw mut (*own).exception);
-        clear(&raw mut (*own).greenlet);
-        clear(&raw mut (*own).holder);
-        (*base()).tp_clear.map_or(0, |clear| clear(this))
-    }
-}
-
-unsafe extern "C" fn dealloc(this: *mut PyObject) {
-    // SAFETY: called by the interpreter with a timeout whose last reference is gone.
-    unsafe {
-        ffi::PyObject_GC_UnTrack(this.cast());
-        clear_all(this);
-        if let Some(free) = (*ffi::Py_TYPE(this)).tp_free {
-            free(this.cast());
-        }
-    }
-}
-
-/// Makes the type. False with an exception set.
-///
-/// # Safety
-///
-/// The GIL is held; called once.
-pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
-    // SAFETY: as the caller says.
-    unsafe {
-        let kind = class::blank(&Spec {
-            name: c"weft._native._hub.TimeoutBase",
-            doc: c"TimeoutBase(seconds=None, exception=None, ref=True, priority=-1)",
-            base: base(),
-            methods: &[
-                plain(c"start", start_method, c"Begin to count."),
-                plain(c"cancel", cancel_method, c"Do not raise. It can be started again."),
-                plain(c"close", close_method, c"Do not raise, ever."),
-                plain(c"__enter__", enter, c"Start it, unless it is started."),
-                method(c"__exit__", exit, c"Close it; silent if `exception` is False."),
-                class_method(
-                    c"start_new",
-                    start_new,
-                    c"A started timeout: of so many seconds, or `timeout` itself if it is one.",
-                ),
-            ],
-            attributes: &[
-                attribute(c"pending", get_pending, None, c"Whether it is started, and did not raise yet."),
-                attribute(c"seconds", get_seconds, Some(set_seconds), c"After how many seconds it raises."),
-                attribute(
-                    c"exception",
-                    get_exception,
-                    Some(set_exception),
-                    c"What it raises, if not itself.",
-                ),
-            ],
-        });
-        (*kind).tp_basicsize = size_of::<Timeout>().cast_signed();
-        (*kind).tp_flags |= ffi::Py_TPFLAGS_BASE_EXC_SUBCLASS;
-        (*kind).tp_new = Some(new);
-        (*kind).tp_init = Some(init);
-        (*kind).tp_dealloc = Some(dealloc);
-        (*kind).tp_traverse = Some(traverse);
-        (*kind).tp_clear = Some(clear_all);
-        *TYPE.get() = kind;
-        class::ready(module, kind)
     }
 }
