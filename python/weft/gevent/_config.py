@@ -1,7 +1,7 @@
 """Settings: from the environment, or set on `gevent.config`. As gevent._config.
 
 A setting is a class; its instance holds the value. What nobody set is read from the variable of the environment,
-else it is the default, when it is first asked for.
+else it is the default, when it is first asked for. The classes are made from a table, of a few kinds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 import os
 import textwrap
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 __all__ = ["config"]
 
@@ -164,108 +164,24 @@ class ImportableSetting:
         return options
 
 
-class _Bool:
+# --- kinds --------------------------------------------------------------------------------------------------
+
+
+class _Importable(ImportableSetting, Setting):
+    """Something that is imported."""
+
+
+class _Bool(Setting):
+    """On or off."""
+
     validate = staticmethod(validate_bool)
 
     def convert(self, value: Any) -> Any:
         return value
 
 
-class _Any:
-    validate = staticmethod(validate_anything)
-
-    def convert(self, value: Any) -> Any:
-        return value
-
-
-class _Positive:
-    def convert(self, value: Any) -> Any:
-        return float(value) if value else None
-
-    def validate(self, value: Any) -> Any:
-        if value is not None and value <= 0:
-            raise ValueError("Must be positive")
-        return value
-
-
-class _Bytes(_Positive):
-    _UNITS = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
-
-    def convert(self, value: Any) -> Any:
-        if not value or not isinstance(value, str):
-            return value
-        unit = self._UNITS.get(value[-2:].lower())
-        return int(value) if unit is None else int(value[:-2]) * unit
-
-
-# --- what is used when something is made -----------------------------------------------------------------------
-
-
-class Resolver(ImportableSetting, Setting):
-    desc = "What makes `hub.resolver`, which looks up names of hosts."
-    default = ["thread", "dnspython", "ares", "block"]
-    shortname_map = {
-        "ares": "gevent.resolver.ares.Resolver",
-        "thread": "gevent.resolver.thread.Resolver",
-        "block": "gevent.resolver.blocking.Resolver",
-        "dnspython": "gevent.resolver.dnspython.Resolver",
-    }
-
-
-class Threadpool(ImportableSetting, Setting):
-    desc = "What makes `hub.threadpool`."
-    default = ["gevent.threadpool.ThreadPool"]
-
-
-class ThreadpoolIdleTaskTimeout(_Positive, Setting):
-    desc = "How long, in seconds, a thread of the hub's pool waits for work before it ends; -1 is for ever."
-    name = "threadpool_idle_task_timeout"
-    environment_key = "GEVENT_THREADPOOL_IDLE_TASK_TIMEOUT"
-    default = 5.0
-
-    def validate(self, value: Any) -> Any:
-        return value if value == -1 else super().validate(value)
-
-
-class Loop(ImportableSetting, Setting):
-    desc = "What makes the loop of a hub. There is one kind; gevent's names for its own stand for it."
-    default = ["weft"]
-    shortname_map = dict.fromkeys(
-        ("weft", "libev-cext", "libev-cffi", "libuv-cffi", "libuv"), "gevent.core.loop"
-    )
-
-
-class FormatContext(ImportableSetting, Setting):
-    desc = "How what failed is shown beside a traceback."
-    name = "format_context"
-    default = ["pprint.saferepr"]
-
-
-class LibevBackend(_Any, Setting):
-    desc = "Has no meaning here: what asks the kernel is epoll."
-    name = "libev_backend"
-    environment_key = "GEVENT_BACKEND"
-    default = None
-
-
-class WatchChildren(_Bool, Setting):
-    desc = "Whether `os.waitpid` is left as it is, which blocks the thread."
-    name = "disable_watch_children"
-    environment_key = "GEVENT_NOWAITPID"
-    default = False
-
-
-class TraceMalloc(_Any, Setting):
-    desc = "Has no meaning here."
-    name = "trace_malloc"
-    environment_key = "PYTHONTRACEMALLOC"
-    default = False
-
-
-class TrackGreenletTree(_Bool, Setting):
-    desc = "Whether greenlets know who spawned them, and where."
-    name = "track_greenlet_tree"
-    default = True
+class _Tracked(_Bool):
+    """On or off, of which the native half is told."""
 
     def set(self, value: Any) -> None:
         """Set it, and say so to those that note it."""
@@ -275,99 +191,220 @@ class TrackGreenletTree(_Bool, Setting):
         _hub.track_tree(self.value)
 
 
-# --- the monitoring thread ----------------------------------------------------------------------------------
+class _Any(Setting):
+    """Whatever it is, as it is."""
+
+    validate = staticmethod(validate_anything)
+
+    def convert(self, value: Any) -> Any:
+        return value
 
 
-class MonitorThread(_Bool, Setting):
-    desc = "Whether each hub gets a thread that looks whether it runs."
-    name = "monitor_thread"
-    environment_key = "GEVENT_MONITOR_THREAD_ENABLE"
-    default = False
+class _List(Setting):
+    """Whatever it is; of a text, what lies between its commas."""
 
-
-class MaxBlockingTime(_Positive, Setting):
-    desc = "After how long without a switch, in seconds, the hub counts as blocked."
-    name = "max_blocking_time"
-    default = 0.1
-
-
-class PrintBlockingReports(_Bool, Setting):
-    desc = "Whether a report of a blocked hub is printed; subscribers of `gevent.events` get it in any case."
-    name = "print_blocking_reports"
-    environment_key = "GEVENT_MONITOR_PRINT_BLOCKING_REPORTS"
-    default = True
-
-
-class MonitorMemoryPeriod(_Positive, Setting):
-    desc = "How often, in seconds, the use of memory is looked at."
-    name = "memory_monitor_period"
-    environment_key = "GEVENT_MONITOR_MEMORY_PERIOD"
-    default = 5
-
-
-class MonitorMemoryMaxUsage(_Bytes, Setting):
-    desc = "How much memory the process may use before that is an event; kb, mb and gb are units."
-    name = "max_memory_usage"
-    environment_key = "GEVENT_MONITOR_MEMORY_MAX"
-    default = None
-
-
-# --- resolvers ----------------------------------------------------------------------------------------------
-
-
-class AresFlags(_Any, Setting):
-    name = "ares_flags"
-    environment_key = "GEVENTARES_FLAGS"
-    default = None
-
-
-class AresTimeout(_Any, Setting):
-    name = "ares_timeout"
-    environment_key = "GEVENTARES_TIMEOUT"
-    default = None
-
-
-class AresTries(_Any, Setting):
-    name = "ares_tries"
-    environment_key = "GEVENTARES_TRIES"
-    default = None
-
-
-class AresNdots(_Any, Setting):
-    name = "ares_ndots"
-    environment_key = "GEVENTARES_NDOTS"
-    default = None
-
-
-class AresUDPPort(_Any, Setting):
-    name = "ares_udp_port"
-    environment_key = "GEVENTARES_UDP_PORT"
-    default = None
-
-
-class AresTCPPort(_Any, Setting):
-    name = "ares_tcp_port"
-    environment_key = "GEVENTARES_TCP_PORT"
-    default = None
-
-
-class AresServers(_Any, Setting):
-    name = "ares_servers"
-    environment_key = "GEVENTARES_SERVERS"
-    default = None
-
-
-class ResolverNameservers(Setting):
-    desc = "The servers that resolvers ask which do not use the system's functions."
-    name = "resolver_nameservers"
-    default = None
     validate = staticmethod(validate_anything)
 
 
-class ResolverTimeout(_Positive, Setting):
-    desc = "How long, in seconds, such a resolver tries."
-    name = "resolver_timeout"
-    default = None
+class _Positive(Setting):
+    """A number above zero, or None."""
+
+    def convert(self, value: Any) -> Any:
+        return float(value) if value else None
+
+    def validate(self, value: Any) -> Any:
+        if value is not None and value <= 0:
+            raise ValueError("Must be positive")
+        return value
+
+
+class _PositiveOrForever(_Positive):
+    """The same, or -1."""
+
+    def validate(self, value: Any) -> Any:
+        return value if value == -1 else super().validate(value)
+
+
+class _Bytes(_Positive):
+    """A number of bytes, also with a unit."""
+
+    _UNITS = {"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30}
+
+    def convert(self, value: Any) -> Any:
+        if not value or not isinstance(value, str):
+            return value
+        unit = self._UNITS.get(value[-2:].lower())
+        return int(value) if unit is None else int(value[:-2]) * unit
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+    kind: type[Setting]
+    class_name: str
+    name: str
+    default: Any
+    desc: str = ""
+    # The variable of the environment, where that is not `GEVENT_` and the name.
+    environment_key: str | None = None
+    # Of what is imported: short names, and what they stand for.
+    shortnames: dict[str, str] | None = None
+
+    def make(self) -> type[Setting]:
+        """The class, which is known to every Config that is made from then on."""
+        members: dict[str, Any] = {
+            "__module__": __name__,
+            "name": self.name,
+            "default": self.default,
+            "desc": self.desc,
+        }
+        if self.environment_key is not None:
+            members["environment_key"] = self.environment_key
+        if self.shortnames is not None:
+            members["shortname_map"] = self.shortnames
+        return type(self.class_name, (self.kind,), members)
+
+
+_ROWS = (
+    # What is used when something is made.
+    _Row(
+        _Importable,
+        "Resolver",
+        "resolver",
+        ["thread", "dnspython", "ares", "block"],
+        "What makes `hub.resolver`, which looks up names of hosts.",
+        shortnames={
+            "ares": "gevent.resolver.ares.Resolver",
+            "thread": "gevent.resolver.thread.Resolver",
+            "block": "gevent.resolver.blocking.Resolver",
+            "dnspython": "gevent.resolver.dnspython.Resolver",
+        },
+    ),
+    _Row(
+        _Importable,
+        "Threadpool",
+        "threadpool",
+        ["gevent.threadpool.ThreadPool"],
+        "What makes `hub.threadpool`.",
+    ),
+    _Row(
+        _PositiveOrForever,
+        "ThreadpoolIdleTaskTimeout",
+        "threadpool_idle_task_timeout",
+        5.0,
+        "How long, in seconds, a thread of the hub's pool waits for work before it ends; -1 is for ever.",
+    ),
+    _Row(
+        _Importable,
+        "Loop",
+        "loop",
+        ["weft"],
+        "What makes the loop of a hub. There is one kind; gevent's names for its own stand for it.",
+        shortnames=dict.fromkeys(
+            ("weft", "libev-cext", "libev-cffi", "libuv-cffi", "libuv"), "gevent.core.loop"
+        ),
+    ),
+    _Row(
+        _Importable,
+        "FormatContext",
+        "format_context",
+        ["pprint.saferepr"],
+        "How what failed is shown beside a traceback.",
+    ),
+    _Row(
+        _Any,
+        "LibevBackend",
+        "libev_backend",
+        None,
+        "Has no meaning here: what asks the kernel is epoll.",
+        "GEVENT_BACKEND",
+    ),
+    _Row(
+        _Bool,
+        "WatchChildren",
+        "disable_watch_children",
+        False,
+        "Whether `os.waitpid` is left as it is, which blocks the thread.",
+        "GEVENT_NOWAITPID",
+    ),
+    _Row(_Any, "TraceMalloc", "trace_malloc", False, "Has no meaning here.", "PYTHONTRACEMALLOC"),
+    _Row(
+        _Tracked,
+        "TrackGreenletTree",
+        "track_greenlet_tree",
+        True,
+        "Whether greenlets know who spawned them, and where.",
+    ),
+    # The monitoring thread.
+    _Row(
+        _Bool,
+        "MonitorThread",
+        "monitor_thread",
+        False,
+        "Whether each hub gets a thread that looks whether it runs.",
+        "GEVENT_MONITOR_THREAD_ENABLE",
+    ),
+    _Row(
+        _Positive,
+        "MaxBlockingTime",
+        "max_blocking_time",
+        0.1,
+        "After how long without a switch, in seconds, the hub counts as blocked.",
+    ),
+    _Row(
+        _Bool,
+        "PrintBlockingReports",
+        "print_blocking_reports",
+        True,
+        "Whether a report of a blocked hub is printed; subscribers of `gevent.events` get it in any case.",
+        "GEVENT_MONITOR_PRINT_BLOCKING_REPORTS",
+    ),
+    _Row(
+        _Positive,
+        "MonitorMemoryPeriod",
+        "memory_monitor_period",
+        5,
+        "How often, in seconds, the use of memory is looked at.",
+        "GEVENT_MONITOR_MEMORY_PERIOD",
+    ),
+    _Row(
+        _Bytes,
+        "MonitorMemoryMaxUsage",
+        "max_memory_usage",
+        None,
+        "How much memory the process may use before that is an event; kb, mb and gb are units.",
+        "GEVENT_MONITOR_MEMORY_MAX",
+    ),
+    # Resolvers.
+    _Row(_Any, "AresFlags", "ares_flags", None, environment_key="GEVENTARES_FLAGS"),
+    _Row(_Any, "AresTimeout", "ares_timeout", None, environment_key="GEVENTARES_TIMEOUT"),
+    _Row(_Any, "AresTries", "ares_tries", None, environment_key="GEVENTARES_TRIES"),
+    _Row(_Any, "AresNdots", "ares_ndots", None, environment_key="GEVENTARES_NDOTS"),
+    _Row(_Any, "AresUDPPort", "ares_udp_port", None, environment_key="GEVENTARES_UDP_PORT"),
+    _Row(_Any, "AresTCPPort", "ares_tcp_port", None, environment_key="GEVENTARES_TCP_PORT"),
+    _Row(_Any, "AresServers", "ares_servers", None, environment_key="GEVENTARES_SERVERS"),
+    _Row(
+        _List,
+        "ResolverNameservers",
+        "resolver_nameservers",
+        None,
+        "The servers that resolvers ask which do not use the system's functions.",
+    ),
+    _Row(
+        _Positive, "ResolverTimeout", "resolver_timeout", None, "How long, in seconds, such a resolver tries."
+    ),
+)
+
+_CLASSES = {row.class_name: row.make() for row in _ROWS}
+
+
+def __getattr__(name: str) -> Any:
+    """The classes, which are attributes of gevent's module too."""
+    try:
+        return _CLASSES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
 
 config: Any = Config()
