@@ -5,7 +5,10 @@ use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
 
-use super::class::{self, Spec, attribute, boolean, method, none, or_none, own, plain, truth};
+use super::class::{
+    self, Given, Spec, alias, attribute, boolean, named, none, none_if, or_none, own, plain, source_argument,
+    truth,
+};
 use super::faces::names;
 use super::limit::{self, Ended, limit};
 use super::linkable::{self, Home, Linkable, What};
@@ -36,16 +39,14 @@ pub(super) unsafe extern "C" fn make_by_call(
 ) -> *mut PyObject {
     // SAFETY: called by the interpreter with the face's class.
     unsafe {
-        let count = ffi::PyVectorcall_NARGS(count);
-        if class::arguments(c"AsyncResult", &[], 0, given, count, keyword_names).is_none() {
-            return ptr::null_mut();
-        }
-        let made = class::instance::<Linkable>(kind.cast());
-        if !made.is_null() {
-            (*own::<Linkable>(made)).what =
-                What::Result { value: ptr::null_mut(), exc_info: ptr::null_mut() };
-        }
-        made
+        linkable::make_by_call(
+            kind,
+            c"AsyncResult",
+            What::Result { value: ptr::null_mut(), exc_info: ptr::null_mut() },
+            given,
+            count,
+            keyword_names,
+        )
     }
 }
 
@@ -80,31 +81,14 @@ unsafe fn store(this: *mut PyObject, new_value: *mut PyObject, new_exc_info: *mu
     }
 }
 
-unsafe extern "C" fn set(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn set(this: *mut PyObject, [value]: Given<1>) -> *mut PyObject {
     // SAFETY: called by the interpreter with a result.
-    unsafe {
-        let found = class::arguments(c"set", &[c"value"], 0, given, count, keyword_names);
-        let Some([value]) = found else { return ptr::null_mut() };
-        if store(this, or_none(value), ptr::null_mut()) { none() } else { ptr::null_mut() }
-    }
+    unsafe { none_if(store(this, or_none(value), ptr::null_mut())) }
 }
 
-unsafe extern "C" fn set_exception(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn set_exception(this: *mut PyObject, [exception, exc_info]: Given<2>) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let found =
-            class::arguments(c"set_exception", &[c"exception", c"exc_info"], 1, given, count, keyword_names);
-        let Some([exception, exc_info]) = found else { return ptr::null_mut() };
         let Some(has_info) = truth(exc_info, false) else { return ptr::null_mut() };
         let stored = if has_info {
             ffi::PySequence_Tuple(exc_info)
@@ -122,7 +106,7 @@ unsafe extern "C" fn set_exception(
             );
             return ptr::null_mut();
         }
-        if store(this, ptr::null_mut(), stored) { none() } else { ptr::null_mut() }
+        none_if(store(this, ptr::null_mut(), stored))
     }
 }
 
@@ -193,16 +177,9 @@ unsafe fn get_within(this: *mut PyObject, block: bool, timeout: *mut PyObject) -
     }
 }
 
-unsafe extern "C" fn get(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn get(this: *mut PyObject, [block, timeout]: Given<2>) -> *mut PyObject {
     // SAFETY: called by the interpreter with a result.
     unsafe {
-        let found = class::arguments(c"get", &[c"block", c"timeout"], 0, given, count, keyword_names);
-        let Some([block, timeout]) = found else { return ptr::null_mut() };
         let Some(block) = truth(block, true) else { return ptr::null_mut() };
         get_within(this, block, timeout)
     }
@@ -213,30 +190,14 @@ unsafe extern "C" fn get_nowait(this: *mut PyObject, _unused: *mut PyObject) -> 
     unsafe { get_within(this, false, ptr::null_mut()) }
 }
 
-unsafe extern "C" fn result(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn result(this: *mut PyObject, [timeout]: Given<1>) -> *mut PyObject {
     // SAFETY: as above.
-    unsafe {
-        let found = class::arguments(c"result", &[c"timeout"], 0, given, count, keyword_names);
-        let Some([timeout]) = found else { return ptr::null_mut() };
-        get_within(this, true, timeout)
-    }
+    unsafe { get_within(this, true, timeout) }
 }
 
-unsafe extern "C" fn wait(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn wait(this: *mut PyObject, [timeout]: Given<1>) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let found = class::arguments(c"wait", &[c"timeout"], 0, given, count, keyword_names);
-        let Some([timeout]) = found else { return ptr::null_mut() };
         let Some(home) = linkable::home(own(this), true) else { return ptr::null_mut() };
         if !is_ready(this) {
             let Some(limit) = limit(timeout) else { return ptr::null_mut() };
@@ -279,12 +240,9 @@ unsafe extern "C" fn call(
 ) -> *mut PyObject {
     // SAFETY: as above; every result is checked and dropped.
     unsafe {
-        let Some([source]) = class::init_arguments(c"__call__", &[c"source"], arguments, keywords) else {
-            return ptr::null_mut();
-        };
+        let source = source_argument(arguments, keywords);
         if source.is_null() {
-            ffi::PyErr_SetString(ffi::PyExc_TypeError, c"__call__() takes the source".as_ptr());
-            return ptr::null_mut();
+            return source;
         }
         let names = names();
         let good = ffi::PyObject_CallMethodNoArgs(source, names.successful);
@@ -316,7 +274,7 @@ unsafe extern "C" fn call(
             }
             !info.is_null() && store(this, ptr::null_mut(), info)
         };
-        if stored { none() } else { ptr::null_mut() }
+        none_if(stored)
     }
 }
 
@@ -349,6 +307,8 @@ unsafe extern "C" fn get_exc_info(this: *mut PyObject, _closure: *mut c_void) ->
 pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
     // SAFETY: as the caller says.
     unsafe {
+        let set =
+            named!(c"set", [c"value"], 0, set, c"set(value=None)\n\nSet the value, and wake who waits.",);
         let kind = class::make::<Linkable>(&Spec {
             name: c"weft._native._hub.AsyncResultBase",
             doc: c"AsyncResultBase()",
@@ -359,24 +319,18 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
                 plain(c"successful", successful, c"Whether a value was set."),
                 plain(c"cancel", never, c"Never possible."),
                 plain(c"cancelled", never, c"Never."),
-                method(c"set", set, c"set(value=None)\n\nSet the value, and wake who waits."),
-                method(c"set_result", set, c"set_result(value=None)\n\nSet the value, and wake who waits."),
-                method(
-                    c"set_exception",
-                    set_exception,
+                set,
+                alias(c"set_result", set, c"set_result(value=None)\n\nSet the value, and wake who waits."),
+                named!(c"set_exception", [c"exception", c"exc_info"], 1, set_exception,
                     c"set_exception(exception, exc_info=None)\n\nSet the exception, which is raised in who waits.",
                 ),
-                method(
-                    c"get",
-                    get,
+                named!(c"get", [c"block", c"timeout"], 0, get,
                     c"get(block=True, timeout=None)\n\n\
                     Return the value or raise the exception, waiting for it; Timeout if it did not come.",
                 ),
                 plain(c"get_nowait", get_nowait, c"The same, without waiting."),
-                method(c"result", result, c"result(timeout=None)\n\nThe same as `get()`."),
-                method(
-                    c"wait",
-                    wait,
+                named!(c"result", [c"timeout"], 0, result, c"result(timeout=None)\n\nThe same as `get()`."),
+                named!(c"wait", [c"timeout"], 0, wait,
                     c"wait(timeout=None)\n\nWait until something is set; return the value, or None.",
                 ),
             ],

@@ -13,7 +13,7 @@ use pyo3::ffi::{self, PyGetSetDef, PyMethodDef, PyMethodDefPointer, PyObject, Py
 use crate::greenlet::object::owned;
 
 /// Visits one reference, which may be null; as the collector's own function, not zero is the end.
-pub(super) use arguments::{arguments, check_count, init_arguments, truth};
+pub(super) use arguments::{Given, arguments, check_count, init_arguments, named, source_argument, truth};
 
 pub(super) type Visit<'a> = &'a mut dyn FnMut(*mut PyObject) -> c_int;
 
@@ -196,10 +196,20 @@ pub(super) const fn method(name: &'static CStr, function: Method, doc: &'static 
     }
 }
 
-/// The same, of the class.
-pub(super) const fn class_method(name: &'static CStr, function: Method, doc: &'static CStr) -> PyMethodDef {
-    let mut definition = method(name, function, doc);
+/// The same method, of the class.
+pub(super) const fn of_class(mut definition: PyMethodDef) -> PyMethodDef {
     definition.ml_flags |= ffi::METH_CLASS;
+    definition
+}
+
+/// The same method under another name.
+pub(super) const fn alias(
+    name: &'static CStr,
+    mut definition: PyMethodDef,
+    doc: &'static CStr,
+) -> PyMethodDef {
+    definition.ml_name = name.as_ptr();
+    definition.ml_doc = doc.as_ptr();
     definition
 }
 
@@ -252,6 +262,11 @@ pub(super) const fn fast(name: &'static CStr, function: Fast, doc: &'static CStr
 pub(super) fn none() -> *mut PyObject {
     // SAFETY: None lives for ever.
     unsafe { owned(ffi::Py_None()) }
+}
+
+/// A new reference to None, or null, where an exception is set.
+pub(super) fn none_if(fine: bool) -> *mut PyObject {
+    if fine { none() } else { ptr::null_mut() }
 }
 
 /// A new reference to True or False.

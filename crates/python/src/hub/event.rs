@@ -3,9 +3,9 @@
 use std::ffi::c_int;
 use std::ptr;
 
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi::PyObject;
 
-use super::class::{self, Spec, boolean, method, none, own, plain};
+use super::class::{self, Given, Spec, boolean, named, none, none_if, own, plain};
 use super::limit::{Ended, Limit, limit};
 use super::linkable::{self, Home, Linkable, What};
 
@@ -28,17 +28,7 @@ pub(super) unsafe extern "C" fn make_by_call(
     keyword_names: *mut PyObject,
 ) -> *mut PyObject {
     // SAFETY: called by the interpreter with the face's class.
-    unsafe {
-        let count = ffi::PyVectorcall_NARGS(count);
-        if class::arguments(c"Event", &[], 0, given, count, keyword_names).is_none() {
-            return ptr::null_mut();
-        }
-        let made = class::instance::<Linkable>(kind.cast());
-        if !made.is_null() {
-            (*own::<Linkable>(made)).what = What::Event(false);
-        }
-        made
-    }
+    unsafe { linkable::make_by_call(kind, c"Event", What::Event(false), given, count, keyword_names) }
 }
 
 unsafe fn flag(this: *mut PyObject) -> bool {
@@ -55,7 +45,7 @@ unsafe extern "C" fn set(this: *mut PyObject, _unused: *mut PyObject) -> *mut Py
     // SAFETY: as above.
     unsafe {
         (*own::<Linkable>(this)).what = What::Event(true);
-        if linkable::check_and_notify(this) { none() } else { ptr::null_mut() }
+        none_if(linkable::check_and_notify(this))
     }
 }
 
@@ -65,16 +55,9 @@ unsafe extern "C" fn clear(this: *mut PyObject, _unused: *mut PyObject) -> *mut 
     none()
 }
 
-unsafe extern "C" fn wait(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn wait(this: *mut PyObject, [timeout]: Given<1>) -> *mut PyObject {
     // SAFETY: as above; the call holds the event and its arguments.
     unsafe {
-        let found = class::arguments(c"wait", &[c"timeout"], 0, given, count, keyword_names);
-        let Some([timeout]) = found else { return ptr::null_mut() };
         let own = own::<Linkable>(this);
         let Some(home) = linkable::home(own, true) else { return ptr::null_mut() };
         if flag(this) {
@@ -114,9 +97,7 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
                 plain(c"ready", is_set, c"Whether the flag is set."),
                 plain(c"set", set, c"Set the flag: whoever waits goes on."),
                 plain(c"clear", clear, c"Take the flag down."),
-                method(
-                    c"wait",
-                    wait,
+                named!(c"wait", [c"timeout"], 0, wait,
                     c"wait(timeout=None) -> bool\n\nWait until the flag is set; False if it was not in `timeout` seconds.",
                 ),
             ],

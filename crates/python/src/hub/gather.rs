@@ -11,7 +11,7 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use weft_hub::WaiterKey;
 use weft_sys::clock::monotonic;
 
-use super::class::{self, Class, Spec, Visit, method, none, one, own, plain};
+use super::class::{self, Class, Given, Spec, Visit, method, none, one, own, plain};
 use super::core::Core;
 use super::faces::names;
 use super::here::here;
@@ -263,17 +263,9 @@ unsafe extern "C" fn next(gather: *mut PyObject) -> *mut PyObject {
 }
 
 /// `wait_all(objects, timeout=None, count=None)`.
-pub(super) unsafe extern "C" fn wait_all(
-    _module: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+pub(super) unsafe fn wait_all(_module: *mut PyObject, [objects, timeout, most]: Given<3>) -> *mut PyObject {
     // SAFETY: called by the interpreter; only raw pointers are on the stack across a switch.
     unsafe {
-        const NAMES: [&std::ffi::CStr; 3] = [c"objects", c"timeout", c"count"];
-        let found = class::arguments(c"wait_all", &NAMES, 1, given, count, keyword_names);
-        let Some([objects, timeout, most]) = found else { return ptr::null_mut() };
         let gather = make(objects, timeout, most);
         if gather.is_null() {
             return gather;

@@ -35,7 +35,7 @@ use crate::gil::GilCell;
 use crate::greenlet::object::{clear, owned};
 
 pub(super) use functions::call_link;
-pub(super) use methods::{init_hub, ready};
+pub(super) use methods::{init_hub, make_by_call, ready};
 pub(super) use telling::{check_and_notify, step};
 pub(super) use waiting::{is_telling, link, unlink, wait};
 

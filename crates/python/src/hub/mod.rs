@@ -82,8 +82,10 @@ static FUNCTIONS: GilCell<[PyMethodDef; 18]> = GilCell::new([
         c"Say who is called with every greenlet that is started: a set, or None.",
     ),
     class::one(c"track_tree", tree::track_tree, c"Say whether greenlets note who made them, and where."),
-    class::method(
+    class::named!(
         c"wait_all",
+        [c"objects", c"timeout", c"count"],
+        1,
         gather::wait_all,
         c"wait_all(objects, timeout=None, count=None) -> list\n\n\
         Wait for the objects to become ready, and return those that did.",

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use pyo3::ffi::{self, PyObject, PyTypeObject};
 use weft_sys::clock::monotonic;
 
-use super::class::{self, Spec, attribute, boolean, method, none, own, plain, truth};
+use super::class::{self, Given, Spec, attribute, boolean, method, named, none_if, own, plain, truth};
 use super::eventloop::is_default;
 use super::here::{self, here_if_exists};
 use super::limit::{Ended, Limit, limit};
@@ -190,16 +190,9 @@ unsafe fn sleep_in_kernel(this: *mut PyObject, limit: Limit) -> Option<bool> {
     }
 }
 
-unsafe extern "C" fn acquire(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn acquire(this: *mut PyObject, [blocking, timeout]: Given<2>) -> *mut PyObject {
     // SAFETY: called by the interpreter with a semaphore.
     unsafe {
-        let found = class::arguments(c"acquire", &[c"blocking", c"timeout"], 0, given, count, keyword_names);
-        let Some([blocking, timeout]) = found else { return ptr::null_mut() };
         let Some(blocking) = truth(blocking, true) else { return ptr::null_mut() };
         acquire_within(this, blocking, timeout).map_or(ptr::null_mut(), boolean)
     }
@@ -239,16 +232,9 @@ unsafe extern "C" fn release(this: *mut PyObject, _unused: *mut PyObject) -> *mu
     unsafe { if release_one(this) { ffi::PyLong_FromSsize_t(counter(this)) } else { ptr::null_mut() } }
 }
 
-unsafe extern "C" fn wait(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn wait(this: *mut PyObject, [timeout]: Given<1>) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let found = class::arguments(c"wait", &[c"timeout"], 0, given, count, keyword_names);
-        let Some([timeout]) = found else { return ptr::null_mut() };
         if counter(this) <= 0 {
             let Some(home) = linkable::home(own(this), true) else { return ptr::null_mut() };
             let Some(limit) = limit(timeout) else { return ptr::null_mut() };
@@ -273,7 +259,7 @@ unsafe extern "C" fn is_ready(this: *mut PyObject, _unused: *mut PyObject) -> *m
 
 unsafe extern "C" fn enter(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
     // SAFETY: as above.
-    unsafe { if acquire_within(this, true, ptr::null_mut()).is_some() { none() } else { ptr::null_mut() } }
+    unsafe { none_if(acquire_within(this, true, ptr::null_mut()).is_some()) }
 }
 
 unsafe extern "C" fn exit(
@@ -283,7 +269,7 @@ unsafe extern "C" fn exit(
     _keyword_names: *mut PyObject,
 ) -> *mut PyObject {
     // SAFETY: as above.
-    unsafe { if release_one(this) { none() } else { ptr::null_mut() } }
+    unsafe { none_if(release_one(this)) }
 }
 
 unsafe extern "C" fn get_counter(this: *mut PyObject, _closure: *mut c_void) -> *mut PyObject {
@@ -330,15 +316,11 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
             doc: c"SemaphoreBase(value=1, hub=None)",
             base: linkable::base(),
             methods: &[
-                method(
-                    c"acquire",
-                    acquire,
+                named!(c"acquire", [c"blocking", c"timeout"], 0, acquire,
                     c"acquire(blocking=True, timeout=None) -> bool\n\nTake one. False if there was none (in time).",
                 ),
                 plain(c"release", release, c"Add one; who has waited longest gets it. Gives the counter."),
-                method(
-                    c"wait",
-                    wait,
+                named!(c"wait", [c"timeout"], 0, wait,
                     c"wait(timeout=None) -> int\n\nWait until `acquire` would not wait; return the counter.",
                 ),
                 plain(c"locked", locked, c"Whether `acquire` would wait."),

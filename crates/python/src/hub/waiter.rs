@@ -5,7 +5,10 @@ use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
 
-use super::class::{self, Class, Spec, Visit, attribute, boolean, method, none, or_none, own, plain};
+use super::class::{
+    self, Class, Given, Spec, Visit, attribute, boolean, method, named, none, or_none, own, plain,
+    source_argument,
+};
 use super::faces::{faces, names};
 use super::here::{self, here};
 use super::park;
@@ -141,18 +144,9 @@ unsafe fn bring(object: *mut PyObject, value: *mut PyObject) -> *mut PyObject {
     }
 }
 
-unsafe extern "C" fn switch(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn switch(this: *mut PyObject, [value]: Given<1>) -> *mut PyObject {
     // SAFETY: called by the interpreter with a waiter.
-    unsafe {
-        let found = class::arguments(c"switch", &[c"value"], 0, given, count, keyword_names);
-        let Some([value]) = found else { return ptr::null_mut() };
-        bring(this, if value.is_null() { ffi::Py_None() } else { value })
-    }
+    unsafe { bring(this, if value.is_null() { ffi::Py_None() } else { value }) }
 }
 
 unsafe fn tuple_of(given: *const *mut PyObject, count: isize) -> *mut PyObject {
@@ -286,12 +280,9 @@ unsafe extern "C" fn call(
 ) -> *mut PyObject {
     // SAFETY: as above; every result is checked and dropped.
     unsafe {
-        let Some([source]) = class::init_arguments(c"__call__", &[c"source"], arguments, keywords) else {
-            return ptr::null_mut();
-        };
+        let source = source_argument(arguments, keywords);
         if source.is_null() {
-            ffi::PyErr_SetString(ffi::PyExc_TypeError, c"__call__() takes the source".as_ptr());
-            return ptr::null_mut();
+            return source;
         }
         let exception = ffi::PyObject_GetAttr(source, names().exception);
         if exception.is_null() {
@@ -379,7 +370,13 @@ pub(super) unsafe fn ready(module: *mut PyObject) -> bool {
             doc: c"WaiterBase(hub=None)",
             base: ptr::null_mut(),
             methods: &[
-                method(c"switch", switch, c"switch(value=None)\n\nBring a value. Only the hub may."),
+                named!(
+                    c"switch",
+                    [c"value"],
+                    0,
+                    switch,
+                    c"switch(value=None)\n\nBring a value. Only the hub may."
+                ),
                 method(
                     c"switch_args",
                     switch_args,

@@ -5,6 +5,35 @@ use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
 
+/// The arguments that a method is given, borrowed; null where one was left out.
+pub(in super::super) type Given<const N: usize> = [*mut PyObject; N];
+
+/// A method whose arguments have names, of which the first `$least` cannot be left out.
+///
+/// `$function` is an `unsafe fn(this, Given<N>)` that gives a new reference, or null with an exception set. It is called with
+/// the GIL; the call holds `this` and the arguments.
+macro_rules! named {
+    ($name:literal, [$($argument:literal),+], $least:literal, $function:path, $doc:expr $(,)?) => {{
+        unsafe extern "C" fn entry(
+            this: *mut ::pyo3::ffi::PyObject,
+            given: *const *mut ::pyo3::ffi::PyObject,
+            count: isize,
+            keyword_names: *mut ::pyo3::ffi::PyObject,
+        ) -> *mut ::pyo3::ffi::PyObject {
+            // SAFETY: called by the interpreter, with a `this` of the type whose method it is.
+            unsafe {
+                let names = [$($argument),+];
+                match $crate::hub::class::arguments($name, &names, $least, given, count, keyword_names) {
+                    Some(found) => $function(this, found),
+                    None => ::std::ptr::null_mut(),
+                }
+            }
+        }
+        $crate::hub::class::method($name, entry, $doc)
+    }};
+}
+pub(in super::super) use named;
+
 /// The arguments of a call by name, borrowed; null where there is none. `None`, with a TypeError set, for others than
 /// these, or fewer than `least`.
 ///
@@ -76,6 +105,27 @@ pub(in super::super) unsafe fn init_arguments<const N: usize>(
             }
         }
         Some(found)
+    }
+}
+
+/// The one argument of a call as a link: what it is a link of. Null with a TypeError set.
+///
+/// # Safety
+///
+/// The GIL is held; a tuple, and a dictionary or null.
+pub(in super::super) unsafe fn source_argument(
+    given: *mut PyObject,
+    keywords: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: passed on.
+    unsafe {
+        let Some([source]) = init_arguments(c"__call__", &[c"source"], given, keywords) else {
+            return ptr::null_mut();
+        };
+        if source.is_null() {
+            ffi::PyErr_SetString(ffi::PyExc_TypeError, c"__call__() takes the source".as_ptr());
+        }
+        source
     }
 }
 

@@ -1,12 +1,12 @@
 //! What programs may do with every object that becomes ready, and the types of them.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
 use weft_hub::WaiterKey;
 
-use super::super::class::{self, Object, Spec, attribute, none, one, or_none, own, plain};
+use super::super::class::{self, Object, Spec, attribute, none, none_if, one, or_none, own, plain};
 use super::super::here::here_if_exists;
 use super::super::links::{self, Link};
 use super::super::{async_result, event, semaphore};
@@ -23,7 +23,7 @@ unsafe extern "C" fn rawlink(object: *mut PyObject, callback: *mut PyObject) -> 
             return ptr::null_mut();
         }
         (*own::<Linkable>(object)).links.push(Link::Call(owned(callback)));
-        if check_and_notify(object) { none() } else { ptr::null_mut() }
+        none_if(check_and_notify(object))
     }
 }
 
@@ -65,7 +65,7 @@ unsafe extern "C" fn ready_method(object: *mut PyObject, _unused: *mut PyObject)
 
 unsafe extern "C" fn check_and_notify_method(object: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
     // SAFETY: as above.
-    unsafe { if check_and_notify(object) { none() } else { ptr::null_mut() } }
+    unsafe { none_if(check_and_notify(object)) }
 }
 
 /// Called by a loop that was asked to by [`post_by_call`]: has those told that are linked.
@@ -111,6 +111,33 @@ unsafe extern "C" fn set_hub(object: *mut PyObject, hub: *mut PyObject, _closure
         let old = std::mem::replace(&mut (*own::<Linkable>(object)).hub, hub);
         ffi::Py_XDECREF(old);
         0
+    }
+}
+
+/// A new object for a call of its class, which takes no arguments; null with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held; a type derived from these, and vectorcall's conventions.
+pub(in super::super) unsafe fn make_by_call(
+    kind: *mut PyObject,
+    name: &CStr,
+    what: What,
+    given: *const *mut PyObject,
+    count: usize,
+    keyword_names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: as the caller says.
+    unsafe {
+        let count = ffi::PyVectorcall_NARGS(count);
+        if class::arguments(name, &[], 0, given, count, keyword_names).is_none() {
+            return ptr::null_mut();
+        }
+        let made = class::instance::<Linkable>(kind.cast());
+        if !made.is_null() {
+            (*own::<Linkable>(made)).what = what;
+        }
+        made
     }
 }
 

@@ -1,11 +1,13 @@
 //! A queue as programs see it.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use pyo3::ffi::{self, PyObject};
 
-use super::super::class::{self, Spec, attribute, boolean, method, none, or_none, own, plain, truth};
+use super::super::class::{
+    self, Given, Spec, attribute, boolean, named, none, none_if, or_none, own, plain, truth,
+};
 use super::super::eventloop::core_of_loop;
 use super::super::faces::names;
 use super::super::here::here;
@@ -14,78 +16,33 @@ use super::wait::{get_within, put_within};
 use super::{Queue, Store, Take, count_put, items, size};
 use crate::greenlet::object::{owned, owned_or_null};
 
-unsafe extern "C" fn put(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn put(this: *mut PyObject, [item, block, timeout]: Given<3>) -> *mut PyObject {
     // SAFETY: called by the interpreter with a queue.
     unsafe {
-        if count == 1 && keyword_names.is_null() {
-            return if put_within(this, given.read(), true, ptr::null_mut()) {
-                none()
-            } else {
-                ptr::null_mut()
-            };
-        }
-        const NAMES: [&CStr; 3] = [c"item", c"block", c"timeout"];
-        let found = class::arguments(c"put", &NAMES, 1, given, count, keyword_names);
-        let Some([item, block, timeout]) = found else { return ptr::null_mut() };
         let Some(block) = truth(block, true) else { return ptr::null_mut() };
-        if put_within(this, item, block, timeout) { none() } else { ptr::null_mut() }
+        none_if(put_within(this, item, block, timeout))
     }
 }
 
-unsafe extern "C" fn put_nowait(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn put_nowait(this: *mut PyObject, [item]: Given<1>) -> *mut PyObject {
+    // SAFETY: as above.
+    unsafe { none_if(put_within(this, item, false, ptr::null_mut())) }
+}
+
+unsafe fn get(this: *mut PyObject, [block, timeout]: Given<2>) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let found = class::arguments(c"put_nowait", &[c"item"], 1, given, count, keyword_names);
-        let Some([item]) = found else { return ptr::null_mut() };
-        if put_within(this, item, false, ptr::null_mut()) { none() } else { ptr::null_mut() }
+        let Some(block) = truth(block, true) else { return ptr::null_mut() };
+        get_within(this, block, timeout, Take::Out)
     }
 }
 
-unsafe fn get_or_peek(
-    this: *mut PyObject,
-    name: &CStr,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-    how: Take,
-) -> *mut PyObject {
+unsafe fn peek(this: *mut PyObject, [block, timeout]: Given<2>) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let found = class::arguments(name, &[c"block", c"timeout"], 0, given, count, keyword_names);
-        let Some([block, timeout]) = found else { return ptr::null_mut() };
         let Some(block) = truth(block, true) else { return ptr::null_mut() };
-        get_within(this, block, timeout, how)
+        get_within(this, block, timeout, Take::Peek)
     }
-}
-
-unsafe extern "C" fn get(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe { get_or_peek(this, c"get", given, count, keyword_names, Take::Out) }
-}
-
-unsafe extern "C" fn peek(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
-    // SAFETY: as above.
-    unsafe { get_or_peek(this, c"peek", given, count, keyword_names, Take::Peek) }
 }
 
 unsafe extern "C" fn get_nowait(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
@@ -192,16 +149,9 @@ unsafe extern "C" fn did_put_task(this: *mut PyObject, _unused: *mut PyObject) -
 }
 
 /// Sets up the hub, the room, and the event that nothing is left to be done: `_set_up(maxsize, idle)`.
-unsafe extern "C" fn set_up(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn set_up(this: *mut PyObject, [maxsize, idle]: Given<2>) -> *mut PyObject {
     // SAFETY: as above; old values are dropped when nothing is borrowed.
     unsafe {
-        let found = class::arguments(c"_set_up", &[c"maxsize", c"idle"], 2, given, count, keyword_names);
-        let Some([maxsize, idle]) = found else { return ptr::null_mut() };
         let Some(here) = here() else { return ptr::null_mut() };
         let idle = if idle == ffi::Py_None() { ptr::null_mut() } else { idle };
         if !idle.is_null() && !linkable::is_linkable(idle) {
@@ -412,21 +362,15 @@ pub(in super::super) unsafe fn ready(module: *mut PyObject) -> bool {
             doc: c"What queues between greenlets are made of.",
             base: ptr::null_mut(),
             methods: &[
-                method(
-                    c"put",
-                    put,
+                named!(c"put", [c"item", c"block", c"timeout"], 1, put,
                     c"put(item, block=True, timeout=None)\n\nPut an item in; Full if there was no room in time.",
                 ),
-                method(c"put_nowait", put_nowait, c"put_nowait(item)\n\nPut an item in; Full if there is no room."),
-                method(
-                    c"get",
-                    get,
+                named!(c"put_nowait", [c"item"], 1, put_nowait, c"put_nowait(item)\n\nPut an item in; Full if there is no room."),
+                named!(c"get", [c"block", c"timeout"], 0, get,
                     c"get(block=True, timeout=None)\n\nTake an item out; Empty if there was none in time.",
                 ),
                 plain(c"get_nowait", get_nowait, c"Take an item out; Empty if there is none."),
-                method(
-                    c"peek",
-                    peek,
+                named!(c"peek", [c"block", c"timeout"], 0, peek,
                     c"peek(block=True, timeout=None)\n\nThe next item, which stays; Empty if there was none in time.",
                 ),
                 plain(c"peek_nowait", peek_nowait, c"The next item, which stays; Empty if there is none."),
@@ -435,7 +379,7 @@ pub(in super::super) unsafe fn ready(module: *mut PyObject) -> bool {
                 plain(c"full", full, c"Whether there is no room."),
                 plain(c"task_done", task_done, c"Report an item as done."),
                 plain(c"_did_put_task", did_put_task, c"Count one more that is to be done."),
-                method(c"_set_up", set_up, c"Set up the hub, the room, and what is counted."),
+                named!(c"_set_up", [c"maxsize", c"idle"], 2, set_up, c"Set up the hub, the room, and what is counted."),
                 class::one(c"_fill", fill, c"Have these items, and keep them."),
                 plain(c"_waiting", waiting, c"How many wait to get something out, and to put something in."),
                 plain(c"_wake_all", wake_all, c"Wake all who wait, which find that it is shut down."),

@@ -7,7 +7,7 @@ use weft_hub::WaiterKey;
 use weft_reactor::TimerKey;
 use weft_sys::clock::monotonic;
 
-use super::super::class::none;
+use super::super::class::{none, none_if};
 use super::super::core::{Core, Item};
 use super::super::faces::{faces, names};
 use super::super::kind::nanoseconds;
@@ -76,7 +76,7 @@ pub(super) unsafe fn start(this: *mut Spawned) -> bool {
 
 pub(super) unsafe extern "C" fn start_method(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
     // SAFETY: called by the interpreter with such a greenlet.
-    unsafe { if start(of(this)) { none() } else { ptr::null_mut() } }
+    unsafe { none_if(start(of(this))) }
 }
 
 pub(super) unsafe extern "C" fn start_later(this: *mut PyObject, seconds: *mut PyObject) -> *mut PyObject {

@@ -5,7 +5,7 @@ use std::ptr;
 
 use pyo3::ffi::{self, PyMethodDef, PyMethodDefPointer, PyObject};
 
-use super::super::class::{self, Spec, attribute, boolean, class_method, method, none, one, plain};
+use super::super::class::{self, Spec, attribute, boolean, method, named, none, of_class, one, plain};
 use super::super::tree;
 use super::lifetime::{
     clear_raw, clear_spawned, dealloc_raw, dealloc_spawned, init_raw, new_raw, new_spawned, traverse_raw,
@@ -95,7 +95,11 @@ pub(in super::super) unsafe fn ready(module: *mut PyObject) -> bool {
             doc: c"GreenletBase(run=None, *args, **kwargs)",
             base: raw,
             methods: &[
-                class_method(c"spawn", spawn, c"spawn(run, *args, **kwargs)\n\nA new one, which is started."),
+                of_class(method(
+                    c"spawn",
+                    spawn,
+                    c"spawn(run, *args, **kwargs)\n\nA new one, which is started.",
+                )),
                 plain(c"start", start_method, c"Have it started soon. Again does nothing."),
                 one(c"start_later", start_later, c"Have it started in so many seconds."),
                 plain(c"ready", ready_method, c"Whether it has ended."),
@@ -104,9 +108,17 @@ pub(in super::super) unsafe fn ready(module: *mut PyObject) -> bool {
                     successful,
                     c"Whether it has ended with a value, which a GreenletExit is as well.",
                 ),
-                method(c"join", join, c"join(timeout=None)\n\nWait until it has ended, or for so long."),
-                method(
+                named!(
+                    c"join",
+                    [c"timeout"],
+                    0,
+                    join,
+                    c"join(timeout=None)\n\nWait until it has ended, or for so long."
+                ),
+                named!(
                     c"get",
+                    [c"block", c"timeout"],
+                    0,
                     get,
                     c"get(block=True, timeout=None)\n\n\
                     Wait for its end; return its value or raise its exception. Timeout if it has not ended.",

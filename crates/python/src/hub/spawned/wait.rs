@@ -5,7 +5,7 @@ use std::ptr;
 use pyo3::ffi::{self, PyObject};
 
 use super::super::async_result::reraise;
-use super::super::class::{self, none, or_none, truth};
+use super::super::class::{Given, none, or_none, truth};
 use super::super::here::{Here, here};
 use super::super::limit::{self, Ended, limit};
 use super::super::links::{self, Link, Links};
@@ -37,16 +37,9 @@ pub(super) unsafe fn wait(this: *mut Spawned, limit: limit::Limit) -> Ended {
     }
 }
 
-pub(super) unsafe extern "C" fn join(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+pub(super) unsafe fn join(this: *mut PyObject, [timeout]: Given<1>) -> *mut PyObject {
     // SAFETY: called by the interpreter with such a greenlet.
     unsafe {
-        let found = class::arguments(c"join", &[c"timeout"], 0, given, count, keyword_names);
-        let Some([timeout]) = found else { return ptr::null_mut() };
         if is_ready(of(this)) {
             return none();
         }
@@ -67,16 +60,9 @@ pub(super) unsafe fn outcome(this: *mut Spawned) -> *mut PyObject {
     }
 }
 
-pub(super) unsafe extern "C" fn get(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+pub(super) unsafe fn get(this: *mut PyObject, [block, timeout]: Given<2>) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let found = class::arguments(c"get", &[c"block", c"timeout"], 0, given, count, keyword_names);
-        let Some([block, timeout]) = found else { return ptr::null_mut() };
         let this = of(this);
         if is_ready(this) {
             return outcome(this);

@@ -6,7 +6,7 @@ use std::ptr;
 use pyo3::ffi::{self, PyObject, visitproc};
 
 use super::super::class::{
-    self, Spec, attribute, boolean, class_method, method, none, or_none, plain, truth,
+    self, Given, Spec, attribute, boolean, named, none, none_if, of_class, or_none, plain, truth,
 };
 use super::super::faces::{faces, names};
 use super::{TYPE, Timeout, base, cancel, init, is_pending, is_timeout, new, own, set_up, start, stop};
@@ -14,7 +14,7 @@ use crate::greenlet::object::{clear, owned};
 
 unsafe extern "C" fn start_method(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
     // SAFETY: called by the interpreter with a timeout.
-    unsafe { if start(this) { none() } else { ptr::null_mut() } }
+    unsafe { none_if(start(this)) }
 }
 
 unsafe extern "C" fn cancel_method(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
@@ -37,33 +37,21 @@ unsafe extern "C" fn enter(this: *mut PyObject, _unused: *mut PyObject) -> *mut 
     unsafe { if is_pending(this) || start(this) { owned(this) } else { ptr::null_mut() } }
 }
 
-unsafe extern "C" fn exit(
-    this: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
-) -> *mut PyObject {
+unsafe fn exit(this: *mut PyObject, [_, value, _]: Given<3>) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let found = class::arguments(c"__exit__", &[c"typ", c"value", c"tb"], 3, given, count, keyword_names);
-        let Some([_, value, _]) = found else { return ptr::null_mut() };
         stop(this);
         clear(&raw mut (*own(this)).holder);
         if value == this && (*own(this)).exception == ffi::Py_False() { boolean(true) } else { none() }
     }
 }
 
-unsafe extern "C" fn start_new(
+unsafe fn start_new(
     kind: *mut PyObject,
-    given: *const *mut PyObject,
-    count: isize,
-    keyword_names: *mut PyObject,
+    [timeout, exception, referenced, one_shot]: Given<4>,
 ) -> *mut PyObject {
     // SAFETY: called by the interpreter with the class.
     unsafe {
-        const NAMES: [&std::ffi::CStr; 4] = [c"timeout", c"exception", c"ref", c"_one_shot"];
-        let found = class::arguments(c"start_new", &NAMES, 0, given, count, keyword_names);
-        let Some([timeout, exception, referenced, one_shot]) = found else { return ptr::null_mut() };
         if !timeout.is_null() && is_timeout(timeout) {
             return if is_pending(timeout) || start(timeout) { owned(timeout) } else { ptr::null_mut() };
         }
@@ -211,12 +199,20 @@ pub(in super::super) unsafe fn ready(module: *mut PyObject) -> bool {
                 plain(c"cancel", cancel_method, c"Do not raise. It can be started again."),
                 plain(c"close", close_method, c"Do not raise, ever."),
                 plain(c"__enter__", enter, c"Start it, unless it is started."),
-                method(c"__exit__", exit, c"Close it; silent if `exception` is False."),
-                class_method(
-                    c"start_new",
-                    start_new,
-                    c"A started timeout: of so many seconds, or `timeout` itself if it is one.",
+                named!(
+                    c"__exit__",
+                    [c"typ", c"value", c"tb"],
+                    3,
+                    exit,
+                    c"Close it; silent if `exception` is False."
                 ),
+                of_class(named!(
+                    c"start_new",
+                    [c"timeout", c"exception", c"ref", c"_one_shot"],
+                    0,
+                    start_new,
+                    c"A started timeout: of so many seconds, or `timeout` itself if it is one."
+                )),
             ],
             attributes: &[
                 attribute(c"pending", get_pending, None, c"Whether it is started, and did not raise yet."),
