@@ -22,8 +22,8 @@ macro_rules! named {
         ) -> *mut ::pyo3::ffi::PyObject {
             // SAFETY: called by the interpreter, with a `this` of the type whose method it is.
             unsafe {
-                let names = [$($argument),+];
-                match $crate::hub::class::arguments($name, &names, $least, given, count, keyword_names) {
+                let names = &[$($argument),+];
+                match $crate::hub::class::arguments($name, names, $least, given, count, keyword_names) {
                     Some(found) => $function(this, found),
                     None => ::std::ptr::null_mut(),
                 }
