@@ -121,6 +121,11 @@ unsafe fn acquire_within(this: *mut PyObject, blocking: bool, timeout: *mut PyOb
             None => here::here()?,
         };
         let home = linkable::home(own(this), true)?;
+        // The look at the limit, and the making of a hub, may have run Python code: one that was free since then is told to nobody.
+        if counter(this) > 0 {
+            add(this, -1);
+            return Some(true);
+        }
         // Other threads may release it, except where nobody could be told that it is in vain.
         let referenced = matches!(home, Home::Foreign) || !is_default(here.holder);
         let (ended, told) = linkable::wait(this, limit, true, referenced, false);

@@ -69,6 +69,11 @@ pub(super) unsafe fn put_within(
         }
         let Some(limit) = limit(timeout) else { return false };
         let Some(here) = here() else { return false };
+        // Both may have run Python code: room that was made since then is told to nobody.
+        let Some(count) = size(object) else { return false };
+        if has_room(this, count) {
+            return put_in(object, item) && ((*this).getters.is_empty() || schedule(object));
+        }
         let Some(key) = park::enter(here.core) else { return false };
         (*this).putters.push_back(Wait { holder: owned(here.holder), key, item: owned(item) });
         if !(*this).getters.is_empty() && !schedule(object) {
@@ -183,6 +188,18 @@ pub(super) unsafe fn wait_for_item(object: *mut PyObject, limit: Limit, how: Tak
         let this: *mut Queue = own(object);
         loop {
             let Some(here) = here() else { return ptr::null_mut() };
+            // What was done since the last look, making a hub among it, may have run Python code: an item that came since
+            // then is told to nobody.
+            match size(object) {
+                None => return ptr::null_mut(),
+                Some(0) => {}
+                Some(_) => {
+                    if how == Take::Out && !(*this).putters.is_empty() && !schedule(object) {
+                        return ptr::null_mut();
+                    }
+                    return take(object, how);
+                }
+            }
             let Some(key) = park::enter(here.core) else { return ptr::null_mut() };
             (*this).getters.push_back(Wait { holder: owned(here.holder), key, item: ptr::null_mut() });
             if !(*this).putters.is_empty() && !schedule(object) {

@@ -21,6 +21,10 @@ pub(super) unsafe fn wait(this: *mut Spawned, limit: limit::Limit) -> Ended {
     // SAFETY: only raw pointers are on the stack across the switch; the call holds the greenlet.
     unsafe {
         let Some(here): Option<Here> = here() else { return Ended::Failed };
+        // What was done since the last look, making a hub among it, may have run Python code.
+        if is_ready(this) {
+            return Ended::Woken;
+        }
         let Some(key) = park::enter(here.core) else { return Ended::Failed };
         (*this).links.push(Link::Wait { holder: owned(here.holder), key, takes: false });
         let foreign = attributes::parent_of(this.cast()).cast() != here.hub;
