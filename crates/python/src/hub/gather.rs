@@ -142,32 +142,42 @@ unsafe fn make(objects: *mut PyObject, timeout: *mut PyObject, count: *mut PyObj
 
 /// Links it to all objects, once. False with an exception set.
 unsafe fn begin(gather: *mut PyObject) -> bool {
-    // SAFETY: the list is ours, and only its own methods, which run Python code, are called with nothing borrowed.
+    // SAFETY: nothing is borrowed while Python code runs, which what is linked to may be. The list is held meanwhile.
     unsafe {
         let this: *mut Gather = own(gather);
         if (*this).begun {
             return true;
         }
         (*this).begun = true;
-        let list = (*this).objects;
+        let list = owned((*this).objects);
+        let mut fine = true;
         for index in 0..ffi::PyList_GET_SIZE(list) {
-            let object = ffi::PyList_GET_ITEM(list, index);
-            if spawned::is_spawned(object) {
-                spawned::link(object, Link::Gather(owned(gather)));
-            } else if linkable::is_linkable(object) {
-                if !linkable::link(object, Link::Gather(owned(gather))) {
-                    return false;
-                }
-            } else {
-                let result = ffi::PyObject_CallMethodOneArg(object, names().rawlink, gather);
-                if result.is_null() {
-                    return false;
-                }
-                ffi::Py_DECREF(result);
+            if !fine || (*this).objects.is_null() {
+                // Somebody has ended it: whoever was linked is no more, and nobody else is to be.
+                break;
             }
+            fine = link_to(ffi::PyList_GET_ITEM(list, index), gather);
         }
+        ffi::Py_DECREF(list);
         (*this).until = (*this).after.map(|after| monotonic() + super::kind::nanoseconds(after));
-        true
+        fine
+    }
+}
+
+/// Has an object tell the gather that it is ready. False with an exception set.
+unsafe fn link_to(object: *mut PyObject, gather: *mut PyObject) -> bool {
+    // SAFETY: live objects, held by the caller.
+    unsafe {
+        if spawned::is_spawned(object) {
+            spawned::link(object, Link::Gather(owned(gather)));
+            return true;
+        }
+        if linkable::is_linkable(object) {
+            return linkable::link(object, Link::Gather(owned(gather)));
+        }
+        let result = ffi::PyObject_CallMethodOneArg(object, names().rawlink, gather);
+        ffi::Py_XDECREF(result);
+        !result.is_null()
     }
 }
 

@@ -29,6 +29,7 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use weft_hub::WaiterKey;
 
 use super::class::{Class, Visit, own};
+use super::core::Core;
 use super::here::{self, Here, here_if_exists};
 use super::links::Links;
 use crate::gil::GilCell;
@@ -63,7 +64,8 @@ pub(super) enum Threads {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Quiet,
-    Posted(WaiterKey),
+    /// It stands in the queue of this core, which may be gone, with this key.
+    Posted(*mut Core, WaiterKey),
     Links(usize),
     Arrived(usize),
 }

@@ -15,7 +15,7 @@ use super::class::Visit;
 use super::core::{Core, Item};
 use super::eventloop::core_of_loop;
 use super::gather;
-use crate::greenlet::object::PyGreenlet;
+use crate::greenlet::object::{PyGreenlet, SavedError, owned};
 
 /// One of whom an object tells. Pointers are owned.
 #[derive(Debug)]
@@ -201,11 +201,12 @@ impl Links {
         self.first.iter().chain(&self.rest)
     }
 
-    /// The functions among them, for a comparison that may run Python code; borrowed.
-    pub(super) fn functions(&self) -> Vec<*mut PyObject> {
+    /// The functions among them, for a comparison that may run Python code; owned.
+    unsafe fn functions(&self) -> Vec<*mut PyObject> {
         self.iter()
             .filter_map(|link| match link {
-                Link::Call(function) => Some(*function),
+                // SAFETY: the GIL is held, says the caller, and the function alive.
+                Link::Call(function) => Some(unsafe { owned(*function) }),
                 _ => None,
             })
             .collect()
@@ -243,29 +244,34 @@ impl Links {
 ///
 /// The GIL is held, and nothing borrowed: comparing may run Python code.
 pub(super) unsafe fn unlink(links: *mut Links, function: *mut PyObject) -> Option<Option<usize>> {
-    // SAFETY: each function is held while it is compared.
+    // SAFETY: all functions are held until the end: a comparison may take out those that follow, and drop them.
     unsafe {
-        for known in (*links).functions() {
-            let equal = if known == function {
-                1
-            } else {
-                ffi::Py_INCREF(known);
+        let functions = (*links).functions();
+        let mut outcome = Some(None);
+        for &known in &functions {
+            let equal = known == function || {
                 let equal = ffi::PyObject_RichCompareBool(known, function, ffi::Py_EQ);
-                ffi::Py_DECREF(known);
-                equal
+                if equal < 0 {
+                    outcome = None;
+                    break;
+                }
+                equal != 0
             };
-            if equal < 0 {
-                return None;
-            }
-            if equal != 0 {
+            if equal {
                 let found = (*links).take(|link| matches!(link, Link::Call(other) if *other == known));
-                return Some(found.map(|(index, link)| {
+                outcome = Some(found.map(|(index, link)| {
                     link.release();
                     index
                 }));
+                break;
             }
         }
-        Some(None)
+        let saved = SavedError::take();
+        for known in functions {
+            ffi::Py_DECREF(known);
+        }
+        saved.restore();
+        outcome
     }
 }
 

@@ -126,7 +126,7 @@ pub(super) unsafe fn park_entered(
         owned(holder);
         let counted = isize::from(referenced);
         (*core).references += counted;
-        let result = switch_away(core);
+        let result = switch_away(holder, core);
         // It may have been destroyed meanwhile.
         let mut fired = false;
         let mut was_waiting = false;

@@ -211,7 +211,7 @@ impl Here<'_> {
             // What another coroutine does comes from nowhere else.
             let referenced = patience.is_some() || !matches!(what, For::Told(_));
             (*core).references += isize::from(referenced);
-            let result = switch_away(core);
+            let result = switch_away(self.holder, core);
             // If it was destroyed, so was whatever had been arranged.
             let Some(core) = self.peek() else { return self.left_alone(result) };
             (*core).references -= isize::from(referenced);
@@ -282,7 +282,7 @@ impl Here<'_> {
                     return None;
                 }
                 let key = (*core).hub.waiters.park(Item::Greenlet(owned(me)));
-                result = switch_away(core);
+                result = switch_away(self.holder, core);
                 let Some(core) = self.peek() else { return self.left_alone(result) };
                 withdraw(core, key);
             }

@@ -198,16 +198,14 @@ fn enter(core: *mut Core, coroutine: &Bound<'_, Coroutine>) {
 /// Has the coroutine wait for what it yielded.
 fn wait_for(coroutine: &Bound<'_, Coroutine>, yielded: Py<PyAny>) -> Wait {
     let (py, this) = (coroutine.py(), coroutine.get());
-    let Some(core) = this.core(py) else { return Wait::Over(Next::Value(py.None())) };
     // SAFETY: with the GIL, for this statement.
     if let Some(error) = unsafe { (*this.inner()).thrown.take() } {
         return Wait::Over(Next::Error(error));
     }
-    if yielded.is_none(py) {
-        post(core, coroutine);
-        return Wait::Entered;
-    }
-    match seconds_of(yielded.bind(py)) {
+    let seconds = if yielded.is_none(py) { Ok(Some(0.0)) } else { seconds_of(yielded.bind(py)) };
+    // Behind that, which may run Python code.
+    let Some(core) = this.core(py) else { return Wait::Over(Next::Value(py.None())) };
+    match seconds {
         Ok(None) => {}
         Ok(Some(seconds)) if seconds <= 0.0 => {
             post(core, coroutine);

@@ -55,7 +55,10 @@ pub(super) unsafe fn note_spawner(this: *mut Raw) -> Option<()> {
         if reference.is_null() {
             return None;
         }
-        let locals = inherit(spawner)?;
+        let Some(locals) = inherit(spawner) else {
+            ffi::Py_DECREF(reference);
+            return None;
+        };
         let old = (
             std::mem::replace(&mut (*this).spawner, reference),
             std::mem::replace(&mut (*this).tree_locals, locals),
@@ -221,22 +224,26 @@ impl Frames {
     /// # Safety
     ///
     /// The GIL is held.
-    pub(super) unsafe fn to_list(&self) -> *mut PyObject {
-        // SAFETY: code objects are held.
+    pub(super) unsafe fn to_list(this: *const Self) -> *mut PyObject {
+        // SAFETY: code objects are held. Making a list may run the collector, and so anything: nothing is borrowed over it.
         unsafe {
-            if self.0.is_empty() {
-                return owned(ffi::Py_None());
+            let list = if (*this).0.is_empty() { owned(ffi::Py_None()) } else { ffi::PyList_New(0) };
+            if list.is_null() || list == ffi::Py_None() {
+                return list;
             }
-            let list = ffi::PyList_New(0);
-            for &(code, at) in &self.0 {
+            let mut index = 0;
+            while let Some(&(code, at)) = (&(*this).0).get(index) {
+                index += 1;
+                owned(code);
                 let line = ffi::PyCode_Addr2Line(code.cast(), at.cast_signed());
                 let number = ffi::PyLong_FromLong(line.into());
                 let pair = if number.is_null() { number } else { ffi::PyTuple_Pack(2, code, number) };
                 ffi::Py_XDECREF(number);
-                let fine = !list.is_null() && !pair.is_null() && ffi::PyList_Append(list, pair) == 0;
+                let fine = !pair.is_null() && ffi::PyList_Append(list, pair) == 0;
                 ffi::Py_XDECREF(pair);
+                ffi::Py_DECREF(code);
                 if !fine {
-                    ffi::Py_XDECREF(list);
+                    ffi::Py_DECREF(list);
                     return ptr::null_mut();
                 }
             }

@@ -246,7 +246,7 @@ unsafe extern "C" fn get(object: *mut PyObject, _unused: *mut PyObject) -> *mut 
         }
         (*this).greenlet = owned(current);
         let result = match here::here_if_exists() {
-            Some(here) if here.hub == (*this).hub => park::switch_away(here.core),
+            Some(here) if here.hub == (*this).hub => park::switch_away(here.holder, here.core),
             _ => ffi::PyObject_CallMethodNoArgs((*this).hub, names().switch),
         };
         let saved = crate::greenlet::object::SavedError::take();
@@ -341,19 +341,18 @@ unsafe extern "C" fn text(this: *mut PyObject) -> *mut PyObject {
             }
             at = at.add(1);
         }
-        let greenlet = if (*own).greenlet.is_null() { ffi::Py_None() } else { (*own).greenlet.cast() };
-        match (*own).came {
-            Came::Nothing => ffi::PyUnicode_FromFormat(c"<%s greenlet=%S>".as_ptr(), short, greenlet),
-            Came::Value => ffi::PyUnicode_FromFormat(
-                c"<%s greenlet=%S value=%R>".as_ptr(),
-                short,
-                greenlet,
-                if (*own).value.is_null() { ffi::Py_None() } else { (*own).value },
-            ),
-            Came::Thrown(thrown) => {
-                ffi::PyUnicode_FromFormat(c"<%s greenlet=%S exc_info=%R>".as_ptr(), short, greenlet, thrown)
-            }
-        }
+        // Held, because their texts are made by Python code.
+        let greenlet = or_none((*own).greenlet.cast());
+        let (format, what) = match (*own).came {
+            Came::Nothing => (c"<%s greenlet=%S>", none()),
+            Came::Value => (c"<%s greenlet=%S value=%R>", or_none((*own).value)),
+            Came::Thrown(thrown) => (c"<%s greenlet=%S exc_info=%R>", owned(thrown)),
+        };
+        // One that the format does not name is not looked at.
+        let text = ffi::PyUnicode_FromFormat(format.as_ptr(), short, greenlet, what);
+        ffi::Py_DECREF(greenlet);
+        ffi::Py_DECREF(what);
+        text
     }
 }
 

@@ -72,7 +72,7 @@ unsafe extern "C" fn check_and_notify_method(object: *mut PyObject, _unused: *mu
 unsafe extern "C" fn notify_links(object: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
     // SAFETY: called by the interpreter with such an object.
     unsafe {
-        if let Phase::Posted(WaiterKey::NOBODY) = (*own::<Linkable>(object)).phase
+        if let Phase::Posted(_, WaiterKey::NOBODY) = (*own::<Linkable>(object)).phase
             && let Some(here) = here_if_exists()
         {
             post(here.core, object);

@@ -62,7 +62,7 @@ unsafe fn post_by_call(object: *mut PyObject) -> bool {
             super::super::faces::raise(faces().invalid_thread, c"the hub that this belongs to is gone");
             return false;
         }
-        (*this).phase = Phase::Posted(WaiterKey::NOBODY);
+        (*this).phase = Phase::Posted(ptr::null_mut(), WaiterKey::NOBODY);
         let notify = ffi::PyObject_GetAttrString(object, c"_notify_links".as_ptr());
         let result = if notify.is_null() {
             notify
@@ -84,7 +84,7 @@ pub(super) unsafe fn post(core: *mut Core, object: *mut PyObject) {
     // SAFETY: the core is borrowed for this statement.
     unsafe {
         let key = (*core).hub.waiters.post(Item::Notify(owned(object)));
-        (*own::<Linkable>(object)).phase = Phase::Posted(key);
+        (*own::<Linkable>(object)).phase = Phase::Posted(core, key);
     }
 }
 
@@ -117,7 +117,7 @@ unsafe fn next_link(object: *mut PyObject) -> Option<Link> {
         loop {
             match &mut (*this).phase {
                 Phase::Links(0) => (*this).phase = Phase::Arrived((*this).arrived.len()),
-                Phase::Arrived(0) | Phase::Quiet | Phase::Posted(_) => return None,
+                Phase::Arrived(0) | Phase::Quiet | Phase::Posted(..) => return None,
                 Phase::Links(left) => {
                     *left -= 1;
                     if let Some(link) = (*this).links.pop() {
@@ -162,7 +162,7 @@ pub(in super::super) unsafe fn step(core: *mut Core, object: *mut PyObject, in_h
     // SAFETY: as for `next`: functions are called by the hub, and only a class of somebody's own runs Python code, in the hub.
     unsafe {
         let this: *mut Linkable = own(object);
-        if let Phase::Posted(_) = (*this).phase {
+        if let Phase::Posted(..) = (*this).phase {
             (*this).phase = Phase::Links((*this).links.len());
         }
         if !in_hub && needs_hub(this) {

@@ -127,11 +127,13 @@ pub(in super::super) unsafe fn unlink(object: *mut PyObject, is: impl Fn(&Link) 
 pub(super) unsafe fn take_back_if_alone(this: *mut Linkable) {
     // SAFETY: the caller holds the object, so that the posted reference is not the last one.
     unsafe {
-        if let Phase::Posted(key) = (*this).phase
+        // It may belong to another hub than when it was posted.
+        if let Phase::Posted(core, key) = (*this).phase
             && (*this).links.is_empty()
             && (*this).arrived.is_empty()
             && let Some(here) = here_if_exists()
             && here.hub == (*this).hub
+            && here.core == core
         {
             (*this).phase = Phase::Quiet;
             park::withdraw(here.core, key);

@@ -115,13 +115,18 @@ pub(in super::super) unsafe extern "C" fn switch(
         if core.is_null() {
             return ptr::null_mut();
         }
+        let holder = owned(arguments.read());
         let hub = (*core).greenlet;
         let thread = current_thread(current_thread_state());
-        if !thread.is_null() && (*thread).hub_watches && !hub.is_null() && (*body(hub)).life != Life::Dead {
-            return if tell_switched_out((*thread).current) { switch_to_hub(hub) } else { ptr::null_mut() };
-        }
-        let holder = owned(arguments.read());
-        let result = switch_away(core);
+        let watches =
+            !thread.is_null() && (*thread).hub_watches && !hub.is_null() && (*body(hub)).life != Life::Dead;
+        let result = if !watches {
+            switch_away(holder, core)
+        } else if tell_switched_out(holder, core, (*thread).current) {
+            switch_to_hub(hub)
+        } else {
+            ptr::null_mut()
+        };
         ffi::Py_DECREF(holder);
         result
     }

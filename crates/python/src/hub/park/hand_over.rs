@@ -77,8 +77,13 @@ pub(in super::super) unsafe fn type_lookup(
     unsafe { _PyType_Lookup(kind, name) }
 }
 
-/// Calls the greenlet's `switch_out()`, if it has one. False with an exception set.
-pub(super) unsafe fn tell_switched_out(greenlet: *mut PyGreenlet) -> bool {
+/// Calls the greenlet's `switch_out()`, if it has one, which may be anything: `holder` is the loop that `core` is of, and is
+/// still to be there afterwards. False with an exception set.
+pub(super) unsafe fn tell_switched_out(
+    holder: *mut PyObject,
+    core: *mut Core,
+    greenlet: *mut PyGreenlet,
+) -> bool {
     // SAFETY: the GIL is held, and the greenlet the current one.
     unsafe {
         let name = names().switch_out;
@@ -88,9 +93,17 @@ pub(super) unsafe fn tell_switched_out(greenlet: *mut PyGreenlet) -> bool {
         if !known {
             return true;
         }
+        let hub = (*core).greenlet;
+        owned(holder);
         let result = ffi::PyObject_CallMethodNoArgs(greenlet.cast(), name);
+        let mut fine = !result.is_null();
         ffi::Py_XDECREF(result);
-        !result.is_null()
+        if fine && (core_of_loop(holder) != core || (*core).greenlet != hub) {
+            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"operation on destroyed loop".as_ptr());
+            fine = false;
+        }
+        ffi::Py_DECREF(holder);
+        fine
     }
 }
 
@@ -98,8 +111,8 @@ pub(super) unsafe fn tell_switched_out(greenlet: *mut PyGreenlet) -> bool {
 ///
 /// # Safety
 ///
-/// The GIL is held; nothing of `core` is borrowed, and it stays alive.
-pub(in super::super) unsafe fn switch_away(core: *mut Core) -> *mut PyObject {
+/// The GIL is held; `holder` is a live loop, and `core` what it keeps, of which nothing is borrowed.
+pub(in super::super) unsafe fn switch_away(holder: *mut PyObject, core: *mut Core) -> *mut PyObject {
     // SAFETY: the core is borrowed for single statements; what is switched to is held.
     unsafe {
         let thread = current_thread(current_thread_state());
@@ -128,7 +141,7 @@ pub(in super::super) unsafe fn switch_away(core: *mut Core) -> *mut PyObject {
             // It switches by `switch()`, which ends in `switch_to_hub`.
             return ffi::PyObject_CallMethodNoArgs(hub.cast(), names().switch);
         }
-        if !tell_switched_out(current) {
+        if !tell_switched_out(holder, core, current) {
             return ptr::null_mut();
         }
         if may_hand_over(thread, core, hub)
