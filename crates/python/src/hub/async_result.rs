@@ -65,8 +65,10 @@ unsafe fn parts(this: *mut PyObject) -> (*mut PyObject, *mut PyObject) {
 unsafe fn store(this: *mut PyObject, new_value: *mut PyObject, new_exc_info: *mut PyObject) -> bool {
     // SAFETY: a live result; what was there before is dropped when nothing is borrowed.
     unsafe {
-        let mut old = [ptr::null_mut(); 2];
+        // Of one that was never set up, which has no place for them, they are dropped at once.
+        let mut old = [new_value, new_exc_info];
         if let What::Result { value, exc_info } = &mut (*own::<Linkable>(this)).what {
+            old = [ptr::null_mut(); 2];
             if !new_value.is_null() {
                 old[0] = std::mem::replace(value, new_value);
             }

@@ -106,7 +106,12 @@ pub(super) unsafe extern "C" fn init_spawned(
             }
         }
         // Its class may say otherwise what it was made with, but the hub is this thread's.
-        let Some(here) = here() else { return -1 };
+        let Some(here) = here() else {
+            ffi::Py_XDECREF(run);
+            ffi::Py_DECREF(rest);
+            ffi::Py_XDECREF(named);
+            return -1;
+        };
         let greenlet: *mut PyGreenlet = this.cast();
         if (*body(greenlet)).parent.cast() != here.hub {
             let old = std::mem::replace(&mut (*body(greenlet)).parent, owned(here.hub.cast()));

@@ -1,6 +1,6 @@
 //! What can be asked of a greenlet.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 
 use pyo3::ffi::{self, PyMethodDef, PyMethodDefPointer, PyObject};
 
@@ -10,7 +10,7 @@ use super::super::park;
 use super::{Spawned, Start, of};
 use crate::gil::GilCell;
 use crate::greenlet::attributes;
-use crate::greenlet::object::owned;
+use crate::greenlet::object::{owned, type_name};
 use crate::greenlet::types::errors;
 
 pub(super) unsafe fn is_dead(this: *mut Spawned) -> bool {
@@ -77,8 +77,21 @@ pub(super) unsafe extern "C" fn get_loop(this: *mut PyObject, _closure: *mut c_v
     }
 }
 
+/// What is called is called with a tuple and a dictionary. False with a TypeError set.
+unsafe fn is_a(value: *mut PyObject, fits: c_int, wanted: &CStr) -> bool {
+    // SAFETY: the GIL is held; a live object.
+    unsafe {
+        if fits == 0 {
+            let message = c"a Greenlet runs with a %s, not %s".as_ptr();
+            ffi::PyErr_Format(ffi::PyExc_TypeError, message, wanted.as_ptr(), type_name(value));
+        }
+        fits != 0
+    }
+}
+
+/// The functions of an attribute that is made when it is first asked for; `$fits` says whether it can be set to a `value`.
 macro_rules! field {
-    ($get:ident, $set:ident, $field:ident, $empty:expr) => {
+    ($get:ident, $set:ident, $field:ident, $empty:expr, $value:ident => $fits:expr) => {
         pub(super) unsafe extern "C" fn $get(this: *mut PyObject, _closure: *mut c_void) -> *mut PyObject {
             // SAFETY: called by the interpreter with such a greenlet.
             unsafe {
@@ -101,6 +114,10 @@ macro_rules! field {
         ) -> c_int {
             // SAFETY: as above; null is a deletion.
             unsafe {
+                let $value = value;
+                if !value.is_null() && !$fits {
+                    return -1;
+                }
                 ffi::Py_XINCREF(value);
                 let old = std::mem::replace(&mut (*of(this)).$field, value);
                 ffi::Py_XDECREF(old);
@@ -110,9 +127,11 @@ macro_rules! field {
     };
 }
 
-field!(get_args, set_args, arguments, owned(errors().empty_tuple));
-field!(get_kwargs, set_kwargs, keywords, ffi::PyDict_New());
-field!(get_value, set_value, value, none());
+field!(get_args, set_args, arguments, owned(errors().empty_tuple),
+    value => is_a(value, ffi::PyTuple_Check(value), c"tuple of arguments"));
+field!(get_kwargs, set_kwargs, keywords, ffi::PyDict_New(),
+    value => is_a(value, ffi::PyDict_Check(value), c"dict of keyword arguments"));
+field!(get_value, set_value, value, none(), _value => true);
 
 static DEFAULT_RUN: GilCell<PyMethodDef> = GilCell::new(PyMethodDef {
     ml_name: c"_run".as_ptr(),

@@ -51,7 +51,7 @@ unsafe extern "C" fn get_ended(this: *mut PyObject, _closure: *mut c_void) -> *m
 
 unsafe extern "C" fn spawning_frames(this: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
     // SAFETY: as above.
-    unsafe { (*of(this)).frames.to_list() }
+    unsafe { tree::Frames::to_list(&raw const (*of(this)).frames) }
 }
 
 static RUN: GilCell<PyMethodDef> = GilCell::new(PyMethodDef {
