@@ -1,4 +1,4 @@
-//! The switch between greenlets, and a greenlet's first and last moments.
+//! The switch between greenlets.
 //!
 //! # Algorithm
 //!
@@ -19,6 +19,9 @@
 //! Nothing that needs dropping: a suspended greenlet may never continue, and a finished one never does. All functions here
 //! keep raw pointers only.
 
+mod quick;
+mod start;
+
 use std::ffi::{CStr, c_char};
 use std::ptr;
 
@@ -26,13 +29,16 @@ use pyo3::ffi::{self, PyObject, PyThreadState};
 use weft_coroutine::slotted::{Slots, SwitchError};
 
 use super::first_last::ENTRY;
-use super::object::{self, Life, PyGreenlet, SavedError, body, owned, owned_or_null};
+use super::object::{Life, PyGreenlet, SavedError, body, owned, owned_or_null};
 use super::parcel::{Parcel, handle_exit};
 use super::thread::{Thread, current_thread, delete_dropped_elsewhere, thread_of};
 use super::tracing;
-use super::types::{self, errors};
+use super::types::errors;
 use crate::error::set_switch_error;
-use crate::ffi::{METHOD_CALLS_WANT_A_DICT, current_thread_state};
+use crate::ffi::current_thread_state;
+
+pub(crate) use quick::{switch_giving, switch_quickly};
+use start::{Start, start};
 
 /// Whether a switch from the calling thread may go to `target`; if not, the exception is set.
 unsafe fn check_allowed(thread: *mut Thread, target: *mut PyGreenlet) -> bool {
@@ -368,113 +374,6 @@ unsafe fn fail(
     }
 }
 
-/// How starting a greenlet ended.
-enum Start {
-    /// The switch happened and came back, or failed.
-    Returned(*mut PyObject),
-    /// Python code that ran meanwhile has started it; the parcel is still to be delivered.
-    StartedMeanwhile(Parcel),
-}
-
-unsafe fn start(
-    thread: *mut Thread,
-    thread_state: *mut PyThreadState,
-    target: *mut PyGreenlet,
-    is_direct: bool,
-    parcel: Parcel,
-    leave: Leave,
-) -> Start {
-    // SAFETY: as for `switch`. The target is held over the lookup of `run`, which may run Python code; after it, the
-    // state is looked at again.
-    unsafe {
-        let exact = (*body(target)).starts_plainly || ffi::Py_TYPE(target.cast()) == types::greenlet_type();
-        let run = if exact && !(*body(target)).run.is_null() {
-            owned((*body(target)).run)
-        } else {
-            let saved = SavedError::take();
-            owned(target);
-            let run = ffi::PyObject_GetAttr(target.cast(), errors().run);
-            if ffi::Py_REFCNT(target.cast()) == 1 && !run.is_null() {
-                set_error(GARBAGE.as_ptr());
-            }
-            if run.is_null() || !ffi::PyErr_Occurred().is_null() || !check_allowed(thread, target) {
-                saved.discard();
-                let failure = SavedError::take();
-                ffi::Py_XDECREF(run);
-                parcel.discard();
-                ffi::Py_DECREF(target.cast());
-                failure.restore();
-                return Start::Returned(ptr::null_mut());
-            }
-            ffi::Py_DECREF(target.cast());
-            saved.restore();
-            run
-        };
-        let target_body = body(target);
-        if (*target_body).life != Life::Pending {
-            // Dropping it may run Python code that takes the target away.
-            owned(target);
-            discard_object(run);
-            if ffi::Py_REFCNT(target.cast()) == 1 {
-                discard_keeping_error(parcel);
-                ffi::PyErr_Clear();
-                set_error(GARBAGE.as_ptr());
-                discard_object(target.cast());
-                return Start::Returned(ptr::null_mut());
-            }
-            ffi::Py_DECREF(target.cast());
-            return Start::StartedMeanwhile(parcel);
-        }
-        if !(*target_body).coroutine.host.start(thread_state) {
-            ffi::Py_DECREF(run);
-            discard_keeping_error(parcel);
-            return Start::Returned(ffi::PyErr_NoMemory());
-        }
-        (*target_body).life = Life::Active;
-        (*target_body).main = owned((*thread).main);
-        start_as_from_hub(thread, target_body);
-        // The old reference is dropped in the new greenlet: that may switch. Until then the new one stands aside.
-        let old_run = (*target_body).run;
-        (*target_body).run = run;
-        (*thread).parcel = parcel;
-        (*thread).replaced_run = old_run;
-        match swap(thread, thread_state, target, true, leave) {
-            Ok(origin) => Start::Returned(arrive(thread, origin)),
-            Err(failure) => {
-                (*target_body).life = Life::Pending;
-                (*target_body).run = (*thread).replaced_run;
-                (*thread).replaced_run = ptr::null_mut();
-                (*target_body).coroutine.host.free_datastack();
-                let main = std::mem::replace(&mut (*target_body).main, ptr::null_mut());
-                // From here on Python code may run, and start the target after all.
-                let result = fail(thread, target, is_direct, true, &failure);
-                let saved = SavedError::take();
-                ffi::Py_DECREF(main.cast());
-                ffi::Py_DECREF(run);
-                saved.restore();
-                Start::Returned(result)
-            }
-        }
-    }
-}
-
-/// A child of the hub that somebody starts in the hub's place, because it was the next one, is as deep in recursion as if
-/// the hub had done it.
-unsafe fn start_as_from_hub(thread: *mut Thread, target: *mut object::Body) {
-    // SAFETY: both are this thread's; the hub is suspended, as another one is current.
-    unsafe {
-        let hub: *mut PyGreenlet = (*thread).hub.cast();
-        if !hub.is_null()
-            && (*target).parent == hub
-            && (*thread).current != hub
-            && (*body(hub)).life == Life::Active
-            && (*body(hub)).main == (*thread).main
-        {
-            (*target).coroutine.host.start_as_from(&(*body(hub)).coroutine.host);
-        }
-    }
-}
-
 /// Drops a reference, if there is one; an exception that is set stays set.
 ///
 /// # Safety
@@ -518,156 +417,6 @@ pub(crate) unsafe fn throw(greenlet: *mut PyGreenlet) -> *mut PyObject {
             Parcel::Exception
         };
         switch(greenlet, parcel)
-    }
-}
-
-/// The way of `switch()` without keywords between greenlets that both run: no lookups, no tuples.
-///
-/// Gives `None` if anything is out of the ordinary; then nothing has changed.
-///
-/// # Safety
-///
-/// As for [`switch`]; `arguments` has `count` live objects.
-#[inline(always)]
-pub(crate) unsafe fn switch_quickly(
-    greenlet: *mut PyGreenlet,
-    arguments: *const *mut PyObject,
-    count: isize,
-) -> Option<*mut PyObject> {
-    // SAFETY: as for `switch`.
-    unsafe {
-        let thread_state = current_thread_state();
-        let thread = current_thread(thread_state);
-        if thread.is_null() {
-            return Some(ptr::null_mut());
-        }
-        let target = body(greenlet);
-        let ordinary = (*target).life == Life::Active
-            && (*target).main == (*thread).main
-            && (*thread).current != greenlet
-            && !(*target).broken.any()
-            && (*thread).delete_later.is_empty()
-            && count <= 1;
-        if !ordinary {
-            return None;
-        }
-        if METHOD_CALLS_WANT_A_DICT && (*greenlet).dict.is_null() {
-            // Whoever is switched to once will be switched to again, by the same instruction: a sixth of the whole switch.
-            let dict = ffi::PyDict_New();
-            if dict.is_null() {
-                return Some(ptr::null_mut());
-            }
-            if (*greenlet).dict.is_null() {
-                (*greenlet).dict = dict;
-            } else {
-                ffi::Py_DECREF(dict);
-            }
-            // That may have collected garbage, so what was asked above may not be true any more.
-            return None;
-        }
-        let value = owned(if count == 1 { arguments.read() } else { errors().empty_tuple });
-        let origin = (*thread).current;
-        let from = body(origin);
-        if !(*target).coroutine.is_resident() {
-            let slots = &raw mut (*thread).slots;
-            let moved = Slots::bring_in(
-                slots,
-                thread_state,
-                &raw mut (*from).coroutine,
-                &raw mut (*target).coroutine,
-            );
-            if moved.is_err() || !(*target).coroutine.is_resident() {
-                // The long way knows what to do, or what to say.
-                ffi::Py_DECREF(value);
-                return None;
-            }
-        }
-        (*thread).parcel = Parcel::Value(value);
-        (*thread).current = owned(greenlet);
-        (*from).call_arguments = arguments;
-        let origin = Slots::switch_resident(
-            thread_state,
-            &raw mut (*from).coroutine,
-            &raw mut (*target).coroutine,
-            origin.expose_provenance(),
-        );
-        Some(arrive(thread, ptr::with_exposed_provenance_mut(origin)))
-    }
-}
-
-/// Switches to a greenlet with a reference to it that is taken: who leaves does not keep it alive for as long as it is
-/// away, which a switch by a caller who holds the target does.
-///
-/// # Safety
-///
-/// As for [`switch`]; `greenlet` is owned.
-pub(crate) unsafe fn switch_giving(greenlet: *mut PyGreenlet, parcel: Parcel) -> *mut PyObject {
-    // SAFETY: as for `switch_quickly` and `start`; the reference becomes that of the thread's current greenlet, or is
-    // dropped by the greenlet that starts.
-    unsafe {
-        let thread_state = current_thread_state();
-        let thread = current_thread(thread_state);
-        let target = body(greenlet);
-        let ordinary = !thread.is_null()
-            && (*thread).delete_later.is_empty()
-            && !(*target).broken.any()
-            && (*thread).current != greenlet;
-        if ordinary && (*target).life == Life::Active && (*target).main == (*thread).main {
-            let origin = (*thread).current;
-            let from = body(origin);
-            if (*target).coroutine.is_resident()
-                || (Slots::bring_in(
-                    &raw mut (*thread).slots,
-                    thread_state,
-                    &raw mut (*from).coroutine,
-                    &raw mut (*target).coroutine,
-                )
-                .is_ok()
-                    && (*target).coroutine.is_resident())
-            {
-                (*thread).parcel = parcel;
-                (*thread).current = greenlet;
-                (*from).call_arguments = ptr::null();
-                let origin = Slots::switch_resident(
-                    thread_state,
-                    &raw mut (*from).coroutine,
-                    &raw mut (*target).coroutine,
-                    origin.expose_provenance(),
-                );
-                return arrive(thread, ptr::with_exposed_provenance_mut(origin));
-            }
-        } else if ordinary
-            && (*target).life == Life::Pending
-            && (*target).starts_plainly
-            && !(*target).run.is_null()
-            && (*target).coroutine.host.start(thread_state)
-        {
-            (*target).life = Life::Active;
-            (*target).main = owned((*thread).main);
-            start_as_from_hub(thread, target);
-            (*body((*thread).current)).call_arguments = ptr::null();
-            (*thread).parcel = parcel;
-            // What the new greenlet drops first thing.
-            (*thread).replaced_run = greenlet.cast();
-            return match swap(thread, thread_state, greenlet, true, Leave::ForNow) {
-                Ok(origin) => arrive(thread, origin),
-                Err(failure) => {
-                    (*target).life = Life::Pending;
-                    (*thread).replaced_run = ptr::null_mut();
-                    (*target).coroutine.host.free_datastack();
-                    let main = std::mem::replace(&mut (*target).main, ptr::null_mut());
-                    let result = fail(thread, greenlet, true, true, &failure);
-                    let saved = SavedError::take();
-                    ffi::Py_DECREF(main.cast());
-                    ffi::Py_DECREF(greenlet.cast());
-                    saved.restore();
-                    result
-                }
-            };
-        }
-        let result = switch(greenlet, parcel);
-        discard_object(greenlet.cast());
-        result
     }
 }
 
