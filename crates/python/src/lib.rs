@@ -12,6 +12,7 @@
 //! * [`greenlet`]: the `greenlet` type, its module functions and its C API.
 //! * [`hub`]: the hub for greenlets: its loop, watchers, and sockets that park.
 
+mod definitions;
 mod error;
 mod ffi;
 mod gil;

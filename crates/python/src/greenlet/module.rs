@@ -4,13 +4,14 @@ use std::ffi::CStr;
 use std::ptr;
 use std::sync::atomic::Ordering;
 
-use pyo3::ffi::{self, PyMethodDef, PyMethodDefPointer, PyObject};
+use pyo3::ffi::{self, PyMethodDef, PyObject};
 use pyo3::prelude::*;
 
 use super::object::owned;
 use super::thread::{self, CLEANUP_CLOCKS, MAIN_GREENLETS};
 use super::types::{self, errors};
 use super::{capi, switch, tracing};
+use crate::definitions::classic;
 use crate::ffi::{current_thread_state, datastack, trash_delete_nesting};
 use crate::gil::GilCell;
 
@@ -93,28 +94,14 @@ unsafe extern "C" fn get_tstate_trash_delete_nesting(
     }
 }
 
-const fn function(
-    name: &'static CStr,
-    function: ffi::PyCFunction,
-    flags: i32,
-    doc: &'static CStr,
-) -> PyMethodDef {
-    PyMethodDef {
-        ml_name: name.as_ptr(),
-        ml_meth: PyMethodDefPointer { PyCFunction: function },
-        ml_flags: flags,
-        ml_doc: doc.as_ptr(),
-    }
-}
-
 static FUNCTIONS: GilCell<[PyMethodDef; 9]> = GilCell::new([
-    function(
+    classic(
         c"getcurrent",
         getcurrent,
         ffi::METH_NOARGS,
         c"getcurrent() -> greenlet\n\nThe greenlet that calls this.\n\n:raises RuntimeError: while the interpreter shuts down.",
     ),
-    function(
+    classic(
         c"settrace",
         tracing::settrace,
         ffi::METH_VARARGS,
@@ -122,31 +109,31 @@ static FUNCTIONS: GilCell<[PyMethodDef; 9]> = GilCell::new([
         Have ``callback(event, (origin, target))`` called at every switch of this thread;\n\
         *event* is 'switch' or 'throw'. None switches it off.\n\n:returns: the callback that was set before, or None.",
     ),
-    function(
+    classic(
         c"gettrace",
         tracing::gettrace,
         ffi::METH_NOARGS,
         c"gettrace() -> object\n\nThe callback that :func:`settrace` set in this thread, or None.",
     ),
-    function(
+    classic(
         c"set_thread_local",
         set_thread_local,
         ffi::METH_VARARGS,
         c"set_thread_local(key, value) -> None\n\nSet an item of the thread state's dictionary. For tests.",
     ),
-    function(
+    classic(
         c"get_pending_cleanup_count",
         get_pending_cleanup_count,
         ffi::METH_NOARGS,
         c"get_pending_cleanup_count() -> int\n\nHow many threads have ended and wait to be cleaned up. For tests.",
     ),
-    function(
+    classic(
         c"get_total_main_greenlets",
         get_total_main_greenlets,
         ffi::METH_NOARGS,
         c"get_total_main_greenlets() -> int\n\nHow many main greenlets exist. For tests.",
     ),
-    function(
+    classic(
         c"get_clocks_used_doing_optional_cleanup",
         get_clocks_used_doing_optional_cleanup,
         ffi::METH_NOARGS,
@@ -154,7 +141,7 @@ static FUNCTIONS: GilCell<[PyMethodDef; 9]> = GilCell::new([
         Processor time spent looking for main greenlets that ended threads leaked, in units\n\
         of which CLOCKS_PER_SEC are a second; None if :func:`enable_optional_cleanup` switched it off.",
     ),
-    function(
+    classic(
         c"enable_optional_cleanup",
         enable_optional_cleanup,
         ffi::METH_O,
@@ -169,7 +156,7 @@ const NO_FUNCTION: PyMethodDef = PyMethodDef::zeroed();
 
 /// Only interpreters that count nested deallocations have it.
 static TRASH_FUNCTION: GilCell<[PyMethodDef; 2]> = GilCell::new([
-    function(
+    classic(
         c"get_tstate_trash_delete_nesting",
         get_tstate_trash_delete_nesting,
         ffi::METH_NOARGS,

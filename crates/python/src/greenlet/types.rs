@@ -10,6 +10,7 @@ use pyo3::ffi::{self, PyGetSetDef, PyMethodDef, PyMethodDefPointer, PyObject, Py
 
 use super::object::{PyGreenlet, body};
 use super::{attributes, lifetime, methods};
+use crate::definitions::{attribute, classic, method};
 use crate::gil::GilCell;
 
 /// Objects made once at import and never freed. Borrowed by everyone.
@@ -63,18 +64,8 @@ pub(crate) fn unswitchable_type() -> *mut PyTypeObject {
 const NO_METHOD: PyMethodDef = PyMethodDef::zeroed();
 
 static METHODS: GilCell<[PyMethodDef; 4]> = GilCell::new([
-    PyMethodDef {
-        ml_name: c"switch".as_ptr(),
-        ml_meth: PyMethodDefPointer { PyCFunctionFastWithKeywords: methods::switch },
-        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
-        ml_doc: methods::SWITCH_DOC.as_ptr(),
-    },
-    PyMethodDef {
-        ml_name: c"throw".as_ptr(),
-        ml_meth: PyMethodDefPointer { PyCFunction: methods::throw },
-        ml_flags: ffi::METH_VARARGS,
-        ml_doc: methods::THROW_DOC.as_ptr(),
-    },
+    method(c"switch", methods::switch, methods::SWITCH_DOC),
+    classic(c"throw", methods::throw, ffi::METH_VARARGS, methods::THROW_DOC),
     PyMethodDef {
         ml_name: c"__getstate__".as_ptr(),
         ml_meth: PyMethodDefPointer { PyCFunction: attributes::getstate },
@@ -83,15 +74,6 @@ static METHODS: GilCell<[PyMethodDef; 4]> = GilCell::new([
     },
     NO_METHOD,
 ]);
-
-const fn attribute(
-    name: &'static std::ffi::CStr,
-    get: ffi::getter,
-    set: Option<ffi::setter>,
-    doc: &'static std::ffi::CStr,
-) -> PyGetSetDef {
-    PyGetSetDef { name: name.as_ptr(), get: Some(get), set, doc: doc.as_ptr(), closure: ptr::null_mut() }
-}
 
 const NO_ATTRIBUTE: PyGetSetDef =
     PyGetSetDef { name: ptr::null(), get: None, set: None, doc: ptr::null(), closure: ptr::null_mut() };

@@ -8,11 +8,12 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 mod arguments;
 
-use pyo3::ffi::{self, PyGetSetDef, PyMethodDef, PyMethodDefPointer, PyObject, PyTypeObject, visitproc};
+use pyo3::ffi::{self, PyGetSetDef, PyMethodDef, PyObject, PyTypeObject, visitproc};
 
 use crate::greenlet::object::owned;
 
 /// Visits one reference, which may be null; as the collector's own function, not zero is the end.
+pub(super) use crate::definitions::{alias, attribute, fast, method, of_class, one, plain};
 pub(super) use arguments::{Given, arguments, check_count, init_arguments, named, source_argument, truth};
 
 pub(super) type Visit<'a> = &'a mut dyn FnMut(*mut PyObject) -> c_int;
@@ -177,82 +178,6 @@ pub(super) unsafe fn ready(module: *mut PyObject, kind: *mut PyTypeObject) -> bo
         let name = CStr::from_ptr((*kind).tp_name).to_bytes_with_nul();
         let last = name.iter().rposition(|&byte| byte == b'.').map_or(0, |dot| dot + 1);
         ffi::PyModule_AddObjectRef(module, name[last..].as_ptr().cast(), kind.cast()) == 0
-    }
-}
-
-// --- methods ----------------------------------------------------------------------------------------------------
-
-/// A method with the fast calling convention, keywords included.
-pub(super) type Method =
-    unsafe extern "C" fn(*mut PyObject, *const *mut PyObject, isize, *mut PyObject) -> *mut PyObject;
-
-/// A method that takes any arguments.
-pub(super) const fn method(name: &'static CStr, function: Method, doc: &'static CStr) -> PyMethodDef {
-    PyMethodDef {
-        ml_name: name.as_ptr(),
-        ml_meth: PyMethodDefPointer { PyCFunctionFastWithKeywords: function },
-        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
-        ml_doc: doc.as_ptr(),
-    }
-}
-
-/// The same method, of the class.
-pub(super) const fn of_class(mut definition: PyMethodDef) -> PyMethodDef {
-    definition.ml_flags |= ffi::METH_CLASS;
-    definition
-}
-
-/// The same method under another name.
-pub(super) const fn alias(
-    name: &'static CStr,
-    mut definition: PyMethodDef,
-    doc: &'static CStr,
-) -> PyMethodDef {
-    definition.ml_name = name.as_ptr();
-    definition.ml_doc = doc.as_ptr();
-    definition
-}
-
-/// A method without arguments, or (with [`one`]) with exactly one.
-pub(super) const fn plain(
-    name: &'static CStr,
-    function: ffi::PyCFunction,
-    doc: &'static CStr,
-) -> PyMethodDef {
-    PyMethodDef {
-        ml_name: name.as_ptr(),
-        ml_meth: PyMethodDefPointer { PyCFunction: function },
-        ml_flags: ffi::METH_NOARGS,
-        ml_doc: doc.as_ptr(),
-    }
-}
-
-/// A method with exactly one argument.
-pub(super) const fn one(name: &'static CStr, function: ffi::PyCFunction, doc: &'static CStr) -> PyMethodDef {
-    let mut definition = plain(name, function, doc);
-    definition.ml_flags = ffi::METH_O;
-    definition
-}
-
-/// An attribute.
-pub(super) const fn attribute(
-    name: &'static CStr,
-    get: ffi::getter,
-    set: Option<ffi::setter>,
-    doc: &'static CStr,
-) -> PyGetSetDef {
-    PyGetSetDef { name: name.as_ptr(), get: Some(get), set, doc: doc.as_ptr(), closure: ptr::null_mut() }
-}
-
-/// A function with the interpreter's fast calling convention, without keywords.
-pub(super) type Fast = unsafe extern "C" fn(*mut PyObject, *mut *mut PyObject, isize) -> *mut PyObject;
-
-pub(super) const fn fast(name: &'static CStr, function: Fast, doc: &'static CStr) -> PyMethodDef {
-    PyMethodDef {
-        ml_name: name.as_ptr(),
-        ml_meth: PyMethodDefPointer { PyCFunctionFast: function },
-        ml_flags: ffi::METH_FASTCALL,
-        ml_doc: doc.as_ptr(),
     }
 }
 

@@ -5,13 +5,14 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3::exceptions::PyAttributeError;
-use pyo3::ffi::{self, PyMethodDef, PyMethodDefPointer, PyObject};
+use pyo3::ffi::{self, PyMethodDef, PyObject};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::ready;
 use super::semlock::{self, SemLock};
+use crate::definitions::{fast, plain};
 use crate::gil::GilCell;
 
 /// What of a guard's lock is kept bound.
@@ -202,20 +203,8 @@ unsafe extern "C" fn exit(
     }
 }
 
-static METHODS: GilCell<[PyMethodDef; 2]> = GilCell::new([
-    PyMethodDef {
-        ml_name: c"__enter__".as_ptr(),
-        ml_meth: PyMethodDefPointer { PyCFunction: enter },
-        ml_flags: ffi::METH_NOARGS,
-        ml_doc: ENTER_DOC.as_ptr(),
-    },
-    PyMethodDef {
-        ml_name: c"__exit__".as_ptr(),
-        ml_meth: PyMethodDefPointer { PyCFunctionFast: exit },
-        ml_flags: ffi::METH_FASTCALL,
-        ml_doc: EXIT_DOC.as_ptr(),
-    },
-]);
+static METHODS: GilCell<[PyMethodDef; 2]> =
+    GilCell::new([plain(c"__enter__", enter, ENTER_DOC), fast(c"__exit__", exit, EXIT_DOC)]);
 
 pub(super) fn add_methods(py: Python<'_>) -> PyResult<()> {
     // SAFETY: a static table; both take a Guard.
