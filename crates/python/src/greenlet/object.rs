@@ -207,6 +207,36 @@ impl SavedError {
         saved
     }
 
+    /// The same as an instance that has its traceback.
+    pub(crate) unsafe fn take_whole() -> Self {
+        // SAFETY: as above; the three parts are owned here, or null.
+        #[allow(deprecated, reason = "the one set of functions that all supported versions have")]
+        unsafe {
+            let mut saved = Self::take();
+            ffi::PyErr_NormalizeException(
+                &raw mut saved.kind,
+                &raw mut saved.value,
+                &raw mut saved.traceback,
+            );
+            if !saved.traceback.is_null() && !saved.value.is_null() {
+                ffi::PyException_SetTraceback(saved.value, saved.traceback);
+            }
+            saved
+        }
+    }
+
+    /// The type, the exception and its traceback, borrowed; None for what there is not.
+    pub(crate) unsafe fn parts(&self) -> [*mut PyObject; 3] {
+        // SAFETY: None lives for ever.
+        let none = unsafe { ffi::Py_None() };
+        [self.kind, self.value, self.traceback].map(|part| if part.is_null() { none } else { part })
+    }
+
+    /// Whether there is none.
+    pub(crate) const fn is_nothing(&self) -> bool {
+        self.kind.is_null()
+    }
+
     /// Whether it is that exception, which is an instance.
     pub(crate) unsafe fn is(&self, exception: *mut PyObject) -> bool {
         // An instance that was thrown is never a class that waits to be called.

@@ -110,6 +110,27 @@ pub(crate) unsafe fn handle_exit(result: *mut PyObject) -> Parcel {
     }
 }
 
+/// A tuple of so many arguments; null with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held; `arguments` has `count` live objects.
+pub(crate) unsafe fn tuple_of(arguments: *const *mut PyObject, count: isize) -> *mut PyObject {
+    // SAFETY: the caller's promise; the tuple is new.
+    unsafe {
+        if count == 0 {
+            return owned(errors().empty_tuple);
+        }
+        let tuple = ffi::PyTuple_New(count);
+        if !tuple.is_null() {
+            for index in 0..count {
+                ffi::PyTuple_SET_ITEM(tuple, index, owned(arguments.offset(index).read()));
+            }
+        }
+        tuple
+    }
+}
+
 /// Packs what `switch()` was called with for a target that is not simply resumed.
 ///
 /// # Safety
@@ -122,18 +143,10 @@ pub(crate) unsafe fn pack(
 ) -> Option<Parcel> {
     // SAFETY: vectorcall's conventions: `count` positional ones, then one for each name.
     unsafe {
-        let positional = if count == 0 {
-            owned(errors().empty_tuple)
-        } else {
-            let tuple = ffi::PyTuple_New(count);
-            if tuple.is_null() {
-                return None;
-            }
-            for index in 0..count {
-                ffi::PyTuple_SET_ITEM(tuple, index, owned(arguments.offset(index).read()));
-            }
-            tuple
-        };
+        let positional = tuple_of(arguments, count);
+        if positional.is_null() {
+            return None;
+        }
         let mut keywords = ptr::null_mut();
         if !keyword_names.is_null() {
             keywords = ffi::PyDict_New();

@@ -14,7 +14,7 @@ use super::eventloop::{core_of, core_of_loop, is_default, loop_argument};
 use super::ready::{self, Step};
 use super::{linkable, queue, step, timeout, watcher};
 use crate::ffi::current_thread_state;
-use crate::greenlet::object::{PyGreenlet, owned};
+use crate::greenlet::object::{PyGreenlet, SavedError, owned};
 use crate::greenlet::parcel::Parcel;
 use crate::greenlet::switch;
 use crate::greenlet::thread::current_thread;
@@ -339,36 +339,26 @@ unsafe fn tell(holder: *mut PyObject) {
 pub(super) unsafe fn handle_error(holder: *mut PyObject, context: *mut PyObject) {
     // SAFETY: the exception is fetched whole and passed on; the GIL is held.
     unsafe {
-        let (mut kind, mut value, mut traceback) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-        #[allow(deprecated, reason = "the one set of functions that all supported versions have")]
-        {
-            ffi::PyErr_Fetch(&raw mut kind, &raw mut value, &raw mut traceback);
-            ffi::PyErr_NormalizeException(&raw mut kind, &raw mut value, &raw mut traceback);
-        }
-        if kind.is_null() {
+        let error = SavedError::take_whole();
+        if error.is_nothing() {
             return;
         }
-        if !traceback.is_null() && !value.is_null() {
-            ffi::PyException_SetTraceback(value, traceback);
-        }
-        let or_none = |object: *mut PyObject| if object.is_null() { ffi::Py_None() } else { object };
+        let [kind, value, traceback] = error.parts();
         let result = ffi::PyObject_CallMethod(
             holder,
             c"handle_error".as_ptr(),
             c"OOOO".as_ptr(),
             context,
-            or_none(kind),
-            or_none(value),
-            or_none(traceback),
+            kind,
+            value,
+            traceback,
         );
         if result.is_null() {
             ffi::PyErr_WriteUnraisable(holder);
         } else {
             ffi::Py_DECREF(result);
         }
-        ffi::Py_XDECREF(kind);
-        ffi::Py_XDECREF(value);
-        ffi::Py_XDECREF(traceback);
+        error.discard();
     }
 }
 

@@ -13,6 +13,7 @@ use super::faces::{faces, names};
 use super::here::{self, here};
 use super::park;
 use crate::greenlet::object::{PyGreenlet, clear, owned};
+use crate::greenlet::parcel::tuple_of;
 
 /// What has come.
 #[derive(Debug)]
@@ -147,19 +148,6 @@ unsafe fn bring(object: *mut PyObject, value: *mut PyObject) -> *mut PyObject {
 unsafe fn switch(this: *mut PyObject, [value]: Given<1>) -> *mut PyObject {
     // SAFETY: called by the interpreter with a waiter.
     unsafe { bring(this, if value.is_null() { ffi::Py_None() } else { value }) }
-}
-
-unsafe fn tuple_of(given: *const *mut PyObject, count: isize) -> *mut PyObject {
-    // SAFETY: vectorcall's conventions.
-    unsafe {
-        let tuple = ffi::PyTuple_New(count);
-        if !tuple.is_null() {
-            for index in 0..count {
-                ffi::PyTuple_SET_ITEM(tuple, index, owned(given.offset(index).read()));
-            }
-        }
-        tuple
-    }
 }
 
 unsafe extern "C" fn switch_args(

@@ -88,21 +88,11 @@ pub(super) unsafe fn end_with_value(this: *mut Spawned, result: *mut PyObject) {
 pub(super) unsafe fn end_with_exception(this: *mut Spawned) {
     // SAFETY: an exception is set, which is fetched whole.
     unsafe {
-        let (mut kind, mut value, mut traceback) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-        #[allow(deprecated, reason = "the one set of functions that all supported versions have")]
-        {
-            ffi::PyErr_Fetch(&raw mut kind, &raw mut value, &raw mut traceback);
-            ffi::PyErr_NormalizeException(&raw mut kind, &raw mut value, &raw mut traceback);
-        }
-        if !traceback.is_null() && !value.is_null() {
-            ffi::PyException_SetTraceback(value, traceback);
-        }
-        let info = ffi::PyTuple_New(3);
+        let error = SavedError::take_whole();
+        let [kind, value, traceback] = error.parts();
+        let info = ffi::PyTuple_Pack(3, kind, value, traceback);
+        error.discard();
         if !info.is_null() {
-            for (index, object) in [kind, value, traceback].into_iter().enumerate() {
-                let object = if object.is_null() { none() } else { object };
-                ffi::PyTuple_SET_ITEM(info, index.cast_signed(), object);
-            }
             report(this, info);
             ffi::Py_DECREF(info);
         }

@@ -11,7 +11,7 @@ use super::super::tree;
 use super::lifetime::make;
 use super::{Spawned, of};
 use crate::greenlet::object::{PyGreenlet, body, clear, owned};
-use crate::greenlet::types::errors;
+use crate::greenlet::parcel::{Parcel, pack};
 
 /// Whether its class is the face's own, so that what it runs is in its field.
 unsafe fn is_exact(this: *mut Spawned) -> bool {
@@ -160,37 +160,18 @@ pub(super) unsafe fn make_for_call(
 ) -> *mut PyGreenlet {
     // SAFETY: vectorcall's conventions.
     unsafe {
-        let mut run = if count > 0 { owned(given.read()) } else { ptr::null_mut() };
-        let arguments = if count <= 1 {
-            owned(errors().empty_tuple)
-        } else {
-            let tuple = ffi::PyTuple_New(count - 1);
-            if !tuple.is_null() {
-                for index in 1..count {
-                    ffi::PyTuple_SET_ITEM(tuple, index - 1, owned(given.offset(index).read()));
-                }
-            }
-            tuple
+        let first = count.min(1);
+        let Some(Parcel::Arguments(arguments, keywords)) =
+            pack(given.offset(first), count - first, keyword_names)
+        else {
+            return ptr::null_mut();
         };
-        let mut keywords = ptr::null_mut();
-        let mut fine = !arguments.is_null();
-        if fine && !keyword_names.is_null() {
-            keywords = ffi::PyDict_New();
-            fine = !keywords.is_null();
-            for index in 0..ffi::PyTuple_GET_SIZE(keyword_names) {
-                fine = fine
-                    && ffi::PyDict_SetItem(
-                        keywords,
-                        ffi::PyTuple_GET_ITEM(keyword_names, index),
-                        given.offset(count + index).read(),
-                    ) == 0;
-            }
-            fine = fine && take_run(keywords, &mut run);
-        }
+        let mut run = if first > 0 { owned(given.read()) } else { ptr::null_mut() };
+        let fine = keywords.is_null() || take_run(keywords, &mut run);
         let greenlet = if fine { make(faces().greenlet.cast(), true) } else { ptr::null_mut() };
         if greenlet.is_null() {
             ffi::Py_XDECREF(run);
-            ffi::Py_XDECREF(arguments);
+            ffi::Py_DECREF(arguments);
             ffi::Py_XDECREF(keywords);
             return greenlet;
         }
