@@ -26,7 +26,8 @@ from weft._coroutine_waits import READ, WRITE, All, Readiness, Until, _descripto
 from weft._offload import Call, offload, offload_threads
 from weft.gevent import Greenlet, _hub, get_hub, getcurrent, iwait, wait
 from weft.gevent.exceptions import InvalidThreadUseError
-from weft.greenlet import GreenletExit, greenlet
+from weft.gevent.greenlet import FailureSpawnedLink, SpawnedLink, SuccessSpawnedLink
+from weft.greenlet import GreenletExit
 
 if TYPE_CHECKING:
     from typing import Self
@@ -143,15 +144,15 @@ class Coroutine(_hub.Coroutine):
 
     def link(self, callback: Callable[[Any], Any]) -> None:
         """Have a new greenlet run `callback(self)` after its end."""
-        self.rawlink(_Spawned(callback))
+        self.rawlink(SpawnedLink(callback))
 
     def link_value(self, callback: Callable[[Any], Any]) -> None:
         """The same, if it ends with a value."""
-        self.rawlink(_SpawnedForValue(callback))
+        self.rawlink(SuccessSpawnedLink(callback))
 
     def link_exception(self, callback: Callable[[Any], Any]) -> None:
         """The same, if it ends with an exception."""
-        self.rawlink(_SpawnedForError(callback))
+        self.rawlink(FailureSpawnedLink(callback))
 
     def unlink(self, callback: Callable[[Any], Any]) -> None:
         """Do not call it."""
@@ -183,36 +184,6 @@ class Coroutine(_hub.Coroutine):
         waits_for = self.waits_for
         of = "" if waits_for is None else f" for {waits_for!r}"
         return f"<{type(self).__name__} at {id(self):#x}: {self.name} {self.state_name}{of}>"
-
-
-class _Spawned:
-    """A link that has a greenlet of its own call the function."""
-
-    def __init__(self, callback: Callable[[Any], Any]) -> None:
-        if not callable(callback):
-            raise TypeError(f"Expected callable: {callback!r}")
-        self.callback = callback
-
-    def __call__(self, source: Any) -> None:
-        greenlet(self.callback, get_hub()).switch(source)
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self.callback == getattr(other, "callback", other))
-
-    def __hash__(self) -> int:
-        return hash(self.callback)
-
-
-class _SpawnedForValue(_Spawned):
-    def __call__(self, source: Any) -> None:
-        if source.successful():
-            super().__call__(source)
-
-
-class _SpawnedForError(_Spawned):
-    def __call__(self, source: Any) -> None:
-        if not source.successful():
-            super().__call__(source)
 
 
 def _leave_the_hub() -> None:

@@ -200,13 +200,10 @@ unsafe fn result(this: *mut PyObject, [timeout]: Given<1>) -> *mut PyObject {
 unsafe fn wait(this: *mut PyObject, [timeout]: Given<1>) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let Some(home) = linkable::home(own(this), true) else { return ptr::null_mut() };
-        if !is_ready(this) {
-            let Some(limit) = limit(timeout) else { return ptr::null_mut() };
-            let (ended, _) = linkable::wait(this, limit, false, matches!(home, Home::Foreign), false);
-            if ended == Ended::Failed {
-                return ptr::null_mut();
-            }
+        if linkable::home(own(this), true).is_none()
+            || (!is_ready(this) && !linkable::wait_for(this, timeout))
+        {
+            return ptr::null_mut();
         }
         or_none(parts(this).0)
     }

@@ -240,13 +240,8 @@ unsafe extern "C" fn release(this: *mut PyObject, _unused: *mut PyObject) -> *mu
 unsafe fn wait(this: *mut PyObject, [timeout]: Given<1>) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        if counter(this) <= 0 {
-            let Some(home) = linkable::home(own(this), true) else { return ptr::null_mut() };
-            let Some(limit) = limit(timeout) else { return ptr::null_mut() };
-            let (ended, _) = linkable::wait(this, limit, false, matches!(home, Home::Foreign), false);
-            if ended == Ended::Failed {
-                return ptr::null_mut();
-            }
+        if counter(this) <= 0 && !linkable::wait_for(this, timeout) {
+            return ptr::null_mut();
         }
         ffi::PyLong_FromSsize_t(counter(this))
     }

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::core::{Core, Item};
-use super::coroutine::{Coroutine, Next, State, name_of};
+use super::coroutine::{Coroutine, Inner, Next, State, name_of};
 use super::eventloop::Loop;
 use super::{park, turns};
 use crate::gil::GilCell;
@@ -90,15 +90,7 @@ fn leave_wait(coroutine: &Bound<'_, Coroutine>) -> Option<Next> {
     let (undo, target, mut next) = unsafe {
         let inner = this.inner();
         (*inner).state = State::Running;
-        if let Some(timer) = (*inner).timer.take() {
-            (*core).hub.cancel_timer(timer);
-        }
-        if let Some(watch) = (*inner).watch.take() {
-            (*core).hub.unwatch(watch);
-        }
-        if std::mem::take(&mut (*inner).referenced) {
-            (*core).references -= 1;
-        }
+        take_back(core, inner);
         ((*inner).undo.take(), (*inner).target.take(), (*inner).next.take())
     };
     if let Some(undo) = undo
@@ -117,6 +109,26 @@ fn leave_wait(coroutine: &Bound<'_, Coroutine>) -> Option<Next> {
             Wait::Entered => None,
             Wait::Over(next) => Some(next),
         },
+    }
+}
+
+/// Takes back what its loop was asked for, for a wait that is over.
+///
+/// # Safety
+///
+/// The GIL is held; `core` is that of its loop, and neither is borrowed.
+unsafe fn take_back(core: *mut Core, inner: *mut Inner) {
+    // SAFETY: the caller's promise; nothing here runs Python code.
+    unsafe {
+        if let Some(timer) = (*inner).timer.take() {
+            (*core).hub.cancel_timer(timer);
+        }
+        if let Some(watch) = (*inner).watch.take() {
+            (*core).hub.unwatch(watch);
+        }
+        if std::mem::take(&mut (*inner).referenced) {
+            (*core).references -= 1;
+        }
     }
 }
 
@@ -290,12 +302,7 @@ fn ask(core: *mut Core, coroutine: &Bound<'_, Coroutine>, yielded: Py<PyAny>) ->
         unsafe {
             let inner = this.inner();
             (*inner).state = State::Running;
-            if let Some(watch) = (*inner).watch.take() {
-                (*core).hub.unwatch(watch);
-            }
-            if std::mem::take(&mut (*inner).referenced) {
-                (*core).references -= 1;
-            }
+            take_back(core, inner);
             let item = (*core).hub.waiters.withdraw((*inner).key);
             ((*inner).undo.take(), (*inner).target.take(), item)
         }

@@ -219,6 +219,10 @@ impl Frames {
         }
     }
 
+    fn at(&self, index: usize) -> Option<&(*mut PyObject, u32)> {
+        self.0.get(index)
+    }
+
     /// A list of pairs of code and line; None if nothing was noted.
     ///
     /// # Safety
@@ -232,7 +236,7 @@ impl Frames {
                 return list;
             }
             let mut index = 0;
-            while let Some(&(code, at)) = (&(*this).0).get(index) {
+            while let Some(&(code, at)) = (*this).at(index) {
                 index += 1;
                 owned(code);
                 let line = ffi::PyCode_Addr2Line(code.cast(), at.cast_signed());

@@ -8,13 +8,11 @@ use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hasher};
 
 use parking_lot::Mutex;
-use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyString};
 
-use crate::queue::view::View;
+use crate::queue::pickling::{self, reduction, written};
 
 const PROTOCOL: [u8; 2] = [0x80, 4];
 const FRAME: u8 = 0x95;
@@ -234,19 +232,7 @@ pub(super) fn load_short<'py>(py: Python<'py>, pickle: &[u8]) -> PyResult<Bound<
 
 /// The object that `data`, something with the buffer protocol, is the pickle of.
 pub(super) fn load<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = data.py();
-    let loads = LOADS.get_or_try_init(py, || {
-        Ok::<_, PyErr>(reduction(py)?.getattr("ForkingPickler")?.getattr("loads")?.unbind())
-    })?;
-    loads.bind(py).call1((data,))
-}
-
-fn reduction(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    MODULE
-        .get_or_try_init(py, || Ok(py.import("multiprocessing.reduction")?.into_any().unbind()))
-        .map(|module| module.bind(py))
+    pickling::load(data, None)
 }
 
 /// Where a pickler writes.
@@ -256,16 +242,7 @@ struct Sink(Mutex<Vec<u8>>);
 #[pymethods]
 impl Sink {
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
-        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
-            self.0.lock().extend_from_slice(bytes.as_bytes());
-            return Ok(bytes.as_bytes().len());
-        }
-        let view = View::of(data)?;
-        if !view.is_in_one_piece() {
-            return Err(PyBufferError::new_err("a pickle is written in pieces that are contiguous"));
-        }
-        self.0.lock().extend_from_slice(view.bytes());
-        Ok(view.bytes().len())
+        written(data, |piece| self.0.lock().extend_from_slice(piece))
     }
 }
 

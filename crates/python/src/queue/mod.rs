@@ -16,7 +16,7 @@ pub(crate) mod codec;
 pub(crate) mod columns;
 mod object;
 pub(crate) mod parker;
-mod pickling;
+pub(crate) mod pickling;
 mod tree;
 pub(crate) mod view;
 

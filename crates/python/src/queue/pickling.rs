@@ -46,16 +46,7 @@ struct Written {
 #[pymethods]
 impl Sink {
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
-        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
-            self.0.lock().bytes.extend_from_slice(bytes.as_bytes());
-            return Ok(bytes.as_bytes().len());
-        }
-        let view = View::of(data)?;
-        if !view.is_in_one_piece() {
-            return Err(PyBufferError::new_err("a pickle is written in pieces that are contiguous"));
-        }
-        self.0.lock().bytes.extend_from_slice(view.bytes());
-        Ok(view.bytes().len())
+        written(data, |piece| self.0.lock().bytes.extend_from_slice(piece))
     }
 
     /// The pickler's `buffer_callback`: true for a buffer that it shall write itself.
@@ -145,11 +136,26 @@ impl Reducers {
     }
 }
 
+/// A piece of a pickle that a pickler writes; how long it is.
+pub(crate) fn written(data: &Bound<'_, PyAny>, keep: impl FnOnce(&[u8])) -> PyResult<usize> {
+    if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+        keep(bytes.as_bytes());
+        return Ok(bytes.as_bytes().len());
+    }
+    let view = View::of(data)?;
+    if !view.is_in_one_piece() {
+        return Err(PyBufferError::new_err("a pickle is written in pieces that are contiguous"));
+    }
+    keep(view.bytes());
+    Ok(view.bytes().len())
+}
+
 thread_local! {
     static KEPT_PICKLER: RefCell<Option<Kept>> = const { RefCell::new(None) };
 }
 
-fn reduction(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+/// `multiprocessing.reduction`.
+pub(crate) fn reduction(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     MODULE
         .get_or_try_init(py, || Ok(py.import("multiprocessing.reduction")?.into_any().unbind()))
@@ -237,7 +243,7 @@ pub(super) fn dump_whole(object: &Bound<'_, PyAny>, body: &mut Vec<u8>) -> Resul
 }
 
 /// The object that `data` is the pickle of.
-pub(super) fn load<'py>(
+pub(crate) fn load<'py>(
     data: &Bound<'py, PyAny>,
     buffers: Option<&Bound<'py, PyList>>,
 ) -> PyResult<Bound<'py, PyAny>> {

@@ -8,7 +8,7 @@ use super::super::here::{self, here_if_exists};
 use super::super::limit::{self, Ended, Limit};
 use super::super::links::Link;
 use super::super::park;
-use super::{Linkable, Phase, check_and_notify};
+use super::{Home, Linkable, Phase, check_and_notify, home};
 use crate::greenlet::object::owned;
 
 /// Parks the current greenlet until the object tells it, or the limit is reached. Says also whether it was told:
@@ -48,6 +48,22 @@ pub(in super::super) unsafe fn wait(
         }
         let told = !unlink_wait(this, key);
         (ended, told)
+    }
+}
+
+/// Parks the current greenlet until the object is ready, or for as long as a `timeout` argument says, which may be null.
+/// False with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held; live objects, held by the caller.
+pub(in super::super) unsafe fn wait_for(object: *mut PyObject, timeout: *mut PyObject) -> bool {
+    // SAFETY: passed on.
+    unsafe {
+        let Some(home) = home(own(object), true) else { return false };
+        let Some(limit) = limit::limit(timeout) else { return false };
+        let (ended, _) = wait(object, limit, false, matches!(home, Home::Foreign), false);
+        ended != Ended::Failed
     }
 }
 
