@@ -68,7 +68,7 @@ unsafe extern "C" fn check_and_notify_method(object: *mut PyObject, _unused: *mu
     unsafe { none_if(check_and_notify(object)) }
 }
 
-/// Called by a loop that was asked to by [`post_by_call`]: has those told that are linked.
+/// Called by a loop that was asked to by [`post_by_call`](super::telling): has those told that are linked.
 unsafe extern "C" fn notify_links(object: *mut PyObject, _unused: *mut PyObject) -> *mut PyObject {
     // SAFETY: called by the interpreter with such an object.
     unsafe {
