@@ -6,7 +6,7 @@ use std::ptr;
 use pyo3::ffi::{self, PyObject};
 
 use super::super::class::{
-    self, Given, Spec, attribute, boolean, named, none, none_if, or_none, own, plain, truth,
+    self, Given, Spec, attribute, boolean, method, named, none, none_if, or_none, own, plain, truth,
 };
 use super::super::eventloop::core_of_loop;
 use super::super::faces::names;
@@ -16,9 +16,21 @@ use super::wait::{get_within, put_within};
 use super::{Queue, Store, Take, count_put, items, size};
 use crate::greenlet::object::{owned, owned_or_null};
 
-unsafe fn put(this: *mut PyObject, [item, block, timeout]: Given<3>) -> *mut PyObject {
+/// Not declared by name like the others: most calls have the item alone, and shall not pay for more.
+unsafe extern "C" fn put(
+    this: *mut PyObject,
+    given: *const *mut PyObject,
+    count: isize,
+    keyword_names: *mut PyObject,
+) -> *mut PyObject {
     // SAFETY: called by the interpreter with a queue.
     unsafe {
+        if count == 1 && keyword_names.is_null() {
+            return none_if(put_within(this, given.read(), true, ptr::null_mut()));
+        }
+        let names = &[c"item", c"block", c"timeout"];
+        let found = class::arguments(c"put", names, 1, given, count, keyword_names);
+        let Some([item, block, timeout]) = found else { return ptr::null_mut() };
         let Some(block) = truth(block, true) else { return ptr::null_mut() };
         none_if(put_within(this, item, block, timeout))
     }
@@ -362,7 +374,7 @@ pub(in super::super) unsafe fn ready(module: *mut PyObject) -> bool {
             doc: c"What queues between greenlets are made of.",
             base: ptr::null_mut(),
             methods: &[
-                named!(c"put", [c"item", c"block", c"timeout"], 1, put,
+                method(c"put", put,
                     c"put(item, block=True, timeout=None)\n\nPut an item in; Full if there was no room in time.",
                 ),
                 named!(c"put_nowait", [c"item"], 1, put_nowait, c"put_nowait(item)\n\nPut an item in; Full if there is no room."),
