@@ -73,7 +73,6 @@ check: $(VENV)/.built
 	ci/check.sh "$(VENV)"
 
 bench: $(VENV)/.built
-	cargo build --quiet --release --locked -p weft-reactor --example echo
 	$(PY) benches/compare/run.py
 	$(PY) benches/compare/readme.py
 

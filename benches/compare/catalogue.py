@@ -247,24 +247,33 @@ COROUTINES = (
     Scenario("await_another", "Life", "spawn another and await it", must_ratio=1.5),
     Scenario("sleepers", "Many", "one of 10,000 that sleep", must_ratio=1),
     Scenario("memory:50000", "Many", "50,000 that sleep", unit="B", must_ratio=1, most_rounds=3),
+    Scenario(
+        "memory:1000000",
+        "Many",
+        "1,000,000 that sleep",
+        unit="B",
+        must_ratio=1,
+        must_below=3000,  # all of them: 3 GB
+        most_rounds=1,
+        needs_memory=5 * 10**9,
+    ),
 )
 
-SERVERS = ("epoll", "asyncio", "uvloop")
+SERVERS = ("C epoll", "asyncio", "uvloop")
 
 
-def echo(name: str, title: str, share: float | None = None, ratio: float | None = None) -> Scenario:
+def echo(name: str, title: str, share: float) -> Scenario:
     return Scenario(
         f"echo:{name}",
         "TCP echo",
         title,
-        must_ratio=ratio,
-        must_share=None if share is None else ("epoll", share),
+        must_share=("C epoll", share),
         most_rounds=5,
         rivals=SERVERS,
     )
 
 
-# In scenarios_gevent.py.
+# In scenarios_gevent.py and, where servers are up, in scenarios_echo.py.
 GEVENT = (
     Scenario("spawn_join", "Greenlets", "spawn and joinall", must_ratio=12),
     Scenario("sleep_zero", "Greenlets", "sleep(0)", must_ratio=10),
@@ -290,10 +299,26 @@ GEVENT = (
     echo("16384:100", "16 kB, 100 connections", share=0.8),
     echo("1048576:100", "1 MiB, 100 connections", share=0.9),
     Scenario(
-        "echo:64:100:burn",
-        "TCP echo",
-        "64 B, 100 connections, beside a thread that computes",
+        "company:64:100",
+        "In company",
+        "64 B, beside a thread's endless loop",
         must_ratio=8,
+        most_rounds=5,
+    ),
+    Scenario(
+        "idle:64:100:10000",
+        "In company",
+        "64 B, with 10,000 idle by without",
+        unit="1",
+        must_below=1 / 0.9,  # of the rate, under 10 % are lost
+        most_rounds=5,
+        rivals=("C epoll",),
+    ),
+    Scenario(
+        "heartbeat:100",
+        "In company",
+        "a 10 ms heartbeat at full load: late",
+        must_below=5e-3,
         most_rounds=5,
     ),
 )
@@ -365,8 +390,7 @@ SUITES = {
         ),
         Suite(
             "gevent",
-            # What runs on weft's greenlets is weft's own gevent.
-            face="greenlet",
+            face="gevent",
             replaces="gevent",
             stock="gevent",
             packages=SERVERS,

@@ -96,13 +96,19 @@ def replaced(text: str, suite: Suite, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
+def has_figures(text: str, suite: Suite) -> bool:
+    """Whether something stands between the markers of a suite."""
+    begin, end = markers(suite)
+    return begin in text and bool(text.split(begin)[1].split(end)[0].strip())
+
+
 def with_figures(text: str, folder: Path) -> str:
-    """`text` with the figures of every suite. One that was never recorded has no place either."""
+    """`text` with the figures of every suite. One that was never recorded has an empty place, or none."""
     for suite in SUITES.values():
         runs = recorded(suite, folder)
         if runs:
             text = replaced(text, suite, block(suite, runs))
-        elif any(marker in text for marker in markers(suite)):
+        elif has_figures(text, suite):
             raise ReadmeError(f"{folder} has no run of {suite.name}; make one with benches/compare/run.py")
     return text
 

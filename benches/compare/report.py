@@ -87,7 +87,20 @@ def setting(run: Run) -> list[str]:
         f"{machine['recorded']}, load at the start {load}",
         f"{rounds} rounds in {run.seconds:.0f} s" + (", quick: not for comparison" * run.quick),
         *subjects,
+        *servers(run),
     ]
+
+
+def servers(run: Run) -> list[str]:
+    """How busy servers were under load, a line for each group that has them."""
+    lines = []
+    for group, rows in grouped(run.rows):
+        sides = dict.fromkeys(side for row in rows for side in row.busy)
+        least = [f"{side} {min(row.busy[side] for row in rows if side in row.busy):.0%}" for side in sides]
+        if least:
+            named = ", ".join(least).replace("stock", SUITES[run.suite].stock)
+            lines.append(f"{group}: the server used, of one processor and at least, {named}")
+    return lines
 
 
 def terminal(run: Run) -> str:

@@ -25,6 +25,8 @@ class Row:
     rounds: list[dict[str, float]]
     # What was measured on a side, where the side alone does not say.
     subjects: dict[str, str] = field(default_factory=dict)
+    # The share of a processor that a server under load used, by side: the least of the rounds.
+    busy: dict[str, float] = field(default_factory=dict)
     # Of a rival's rate, at least so much.
     must_share: tuple[str, float] | None = None
 
@@ -142,7 +144,7 @@ def requirement(row: Row) -> str:
         parts.append(f"< {quantity(row.must_below, row.unit)}")
     if row.must_share is not None:
         rival, share = row.must_share
-        parts.append(f"≥ {share:.0%} of {rival}")
+        parts.append(f"≥ {share:.0%} of {rival} (is {row.share(rival):.0%})")
     return ", ".join(parts)
 
 

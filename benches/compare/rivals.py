@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 
-# asyncio is the interpreter's. A bare loop over epoll is what the kernel costs.
+# asyncio is the interpreter's. A server in C is what the kernel costs.
 NO_PACKAGES = {
     "CPython": platform.python_version,
     "asyncio": platform.python_version,
-    "epoll": platform.release,
+    "C epoll": platform.release,
 }
 
 

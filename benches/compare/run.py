@@ -21,6 +21,7 @@ from pathlib import Path
 
 import chart
 import machine
+import programs
 import report
 from catalogue import SUITES, Scenario, Suite
 from results import Row, Run
@@ -118,6 +119,9 @@ def run_rounds(
                     values[side.key] = measured.value
                     if measured.subject is not None:
                         rows[name].subjects[side.key] = measured.subject
+                    if measured.busy is not None:
+                        least = rows[name].busy.get(side.key, measured.busy)
+                        rows[name].busy[side.key] = min(least, measured.busy)
             except MeasurementError as error:
                 progress.clear()
                 print(f"error: {error}", file=sys.stderr)
@@ -182,7 +186,8 @@ def main() -> int:
     if not any(chosen.values()):
         print("no scenario to run; --list shows their names", file=sys.stderr)
         return 2
-    failed = sum(run_suite(suite, chosen[suite.name], options) for suite in suites if chosen[suite.name])
+    with programs.folder():
+        failed = sum(run_suite(suite, chosen[suite.name], options) for suite in suites if chosen[suite.name])
     return 1 if failed else 0
 
 

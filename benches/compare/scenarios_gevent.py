@@ -1,25 +1,15 @@
-"""The scenarios of gevent: greenlets between themselves, and servers on sockets."""
+"""The scenarios of gevent: greenlets between themselves. Those of servers are in scenarios_echo.py."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import repeat
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from apis_gevent import Api, Server
+from apis_gevent import Api
 from loop import Loop
 from scenarios_memory import resident
 
-HUB = Path(__file__).parents[1] / "hub"
-ROOT = HUB.parents[1]
 CROWD = 1000
-SECONDS = 1.0  # that a server is under load
 
 
 def nothing() -> None:
@@ -161,7 +151,7 @@ def timeout(api: Api) -> Loop:
 
 
 def socketpair_trip(api: Api) -> Loop:
-    near, far = api.socketpair()
+    near, far = api.module("socket").socketpair()
     message = b"x" * 64
 
     def answer() -> NoReturn:
@@ -189,49 +179,3 @@ def sleeping_1000000(api: Api) -> float:
     while not all(map(bool, kept[-1:])):
         api.gevent.sleep(0)
     return (resident() - before) / size
-
-
-# -- Servers
-
-
-def command(name: str, port: int, burn: bool) -> list[str]:
-    if name == "epoll":
-        return [bare(), "serve", str(port)]
-    return [sys.executable, "-E", str(HUB / "servers.py"), name, str(port), *(["--burn"] if burn else [])]
-
-
-def bare() -> str:
-    """The server without any of weft, which is the load as well."""
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target" / Path(sys.prefix).name))
-    program = target / "release" / "examples" / "echo"
-    if not program.exists():
-        raise FileNotFoundError(f"{program}: cargo build --release -p weft-reactor --example echo")
-    return str(program)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def serving(name: str, burn: bool) -> Iterator[int]:
-    port = free_port()
-    with subprocess.Popen(
-        command(name, port, burn), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as server:
-        try:
-            assert server.stdout is not None
-            server.stdout.readline()
-            yield port
-        finally:
-            server.kill()
-
-
-def echo(api: Api | Server, size: str, connections: str, *burn: str) -> float:
-    """Seconds a message."""
-    with serving(api.server, bool(burn)) as port:
-        load = [bare(), "load", str(port), connections, size]
-        answer: Any = subprocess.run([*load, str(SECONDS)], stdout=subprocess.PIPE, check=True)
-        return 1 / float(answer.stdout)

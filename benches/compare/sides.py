@@ -56,6 +56,7 @@ class Effort:
 class Measurement:
     value: float
     subject: str | None  # what was measured, where that is not plain from the side
+    busy: float | None  # the share of a processor that the server under load used, if there was one
 
 
 class MeasurementError(Exception):
@@ -93,4 +94,4 @@ def measure(side: Side, suite: Suite, scenario: str, effort: Effort) -> Measurem
         raise MeasurementError(
             f"{scenario} on {side.key}: measured {answer['implementation']}, not {expected}"
         )
-    return Measurement(float(answer["value"]), answer["subject"])
+    return Measurement(float(answer["value"]), answer["subject"], answer["busy"])

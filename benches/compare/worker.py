@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # The modules that have a suite's scenarios, if they are several.
-PARTS = {"multiprocessing": ("multiprocessing", "shared")}
+PARTS = {"multiprocessing": ("multiprocessing", "shared"), "gevent": ("gevent", "echo")}
 # What a suite's scenarios are written against, where rivals have interfaces of their own.
 APIS = {"multiprocessing": "apis", "manager": "apis", "pool": "apis_pool", "gevent": "apis_gevent"}
 
@@ -81,10 +81,8 @@ def time_loop(loop: Loop, seconds: float, repeats: int) -> float:
     return min(times) / (count * loop.operations)
 
 
-def measure(
-    suite: str, scenario: str, seconds: float, repeats: int, rival: str | None
-) -> tuple[float, str | None]:
-    """The value, and what was measured where the scenario can tell."""
+def measure(suite: str, scenario: str, seconds: float, repeats: int, rival: str | None) -> dict[str, object]:
+    """The value, what was measured where the scenario can tell, and how busy a server was kept."""
     from importlib import import_module
 
     scenario, *arguments = scenario.split(":")
@@ -97,15 +95,15 @@ def measure(
     function = next(found for module in modules if (found := vars(module).get(scenario)) is not None)
     result = function(*arguments)
     value = result if isinstance(result, float) else time_loop(result, seconds, repeats)
-    return value, getattr(api, "subject", None)
+    return {"value": value, "subject": getattr(api, "subject", None), "busy": getattr(api, "busy", None)}
 
 
 def main(suite: str, scenario: str, seconds: str, repeats: str, rival: str | None = None) -> None:
     import json
     import os
 
-    value, subject = measure(suite, scenario, float(seconds), int(repeats), rival)
-    answer = {"implementation": implementation(suite, rival), "value": value, "subject": subject}
+    answer = measure(suite, scenario, float(seconds), int(repeats), rival)
+    answer |= {"implementation": implementation(suite, rival)}
     print(json.dumps(answer), flush=True)
     if suite in ("greenlet", "gevent"):
         # Taking a million greenlets down is not part of anything.

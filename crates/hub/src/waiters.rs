@@ -187,6 +187,12 @@ impl<T> Waiters<T> {
         }
     }
 
+    /// Who stands so far behind the first of the queue, if it was not withdrawn.
+    #[inline]
+    pub fn coming(&self, ahead: usize) -> Option<&T> {
+        self.ready.get(ahead).and_then(|&key| self.get(key))
+    }
+
     /// How many are ready.
     #[inline]
     pub const fn ready_len(&self) -> usize {
@@ -294,6 +300,7 @@ mod tests {
                     }
                     Act::Next => {
                         prop_assert_eq!(waiters.peek_ready().copied(), ready.first().copied());
+                        prop_assert_eq!(waiters.coming(0).copied(), ready.first().copied());
                         let expected = (!ready.is_empty()).then(|| ready.remove(0));
                         prop_assert_eq!(waiters.next_ready(), expected);
                     }

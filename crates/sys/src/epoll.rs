@@ -95,7 +95,8 @@ impl Epoll {
         buffer.reserve(MOST_REPORTS);
         let set = self.0.as_raw_fd();
         let room = buffer.as_mut_ptr();
-        let outcome = if MILLISECONDS_ONLY.load(Ordering::Relaxed) {
+        // Not to sleep needs no timeout that the kernel would have to fetch.
+        let outcome = if patience == Some(Duration::ZERO) || MILLISECONDS_ONLY.load(Ordering::Relaxed) {
             None
         } else {
             let timeout = patience.map(|left| libc::timespec {

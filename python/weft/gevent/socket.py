@@ -58,13 +58,7 @@ from ._socketcommon import (  # noqa: F401  some are what gevent.socket has for 
 from ._util import _NONE, take_over
 from .hub import get_hub, get_hub_if_exists, sleep
 
-_recv, _recv_into, _send, _sendall, _wait = (
-    _hub.recv,
-    _hub.recv_into,
-    _hub.send,
-    _hub.sendall,
-    _hub.wait,
-)
+_recv_into, _send, _wait = _hub.recv_into, _hub.send, _hub.wait
 _GLOBAL_DEFAULT_TIMEOUT: Any = __socket__._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]
 
 __implements__ = ["SocketType", "create_connection", "fromfd", "socket", "socketpair", *__dns__]
@@ -258,9 +252,7 @@ class socket(__socket__.socket):
 
     # --- receiving --------------------------------------------------------------------------------------------
 
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        """Up to `bufsize` bytes; none at the end."""
-        return _recv(self._stream or self._open(), bufsize, flags, self._timeout)
+    # `recv` and `sendall`, which every message goes through, are native, and are added below.
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """The same, into a buffer, up to its end or `nbytes`; how many there were."""
@@ -303,10 +295,6 @@ class socket(__socket__.socket):
         if timeout is _NONE:
             timeout = self._timeout
         return _send(self._stream or self._open(), data, flags, timeout)
-
-    def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """Send all of it. After an error nobody knows how much was sent."""
-        _sendall(self._stream or self._open(), data, flags, self._timeout)
 
     def sendto(self, *args: Any) -> int:
         """As socket.sendto: a message to an address."""
@@ -363,6 +351,7 @@ class socket(__socket__.socket):
                 file.seek(offset + sent)
 
 
+_hub.add_socket_methods(socket)
 SocketType = socket
 
 

@@ -80,6 +80,24 @@ def test_descriptors_that_come_with_bytes_do_not_hide_bytes_that_follow() -> Non
     assert received == b"beforewithafter"
 
 
+def test_the_identity_of_a_sender_does_not_hide_what_another_sends() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_PASSCRED, 1)
+        far.sendall(b"before")
+        child = os.fork()
+        if not child:
+            os.write(far.fileno(), b"with")
+            os._exit(0)
+        os.waitpid(child, 0)
+        far.sendall(b"after")
+        received = b""
+        while len(received) < len(b"beforewithafter"):
+            with Timeout(30):
+                received += near.recv(100)
+    assert received == b"beforewithafter"
+
+
 def test_datagrams_are_read_one_by_one() -> None:
     with socket.socket(type=stdlib.SOCK_DGRAM) as here, socket.socket(type=stdlib.SOCK_DGRAM) as there:
         here.bind(("127.0.0.1", 0))

@@ -196,6 +196,11 @@ impl State {
         unsafe { abandoned::stack_holds(self.frames.suspended_frame(), slot, object) }
     }
 
+    /// Where the frames of a coroutine that does not run begin: the outermost of them.
+    pub(crate) const fn first_frames(&self) -> *const c_void {
+        self.chunk
+    }
+
     /// The context of a coroutine that does not run.
     pub(crate) fn context_slot(&mut self) -> *mut *mut PyObject {
         &raw mut self.context

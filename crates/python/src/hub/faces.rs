@@ -45,7 +45,7 @@ table! {
     NAMES_TABLE, Names {
         switch_out, switch, handle_error, r#loop, _run, rawlink, unlink, start, throw, spawn_tree_locals,
         spawning_stack_limit, exception, successful, value, exc_info, append, popleft, _put, _get, _peek, _qsize, _init,
-        __self__, __name__,
+        __self__, __name__, _open,
     }
 }
 

@@ -117,6 +117,7 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(coroutine::current_coroutine, &module)?)?;
     module.add_function(wrap_pyfunction!(step::set_arranger, &module)?)?;
     module.add_function(wrap_pyfunction!(faces::set_face, &module)?)?;
+    module.add_function(wrap_pyfunction!(stream::socket_methods::add_socket_methods, &module)?)?;
     module.add_function(wrap_pyfunction!(here::set_hub_class, &module)?)?;
     module.add_function(wrap_pyfunction!(here::get_hub, &module)?)?;
     module.add_function(wrap_pyfunction!(here::get_hub_if_exists, &module)?)?;

@@ -7,7 +7,9 @@ use pyo3::ffi::{self, PyObject};
 
 use super::core::{Core, Item};
 use super::{linkable, queue, spawned};
-use crate::greenlet::object::{PyGreenlet, owned};
+use weft_sys::prefetch::{prefetch, prefetch_range};
+
+use crate::greenlet::object::{Body, PyGreenlet, body, owned};
 use crate::greenlet::parcel::Parcel;
 use crate::greenlet::types::errors;
 
@@ -51,7 +53,10 @@ pub(super) unsafe fn next(core: *mut Core, in_hub: bool) -> Step {
             }
             let Some(item) = (*core).hub.waiters.next_ready() else { return Step::Nothing };
             match item {
-                Item::Greenlet(greenlet) => return Step::Switch(greenlet, value()),
+                Item::Greenlet(greenlet) => {
+                    fetch_ahead(core);
+                    return Step::Switch(greenlet, value());
+                }
                 Item::Start(greenlet) => {
                     spawned::is_starting(greenlet);
                     return Step::Switch(
@@ -81,6 +86,42 @@ pub(super) unsafe fn next(core: *mut Core, in_hub: bool) -> Step {
                     }
                 }
             }
+        }
+    }
+}
+
+/// So many have to stand in the queue for it to be worth while to look ahead: a few are in the cache.
+const CROWD: usize = 16;
+
+/// Bytes of a greenlet's stack that going on touches: from a little below where it stands to a little above.
+const TOUCHED: (usize, usize) = (256, 768);
+
+/// Has the processor fetch what those that come after the next one were left with. Among a thousand greenlets each has been driven out
+/// of the cache when its turn comes, and what leads to its stack lies in the greenlet, so it goes in steps: one is three turns
+/// ahead, one two, and one is next.
+///
+/// # Safety
+///
+/// The GIL is held, and nothing of `core` borrowed.
+unsafe fn fetch_ahead(core: *mut Core) {
+    // SAFETY: what stands in the queue is alive, and only read; addresses are only hints.
+    unsafe {
+        let waiters = &(*core).hub.waiters;
+        if waiters.ready_len() < CROWD {
+            return;
+        }
+        if let Some(&Item::Greenlet(third)) = waiters.coming(2) {
+            prefetch(third);
+        }
+        if let Some(&Item::Greenlet(second)) = waiters.coming(1) {
+            prefetch_range(body(second), size_of::<Body>());
+        }
+        if let Some(&Item::Greenlet(first)) = waiters.coming(0) {
+            let coroutine = &(*body(first)).coroutine;
+            let (below, above) = TOUCHED;
+            prefetch_range(coroutine.stack_pointer().wrapping_byte_sub(below), below + above);
+            prefetch_range(coroutine.host.first_frames(), 320);
+            prefetch_range((*body(first)).waits_for, 128);
         }
     }
 }

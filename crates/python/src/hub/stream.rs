@@ -9,6 +9,7 @@
 
 mod attempt;
 mod calls;
+pub(super) mod socket_methods;
 
 use std::os::fd::RawFd;
 
@@ -35,13 +36,22 @@ pub(super) struct Stream {
     cancelled: GilCell<Ready>,
     /// Whether those who wait for it keep the loop from ending.
     referenced: GilCell<bool>,
-    /// Whether a read that brings less than it could have says that nothing is left. Not where messages have ends, as in
-    /// datagrams, nor in local sockets, where a read stops before a message that descriptors came with.
-    short_reads_tell: bool,
+    kind: Kind,
 }
 
-/// Whether it is a stream without any marks in it: TCP.
-fn is_plain_stream(descriptor: RawFd) -> bool {
+/// What a read that brings less than it could have says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// That nothing is left: a stream without any marks in it, TCP.
+    Plain,
+    /// The same, unless something came with the bytes: in a local stream a read ends with a message that descriptors came with,
+    /// and, if the socket asked for senders' identities, with what one sender sent. The kernel says that there was something.
+    Local,
+    /// Nothing: messages have ends, as in datagrams.
+    Marked,
+}
+
+fn kind_of(descriptor: RawFd) -> Kind {
     let ask = |option| {
         let (mut value, mut size): (libc::c_int, libc::socklen_t) = (0, size_of::<libc::c_int>() as u32);
         // SAFETY: room for one number, and its size.
@@ -50,8 +60,14 @@ fn is_plain_stream(descriptor: RawFd) -> bool {
         };
         (status == 0).then_some(value)
     };
-    ask(libc::SO_TYPE) == Some(libc::SOCK_STREAM)
-        && matches!(ask(libc::SO_DOMAIN), Some(libc::AF_INET | libc::AF_INET6))
+    if ask(libc::SO_TYPE) != Some(libc::SOCK_STREAM) {
+        return Kind::Marked;
+    }
+    match ask(libc::SO_DOMAIN) {
+        Some(libc::AF_INET | libc::AF_INET6) => Kind::Plain,
+        Some(libc::AF_UNIX) => Kind::Local,
+        _ => Kind::Marked,
+    }
 }
 
 #[pymethods]
@@ -72,7 +88,7 @@ impl Stream {
             source: GilCell::new(Some(source)),
             cancelled: GilCell::new(Ready::NONE),
             referenced: GilCell::new(true),
-            short_reads_tell: is_plain_stream(fileno),
+            kind: kind_of(fileno),
         })
     }
 
@@ -148,7 +164,7 @@ struct Place {
     core: *mut Core,
     source: SourceKey,
     descriptor: RawFd,
-    short_reads_tell: bool,
+    kind: Kind,
 }
 
 /// The open stream that is the first argument; `None` with an exception set if it is none.
@@ -160,21 +176,19 @@ unsafe fn place(stream: *mut PyObject) -> Option<Place> {
             Ok(stream) => {
                 let stream = stream.get();
                 match *stream.source.get() {
-                    Some(source) => {
-                        Ok((stream.holder.as_ptr(), source, stream.descriptor, stream.short_reads_tell))
-                    }
+                    Some(source) => Ok((stream.holder.as_ptr(), source, stream.descriptor, stream.kind)),
                     None => Err(PyErr::from(std::io::Error::from_raw_os_error(libc::EBADF))),
                 }
             }
             Err(error) => Err(error.into()),
         };
         match found {
-            Ok((holder, source, descriptor, short_reads_tell)) => {
+            Ok((holder, source, descriptor, kind)) => {
                 let mut core = core_of_loop(holder);
                 if core.is_null() {
                     core = core_of(holder); // which says so
                 }
-                (!core.is_null()).then_some(Place { holder, core, source, descriptor, short_reads_tell })
+                (!core.is_null()).then_some(Place { holder, core, source, descriptor, kind })
             }
             Err(error) => {
                 error.restore(py);
@@ -184,11 +198,11 @@ unsafe fn place(stream: *mut PyObject) -> Option<Place> {
     }
 }
 
-/// Takes what is remembered of the stream for one wait: `look` sees the stream, which is open or was.
-unsafe fn remembered<T>(stream: *mut PyObject, look: impl FnOnce(&Stream) -> T) -> Option<T> {
-    // SAFETY: the GIL is held and the object alive; no reference outlives this function.
+/// Shows a stream, which was [`place`]d and may be closed by now.
+unsafe fn remembered<T>(stream: *mut PyObject, look: impl FnOnce(&Stream) -> T) -> T {
+    // SAFETY: the GIL is held and the object alive, and a stream, as was looked at; no reference outlives this function.
     unsafe {
         let py = Python::assume_attached();
-        Borrowed::from_ptr(py, stream).cast::<Stream>().ok().map(|stream| look(stream.get()))
+        look(Borrowed::from_ptr(py, stream).cast_unchecked::<Stream>().get())
     }
 }

@@ -77,6 +77,8 @@ pub(super) unsafe extern "C" fn run(
 unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
     // SAFETY: whatever runs Python code is followed by a fresh look for the core, which may be gone.
     unsafe {
+        // Whether time has passed since the poll with which the turn began.
+        let mut late = true;
         loop {
             let Some(core) = alive(holder) else { return true };
             if let Err(error) = (*core).check_fork() {
@@ -87,8 +89,8 @@ unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
                 return true;
             }
             (*core).note_phase(Phase::Prepare);
-            tell(holder);
-            run_ready(holder);
+            late |= tell(holder);
+            run_ready(holder, late);
             let Some(core) = alive(holder) else { return true };
             let busy = (*core).is_busy();
             if (*core).stop || (!busy && (*core).references <= 0) {
@@ -108,7 +110,7 @@ unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
             }
             // Before anybody is told: who begins to watch meanwhile is told in the next turn, after what is ready then.
             (*core).note_phase(Phase::Check);
-            tell(holder);
+            late = tell(holder);
             if nowait || once {
                 return true;
             }
@@ -169,6 +171,7 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
             ffi::PyEval_RestoreThread(state);
             let Some(core) = alive(holder) else { return true };
             (*core).gave_up_at = monotonic();
+            (*core).hub.begin_turn();
         }
         match outcome {
             Ok(()) => true,
@@ -212,11 +215,12 @@ unsafe fn has_other_threads() -> bool {
     }
 }
 
-/// Runs those that are ready, also those that become it meanwhile, until the turn is over; at least one.
-unsafe fn run_ready(holder: *mut PyObject) {
+/// Runs those that are ready, also those that become it meanwhile, until the turn is over; at least one. The turn is counted
+/// from now if it is `late`.
+unsafe fn run_ready(holder: *mut PyObject, late: bool) {
     // SAFETY: as for `turns`.
     unsafe {
-        if let Some(core) = alive(holder) {
+        if late && let Some(core) = alive(holder) {
             (*core).hub.begin_turn();
         }
         loop {
@@ -243,7 +247,7 @@ unsafe fn run_ready(holder: *mut PyObject) {
                 Step::InHub | Step::Nothing => return,
             }
             let Some(core) = alive(holder) else { return };
-            if (*core).stop || !(*core).hub.may_hand_over() {
+            if (*core).stop || (*core).hub.waiters.ready_len() == 0 || !(*core).hub.may_hand_over() {
                 return;
             }
         }
@@ -316,22 +320,24 @@ unsafe fn call(holder: *mut PyObject, callback: *mut PyObject) {
     }
 }
 
-/// Tells watchers what was noted for them; those that are noted meanwhile come with the next turn.
-unsafe fn tell(holder: *mut PyObject) {
+/// Tells watchers what was noted for them; those that are noted meanwhile come with the next turn. Says whether there were any.
+unsafe fn tell(holder: *mut PyObject) -> bool {
     // SAFETY: as for `turns`.
     unsafe {
-        let Some(core) = alive(holder) else { return };
+        let Some(core) = alive(holder) else { return false };
         let mut left = (*core).pending.len();
+        let any = left > 0;
         while left > 0 {
             left -= 1;
-            let Some(core) = alive(holder) else { return };
-            let Some((number, bits)) = (*core).pending.pop_front() else { return };
+            let Some(core) = alive(holder) else { return any };
+            let Some((number, bits)) = (*core).pending.pop_front() else { return any };
             // It may have been stopped meanwhile.
             let Some(&object) = (*core).watchers.get(&number) else { continue };
             owned(object);
             watcher::fire(holder, object, bits);
             ffi::Py_DECREF(object);
         }
+        any
     }
 }
 

@@ -24,6 +24,8 @@ unsafe fn may_hand_over(thread: *mut Thread, core: *mut Core, hub: *mut PyGreenl
             && (*body(hub)).main == (*thread).main
             && !(*thread).hub_watches
             && (*core).between
+            // Asked before the clock is.
+            && (*core).hub.waiters.ready_len() > 0
             && (*core).hub.may_hand_over()
     }
 }

@@ -1,7 +1,5 @@
 //! An operation is tried, and the greenlet parked for as long as the kernel has nothing for it.
 
-use std::os::fd::RawFd;
-
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use weft_reactor::Ready;
@@ -19,11 +17,17 @@ pub(super) unsafe fn give_up_at(
     index: isize,
 ) -> Result<Option<u64>, ()> {
     // SAFETY: vectorcall's conventions.
+    unsafe { if count <= index { Ok(None) } else { instant_of(arguments.offset(index).read()) } }
+}
+
+/// When to give up, from seconds or None.
+pub(super) unsafe fn instant_of(limit: *mut PyObject) -> Result<Option<u64>, ()> {
+    // SAFETY: the GIL is held and the object alive.
     unsafe {
-        if count <= index || arguments.offset(index).read() == ffi::Py_None() {
+        if limit == ffi::Py_None() {
             return Ok(None);
         }
-        let seconds = ffi::PyFloat_AsDouble(arguments.offset(index).read());
+        let seconds = ffi::PyFloat_AsDouble(limit);
         if seconds == -1.0 && !ffi::PyErr_Occurred().is_null() {
             Err(())
         } else if seconds <= 0.0 {
@@ -49,7 +53,7 @@ pub(super) unsafe fn until_ready(
     // SAFETY: the stream, held by the caller, holds the loop.
     unsafe {
         let Place { holder, core, source, .. } = place;
-        let uncounted = remembered(stream, |known| !*known.referenced.get()) == Some(true);
+        let uncounted = remembered(stream, |known| !*known.referenced.get());
         // What `park` counts is taken off beforehand, and given back to a loop that is still there.
         (*core).references -= isize::from(uncounted);
         let outcome = park::park(holder, core, &Until::Source(source, direction), at, false);
@@ -68,7 +72,7 @@ pub(super) unsafe fn until_ready(
         });
         match outcome {
             Outcome::Failed => false,
-            Outcome::Woken if given_up == Some(true) => {
+            Outcome::Woken if given_up => {
                 park::raise_cancelled();
                 false
             }
@@ -94,7 +98,7 @@ unsafe fn may_be_ready(place: Place, direction: Ready) -> bool {
     unsafe { (*place.core).hub.reactor().ready(place.source).is_none_or(|ready| ready.has(direction)) }
 }
 
-/// Calls the kernel until it does not block; gives what it says, or `None` with an exception set.
+/// Calls the kernel until it does not block; gives what it says and where that was, or `None` with an exception set.
 ///
 /// # Safety
 ///
@@ -103,16 +107,16 @@ pub(super) unsafe fn attempt(
     stream: *mut PyObject,
     direction: Ready,
     at: Option<u64>,
-    mut operation: impl FnMut(RawFd) -> isize,
-) -> Option<isize> {
+    mut operation: impl FnMut(&Place) -> isize,
+) -> Option<(isize, Place)> {
     // SAFETY: the stream is held by the caller; `place` looks at it afresh after each park.
     unsafe {
         loop {
             let place = place(stream)?;
             if at == Some(NOT_AT_ALL) || may_be_ready(place, direction) {
-                let outcome = operation(place.descriptor);
+                let outcome = operation(&place);
                 if outcome >= 0 {
-                    return Some(outcome);
+                    return Some((outcome, place));
                 }
                 match *libc::__errno_location() {
                     libc::EAGAIN if at != Some(NOT_AT_ALL) => {

@@ -1,6 +1,6 @@
 //! What is done with streams: receiving, sending, and waiting for calls of the kernel that are made elsewhere.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::os::fd::RawFd;
 use std::ptr;
 
@@ -12,7 +12,7 @@ use weft_reactor::Ready;
 use super::super::class::check_count;
 use super::super::class::none;
 use super::attempt::{attempt, give_up_at, unless_asked_not_to, until_ready};
-use super::place;
+use super::{Kind, place};
 use crate::gil::GilCell;
 
 unsafe extern "C" {
@@ -24,18 +24,40 @@ const SMALL: usize = 64 << 10;
 
 static BUFFER: GilCell<[u8; SMALL]> = GilCell::new([0; SMALL]);
 
-unsafe fn was_short(stream: *mut PyObject, got: isize, wanted: usize, flags: i32) {
-    // SAFETY: the GIL is held; nothing ran since the stream was looked at.
+/// Reads what there is, up to `size` bytes, waiting for some; `None` with an exception set.
+unsafe fn receive(
+    stream: *mut PyObject,
+    room: *mut c_void,
+    size: usize,
+    flags: i32,
+    at: Option<u64>,
+) -> Option<isize> {
+    // SAFETY: the caller's room is its own until this returns, or stays alone on a stack that never goes on.
     unsafe {
+        let mut marked = false;
+        let (got, place) = attempt(stream, Ready::READ, at, |place| {
+            let flags = flags | libc::MSG_DONTWAIT;
+            if place.kind != Kind::Local {
+                return libc::recv(place.descriptor, room, size, flags);
+            }
+            let mut part = libc::iovec { iov_base: room, iov_len: size };
+            let mut message: libc::msghdr = std::mem::zeroed();
+            (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+            let got = libc::recvmsg(place.descriptor, &raw mut message, flags);
+            // There was no room for anything beside the bytes, and no need to have it.
+            marked = message.msg_flags & libc::MSG_CTRUNC != 0;
+            got
+        })?;
         // What is only looked at stays there, and urgent data comes by another way.
         if got > 0
-            && (got as usize) < wanted
+            && (got as usize) < size
             && flags & !libc::MSG_DONTWAIT == 0
-            && let Some(place) = place(stream)
-            && place.short_reads_tell
+            && !marked
+            && place.kind != Kind::Marked
         {
             (*place.core).hub.reactor().was_short(place.source);
         }
+        Some(got)
     }
 }
 
@@ -54,15 +76,32 @@ pub(in super::super) unsafe extern "C" fn recv(
             return ptr::null_mut();
         }
         let stream = arguments.read();
-        let Some((size, flags)) = size_and_flags(arguments, count) else { return ptr::null_mut() };
+        let Some((size, flags)) = size_and_flags(arguments.add(1), count - 1) else {
+            return ptr::null_mut();
+        };
         let Ok(at) = give_up_at(arguments, count, 3) else { return ptr::null_mut() };
+        bytes_received(stream, size, flags, at)
+    }
+}
+
+/// Up to `size` bytes as an object; null with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held; the caller holds the stream.
+pub(super) unsafe fn bytes_received(
+    stream: *mut PyObject,
+    size: usize,
+    flags: i32,
+    at: Option<u64>,
+) -> *mut PyObject {
+    // SAFETY: what is made here is given back, or stays alone on a stack that never goes on.
+    unsafe {
         let at = unless_asked_not_to(at, flags);
         if size <= SMALL {
-            let got = attempt(stream, Ready::READ, at, |descriptor| {
-                libc::recv(descriptor, BUFFER.get().cast(), size, flags | libc::MSG_DONTWAIT)
-            });
-            let Some(got) = got else { return ptr::null_mut() };
-            was_short(stream, got, size, flags);
+            let Some(got) = receive(stream, BUFFER.get().cast(), size, flags, at) else {
+                return ptr::null_mut();
+            };
             return ffi::PyBytes_FromStringAndSize(BUFFER.get().cast(), got);
         }
         let mut bytes = ffi::PyBytes_FromStringAndSize(ptr::null(), size as isize);
@@ -70,23 +109,20 @@ pub(in super::super) unsafe extern "C" fn recv(
             return bytes;
         }
         let room = ffi::PyBytes_AsString(bytes);
-        let got = attempt(stream, Ready::READ, at, |descriptor| {
-            libc::recv(descriptor, room.cast(), size, flags | libc::MSG_DONTWAIT)
-        });
-        let Some(got) = got else {
+        let Some(got) = receive(stream, room.cast(), size, flags, at) else {
             ffi::Py_DECREF(bytes);
             return ptr::null_mut();
         };
-        was_short(stream, got, size, flags);
         _PyBytes_Resize(&raw mut bytes, got);
         bytes
     }
 }
 
-unsafe fn size_and_flags(arguments: *const *mut PyObject, count: isize) -> Option<(usize, i32)> {
-    // SAFETY: vectorcall's conventions; at least two arguments.
+/// The arguments of `recv`; `None` with an exception set.
+pub(super) unsafe fn size_and_flags(arguments: *const *mut PyObject, count: isize) -> Option<(usize, i32)> {
+    // SAFETY: vectorcall's conventions; at least one argument.
     unsafe {
-        let size = ffi::PyLong_AsSsize_t(arguments.add(1).read());
+        let size = ffi::PyLong_AsSsize_t(arguments.read());
         if size == -1 && !ffi::PyErr_Occurred().is_null() {
             return None;
         }
@@ -94,11 +130,15 @@ unsafe fn size_and_flags(arguments: *const *mut PyObject, count: isize) -> Optio
             PyValueError::new_err("negative buffersize in recv").restore(Python::assume_attached());
             return None;
         };
-        Some((size, flags_argument(arguments, count, 2)?))
+        Some((size, flags_argument(arguments, count, 1)?))
     }
 }
 
-unsafe fn flags_argument(arguments: *const *mut PyObject, count: isize, index: isize) -> Option<i32> {
+pub(super) unsafe fn flags_argument(
+    arguments: *const *mut PyObject,
+    count: isize,
+    index: isize,
+) -> Option<i32> {
     // SAFETY: vectorcall's conventions.
     unsafe {
         if count <= index {
@@ -139,12 +179,9 @@ pub(in super::super) unsafe extern "C" fn recv_into(
         let at = unless_asked_not_to(at, flags);
         let Some(mut view) = view(arguments.add(1).read(), true) else { return ptr::null_mut() };
         let (room, size) = (view.buf, view.len as usize);
-        let got = attempt(stream, Ready::READ, at, |descriptor| {
-            libc::recv(descriptor, room, size, flags | libc::MSG_DONTWAIT)
-        });
+        let got = receive(stream, room, size, flags, at);
         ffi::PyBuffer_Release(&raw mut view);
         let Some(got) = got else { return ptr::null_mut() };
-        was_short(stream, got, size, flags);
         ffi::PyLong_FromSsize_t(got)
     }
 }
@@ -192,16 +229,34 @@ unsafe fn send_some(name: &CStr, arguments: *const *mut PyObject, count: isize, 
         let stream = arguments.read();
         let flags = flags_argument(arguments, count, 2)?;
         let Ok(at) = give_up_at(arguments, count, 3) else { return None };
+        sent(stream, arguments.add(1).read(), flags, at, all)
+    }
+}
+
+/// Sends what there is room for, or `all`; how much that was, or `None` with an exception set.
+///
+/// # Safety
+///
+/// The GIL is held; the caller holds the stream and the data.
+pub(super) unsafe fn sent(
+    stream: *mut PyObject,
+    data: *mut PyObject,
+    flags: i32,
+    at: Option<u64>,
+    all: bool,
+) -> Option<isize> {
+    // SAFETY: the view is given back, or stays alone on a stack that never goes on.
+    unsafe {
         let at = unless_asked_not_to(at, flags);
-        let mut view = view(arguments.add(1).read(), false)?;
+        let mut view = view(data, false)?;
         let (start, size) = (view.buf.cast_const().cast::<u8>(), view.len as usize);
         let mut sent = 0;
         let outcome = loop {
-            let outcome = attempt(stream, Ready::WRITE, at, |descriptor| {
+            let outcome = attempt(stream, Ready::WRITE, at, |place| {
                 let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-                libc::send(descriptor, start.add(sent).cast(), size - sent, flags)
+                libc::send(place.descriptor, start.add(sent).cast(), size - sent, flags)
             });
-            let Some(now) = outcome else { break None };
+            let Some((now, _)) = outcome else { break None };
             sent += now as usize;
             if !all || sent >= size {
                 break Some(sent as isize);
