@@ -10,6 +10,7 @@ from typing_extensions import Buffer, disjoint_base
 from weft.greenlet import greenlet
 
 __all__ = [
+    "add_socket_methods",
     "Coroutine",
     "Loop",
     "Stream",
