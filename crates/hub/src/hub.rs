@@ -11,9 +11,12 @@
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::time::Duration;
 
-use weft_reactor::{Event, Reactor, ReactorError, Ready, Sleep, SourceKey, TimerKey, Timers, WatchKey};
+use weft_reactor::{
+    Event, FileKey, FileState, Reactor, ReactorError, Ready, Sleep, SourceKey, TimerKey, Timers, WatchKey,
+};
 use weft_sys::clock::monotonic;
 
 use crate::{Remote, Sentry, WaiterKey, Waiters};
@@ -28,6 +31,8 @@ pub enum Occurrence {
     Timer(u64),
     /// A descriptor of [`Hub::tell_when`] with this number is ready for this.
     Ready(u64, Ready),
+    /// What is under the name of a [`Hub::tell_of_file`] with this number has changed.
+    File(u64),
     /// Another thread, or a signal, woke the hub.
     Woken,
 }
@@ -61,6 +66,7 @@ pub struct Hub<T> {
     /// By the registration's index.
     sources: Vec<AtSource>,
     watches: HashMap<WatchKey, Whom>,
+    files: HashMap<FileKey, u64>,
     remote: Remote,
     sentries: Vec<Sentry>,
     forks: u32,
@@ -84,6 +90,7 @@ impl<T> Hub<T> {
             timers: Timers::new(),
             sources: Vec::new(),
             watches: HashMap::new(),
+            files: HashMap::new(),
             remote,
             sentries: Vec::new(),
             forks: 0,
@@ -229,6 +236,30 @@ impl<T> Hub<T> {
         }
     }
 
+    // --- files --------------------------------------------------------------------------------------------------
+
+    /// Tells the driver at every poll that finds what is under a name changed, until [`unwatch_file`](Self::unwatch_file).
+    ///
+    /// # Errors
+    ///
+    /// As [`Reactor::watch_file`].
+    pub fn tell_of_file(
+        &mut self,
+        path: &Path,
+        period: Duration,
+        number: u64,
+    ) -> Result<FileKey, ReactorError> {
+        let key = self.reactor.watch_file(path, period)?;
+        self.files.insert(key, number);
+        Ok(key)
+    }
+
+    /// Ends it, and gives what was known last.
+    pub fn unwatch_file(&mut self, key: FileKey) -> Option<FileState> {
+        self.files.remove(&key);
+        self.reactor.unwatch_file(key)
+    }
+
     // --- turns --------------------------------------------------------------------------------------------------
 
     /// Whether a coroutine that parks may hand over to the next one: the turn is not over.
@@ -247,7 +278,7 @@ impl<T> Hub<T> {
         if self.waiters.ready_len() > 0 || self.reactor.is_always_ready() {
             return Some(Duration::ZERO);
         }
-        let at = self.timers.next_at()?;
+        let at = [self.timers.next_at(), self.reactor.next_look()].into_iter().flatten().min()?;
         Some(Duration::from_nanos(at.saturating_sub(monotonic())))
     }
 
@@ -278,7 +309,7 @@ impl<T> Hub<T> {
     ///
     /// [`ReactorError::Wait`].
     pub fn report(&mut self, sleep: Sleep, mut tell: impl FnMut(Occurrence)) -> Result<(), ReactorError> {
-        let Self { reactor, waiters, sources, watches, remote, .. } = self;
+        let Self { reactor, waiters, sources, watches, files, remote, .. } = self;
         let outcome = reactor.report(sleep, |event| match event {
             Event::Source(source, became) => {
                 let Some(&AtSource { reader, writer }) = sources.get(source.index()) else { return };
@@ -296,6 +327,11 @@ impl<T> Hub<T> {
                 Some(&Whom::Driver(number)) => tell(Occurrence::Ready(number, ready)),
                 None => {}
             },
+            Event::File(key) => {
+                if let Some(&number) = files.get(&key) {
+                    tell(Occurrence::File(number));
+                }
+            }
             Event::Woken => {
                 for key in remote.take() {
                     waiters.wake(key);

@@ -2,6 +2,7 @@
 //!
 //! * [`Reactor`]: descriptors, wake-ups from other threads, and one sleep for all of them.
 //! * [`Timers`]: a heap of instants; cancelled ones are left in it until they are too many.
+//! * [`FileState`]: what is under a name; told by the kernel where it does, else looked at from time to time.
 //! * [`signals`]: signals as something to wait for, without a signal handler that does any work.
 //! * [`ChildExit`]: the end of one child process; nobody else's status is ever taken.
 //!
@@ -9,6 +10,7 @@
 
 mod child;
 mod error;
+mod files;
 mod forks;
 mod reactor;
 mod ready;
@@ -20,6 +22,7 @@ mod watches;
 
 pub use child::{ChildExit, ExitStatus};
 pub use error::ReactorError;
+pub use files::{FileKey, FileState, FileStatus};
 pub use forks::forks;
 pub use reactor::{Event, Reactor, Sleep};
 pub use ready::Ready;

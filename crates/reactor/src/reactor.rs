@@ -1,16 +1,19 @@
 //! One sleep for everything.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use weft_sys::clock::monotonic;
 use weft_sys::epoll::{Epoll, EventFlags, Report, Reports};
 
+use crate::files::Files;
 use crate::forks::forks;
 use crate::sources::Sources;
 use crate::watches::Watches;
-use crate::{ReactorError, Ready, SourceKey, Waker, WatchKey};
+use crate::{FileKey, FileState, ReactorError, Ready, SourceKey, Waker, WatchKey};
 
 /// What a poll brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub enum Event {
     Source(SourceKey, Ready),
     /// A watched descriptor is ready for this.
     Watch(WatchKey, Ready),
+    /// What is under a watched name has changed, has come or gone.
+    File(FileKey),
     /// Somebody called [`Waker::wake`], or a signal came.
     Woken,
 }
@@ -29,6 +34,7 @@ pub struct Reactor {
     epoll: Arc<Epoll>,
     sources: Sources,
     watches: Option<Watches>,
+    files: Option<Box<Files>>,
     waker: Waker,
     reports: Reports,
     /// [`forks()`] when the kernel's set was made: in the child of a later one it is the parent's.
@@ -38,6 +44,7 @@ pub struct Reactor {
 /// Tokens that are no source's: no record has the last generation.
 const BELL: u64 = u64::MAX;
 const WATCHES: u64 = u64::MAX - 1;
+const FILES: u64 = u64::MAX - 2;
 
 /// A sleep that needs nothing of the reactor's, so that it can be slept without what guards the reactor.
 #[derive(Debug)]
@@ -67,6 +74,7 @@ impl Reactor {
             epoll: Arc::new(epoll),
             sources: Sources::default(),
             watches: None,
+            files: None,
             waker,
             reports: Reports::default(),
             forks: forks(),
@@ -166,6 +174,45 @@ impl Reactor {
         }
     }
 
+    /// Watches what is under a name, which need not exist, until [`unwatch_file`](Self::unwatch_file). Links are not followed,
+    /// except those on the way to it and, if it ends with a slash, the last one. A relative one begins where the process is now.
+    ///
+    /// Where the kernel does not tell of all changes it is looked at once in each `period`, by polls.
+    ///
+    /// # Errors
+    ///
+    /// [`ReactorError::Create`], only in a forked child.
+    pub fn watch_file(&mut self, path: &Path, period: Duration) -> Result<FileKey, ReactorError> {
+        self.after_fork()?;
+        Ok(self.files.get_or_insert_default().add((&self.epoll, FILES), path, period))
+    }
+
+    /// Ends it, and gives what was known last; `None` if it was ended before.
+    pub fn unwatch_file(&mut self, key: FileKey) -> Option<FileState> {
+        if self.after_fork().is_err() {
+            // Without a set of its own: the parent's is left as it is.
+            return self.file(key);
+        }
+        let files = self.files.as_mut()?;
+        let state = files.remove(&self.epoll, key);
+        if files.is_empty() {
+            self.files = None;
+        }
+        state
+    }
+
+    /// What is known of a watched file, as of the last poll.
+    pub fn file(&self, key: FileKey) -> Option<FileState> {
+        self.files.as_ref()?.state(key)
+    }
+
+    /// When a file has to be looked at though the kernel tells nothing: an instant of the monotonic clock, in nanoseconds. Whoever
+    /// sleeps by [`prepare`](Self::prepare) should not sleep longer; [`poll`](Self::poll) does not.
+    #[inline]
+    pub fn next_look(&mut self) -> Option<u64> {
+        self.files.as_mut().and_then(|files| files.next_at())
+    }
+
     /// Whether something is ready that the kernel will not tell of, so that there is nothing to sleep for.
     pub fn is_always_ready(&self) -> bool {
         self.watches.as_ref().is_some_and(Watches::is_always_ready)
@@ -178,8 +225,10 @@ impl Reactor {
     ///
     /// [`ReactorError::Wait`].
     pub fn poll(&mut self, patience: Option<Duration>, each: impl FnMut(Event)) -> Result<(), ReactorError> {
+        let patience = if self.is_always_ready() { Some(Duration::ZERO) } else { patience };
+        let until_look = self.next_look().map(|at| Duration::from_nanos(at.saturating_sub(monotonic())));
         let mut sleep = self.prepare();
-        sleep.sleep(if self.is_always_ready() { Some(Duration::ZERO) } else { patience });
+        sleep.sleep(patience.into_iter().chain(until_look).min());
         self.report(sleep, each)
     }
 
@@ -195,6 +244,7 @@ impl Reactor {
     /// [`ReactorError::Wait`].
     pub fn report(&mut self, sleep: Sleep, mut each: impl FnMut(Event)) -> Result<(), ReactorError> {
         let mut look_at_watches = self.is_always_ready();
+        let mut told_of_files = false;
         for Report { token, flags } in sleep.reports.iter() {
             match token {
                 BELL => {
@@ -202,6 +252,7 @@ impl Reactor {
                     each(Event::Woken);
                 }
                 WATCHES => look_at_watches = true,
+                FILES => told_of_files = true,
                 _ => {
                     let key = SourceKey::from_token(token);
                     if let Some(ready) = self.sources.ready_mut(key) {
@@ -216,6 +267,9 @@ impl Reactor {
         self.reports.clear();
         if look_at_watches && let Some(watches) = &mut self.watches {
             watches.poll(|key, ready| each(Event::Watch(key, ready)));
+        }
+        if let Some(files) = &mut self.files {
+            files.poll((&self.epoll, FILES), told_of_files, |key| each(Event::File(key)));
         }
         match sleep.outcome {
             Ok(()) | Err(Errno::INTR) => Ok(()),
@@ -244,6 +298,9 @@ impl Reactor {
         if let Some(watches) = &mut self.watches {
             watches.renew();
             self.epoll.add(watches.epoll().as_fd(), WATCHES, EventFlags::IN).map_err(ReactorError::Create)?;
+        }
+        if let Some(files) = &mut self.files {
+            files.renew();
         }
         self.forks = forks;
         Ok(())
