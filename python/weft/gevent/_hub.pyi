@@ -1,8 +1,9 @@
 """The native half of `weft.gevent`: the loop, its watchers, what greenlets wait for, and sockets that park."""
 
 from collections.abc import Callable, Iterable, Iterator
+from os import PathLike, stat_result
 from types import CodeType
-from typing import Any, Self, final
+from typing import Any, Self, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -12,17 +13,23 @@ __all__ = [
     "Coroutine",
     "Loop",
     "Stream",
+    "async_",
     "callback",
     "check_generator",
+    "child",
     "current_coroutine",
     "get_hub",
     "get_hub_if_exists",
+    "io",
     "own_greenlet",
     "set_arranger",
     "set_exceptions",
     "set_face",
     "set_hub",
     "set_hub_class",
+    "signal",
+    "stat",
+    "timer",
     "waits_for",
     "watcher",
 ]
@@ -111,14 +118,9 @@ class watcher:
     callback: Callable[..., Any] | None
     ref: bool
     priority: int
-    fd: int
-    events: int
     def start(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None: ...
-    def again(self, callback: Callable[..., Any], *args: Any, update: bool = True) -> None: ...
     def stop(self) -> None: ...
     def close(self) -> None: ...
-    def send(self) -> None: ...
-    def send_ignoring_arg(self, _ignored: object) -> None: ...
     def feed(self, revents: int, callback: Callable[..., Any], *args: Any) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, _kind: object, _value: object, _tb: object) -> None: ...
@@ -129,16 +131,57 @@ class watcher:
     @property
     def pending(self) -> bool: ...
     args: tuple[Any, ...] | None
+
+@final
+class io(watcher):
+    fd: int
+    events: int
+
+@final
+class timer(watcher):
+    def again(self, callback: Callable[..., Any], *args: Any, update: bool = True) -> None: ...
     @property
     def at(self) -> float: ...
+
+@final
+class async_(watcher):
+    def send(self) -> None: ...
+    def send_ignoring_arg(self, _ignored: object) -> None: ...
+
+@final
+class child(watcher):
     @property
     def pid(self) -> int: ...
     @property
     def rpid(self) -> int: ...
     @property
     def rstatus(self) -> int: ...
+
+@final
+class signal(watcher):
     @property
     def signum(self) -> int: ...
+
+@final
+class stat(watcher):
+    @property
+    def path(self) -> str | bytes | PathLike[Any]: ...
+    @property
+    def _paths(self) -> bytes: ...
+    @property
+    def interval(self) -> float: ...
+    @property
+    def attr(self) -> stat_result | None: ...
+    @property
+    def prev(self) -> stat_result | None: ...
+
+# A loop has methods of the same names.
+_Io: TypeAlias = io
+_Timer: TypeAlias = timer
+_Async: TypeAlias = async_
+_Child: TypeAlias = child
+_Signal: TypeAlias = signal
+_Stat: TypeAlias = stat
 
 @disjoint_base
 class Loop:
@@ -158,13 +201,20 @@ class Loop:
     def run_callback(self, callback: Callable[..., Any], *args: Any) -> callback: ...
     def run_callback_threadsafe(self, callback: Callable[..., Any], *args: Any) -> callback: ...
     def set_greenlet(self, greenlet: greenlet | None) -> None: ...
-    def io(self, fd: int, events: int, ref: bool = True, priority: int | None = None) -> watcher: ...
+    def io(self, fd: int, events: int, ref: bool = True, priority: int | None = None) -> _Io: ...
     def timer(
         self, after: float, repeat: float = 0.0, ref: bool = True, priority: int | None = None
-    ) -> watcher: ...
-    def async_(self, ref: bool = True, priority: int | None = None) -> watcher: ...
-    def child(self, pid: int, trace: int = 0, ref: bool = True) -> watcher: ...
-    def signal(self, signum: int, ref: bool = True, priority: int | None = None) -> watcher: ...
+    ) -> _Timer: ...
+    def async_(self, ref: bool = True, priority: int | None = None) -> _Async: ...
+    def child(self, pid: int, trace: int = 0, ref: bool = True) -> _Child: ...
+    def signal(self, signum: int, ref: bool = True, priority: int | None = None) -> _Signal: ...
+    def stat(
+        self,
+        path: str | bytes | PathLike[Any],
+        interval: float = 0.0,
+        ref: bool = True,
+        priority: int | None = None,
+    ) -> _Stat: ...
     def prepare(self, ref: bool = True, priority: int | None = None) -> watcher: ...
     def check(self, ref: bool = True, priority: int | None = None) -> watcher: ...
     def idle(self, ref: bool = True, priority: int | None = None) -> watcher: ...

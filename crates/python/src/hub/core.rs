@@ -178,6 +178,7 @@ impl Core {
                     }
                     self.pending.push_back((number, bits));
                 }
+                Occurrence::File(number) => self.pending.push_back((number, STAT)),
                 Occurrence::Woken => self.note_woken(),
             }
         }
@@ -252,6 +253,7 @@ fn keep_freed_memory() {
 // What libev calls its events.
 pub(super) const TIMER: i32 = 0x100;
 pub(super) const SIGNAL: i32 = 0x400;
+pub(super) const STAT: i32 = 0x1000;
 pub(super) const IDLE: i32 = 0x2000;
 pub(super) const PREPARE: i32 = 0x4000;
 pub(super) const CHECK: i32 = 0x8000;

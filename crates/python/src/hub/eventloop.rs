@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::ptr;
 
+use pyo3::PyClass;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::ffi::{self, PyObject};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -14,7 +15,9 @@ use super::callback::Callback;
 use super::class::check_count;
 use super::core::{Core, Item, Phase};
 use super::kind::Kind;
+use super::stat::Stat;
 use super::watcher::Watcher;
+use super::watchers::{Asynchronous, Child, Io, Signal, Timer};
 use crate::gil::GilCell;
 use crate::greenlet::object::is_greenlet;
 
@@ -132,11 +135,24 @@ impl Loop {
         self.core(py).ok_or_else(destroyed)
     }
 
-    fn watcher(slf: &Bound<'_, Self>, kind: Kind, referenced: bool) -> PyResult<Py<Watcher>> {
+    fn watcher(slf: &Bound<'_, Self>, kind: Kind, referenced: bool) -> PyResult<Watcher> {
         let core = slf.get().open(slf.py())?;
         // SAFETY: with the GIL, for this statement.
         let number = unsafe { (*core).new_number() };
-        Py::new(slf.py(), Watcher::new(slf.clone().unbind(), kind, number, referenced))
+        Ok(Watcher::new(slf.clone().unbind(), kind, number, referenced))
+    }
+
+    /// A watcher whose class has what only its kind has.
+    fn special<T>(slf: &Bound<'_, Self>, kind: Kind, referenced: bool, special: T) -> PyResult<Py<T>>
+    where
+        T: PyClass<BaseType = Watcher>,
+    {
+        let watcher = Self::watcher(slf, kind, referenced)?;
+        Py::new(slf.py(), PyClassInitializer::from(watcher).add_subclass(special))
+    }
+
+    fn at_phase(slf: &Bound<'_, Self>, phase: Phase, referenced: bool) -> PyResult<Py<Watcher>> {
+        Py::new(slf.py(), Self::watcher(slf, Kind::Phase(phase), referenced)?)
     }
 }
 
@@ -204,7 +220,7 @@ impl Loop {
         events: i32,
         r#ref: bool,
         priority: Option<i32>,
-    ) -> PyResult<Py<Watcher>> {
+    ) -> PyResult<Py<Io>> {
         let _ = priority;
         if fd < 0 {
             return Err(PyValueError::new_err(format!("fd must be non-negative: {fd}")));
@@ -212,7 +228,7 @@ impl Loop {
         if events & !3 != 0 {
             return Err(PyValueError::new_err(format!("illegal event mask: {events}")));
         }
-        Self::watcher(slf, Kind::Io { descriptor: fd, events, watch: None }, r#ref)
+        Self::special(slf, Kind::Io { descriptor: fd, events, watch: None }, r#ref, Io)
     }
 
     #[pyo3(signature = (after, repeat = 0.0, r#ref = true, priority = None))]
@@ -222,29 +238,29 @@ impl Loop {
         repeat: f64,
         r#ref: bool,
         priority: Option<i32>,
-    ) -> PyResult<Py<Watcher>> {
+    ) -> PyResult<Py<Timer>> {
         let _ = priority;
         if repeat < 0.0 || repeat.is_nan() || after.is_nan() {
             return Err(PyValueError::new_err(format!("repeat must be positive or zero: {repeat}")));
         }
-        Self::watcher(slf, Kind::Timer { after, repeat, at: 0, timer: None }, r#ref)
+        Self::special(slf, Kind::Timer { after, repeat, at: 0, timer: None }, r#ref, Timer)
     }
 
     #[pyo3(name = "async_", signature = (r#ref = true, priority = None))]
-    fn asynchronous(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
+    fn asynchronous(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Asynchronous>> {
         let _ = priority;
-        Self::watcher(slf, Kind::Async, r#ref)
+        Self::special(slf, Kind::Async, r#ref, Asynchronous)
     }
 
     #[pyo3(signature = (pid, trace = 0, r#ref = true))]
-    fn child(slf: &Bound<'_, Self>, pid: i32, trace: i32, r#ref: bool) -> PyResult<Py<Watcher>> {
+    fn child(slf: &Bound<'_, Self>, pid: i32, trace: i32, r#ref: bool) -> PyResult<Py<Child>> {
         let _ = trace;
         if !slf.get().default {
             return Err(pyo3::exceptions::PyTypeError::new_err(
                 "child watchers are only available on the default loop",
             ));
         }
-        Self::watcher(slf, Kind::Child { pid, child: None, watch: None, rpid: 0, rstatus: 0 }, r#ref)
+        Self::special(slf, Kind::Child { pid, child: None, watch: None, rpid: 0, rstatus: 0 }, r#ref, Child)
     }
 
     #[pyo3(signature = (signum, r#ref = true, priority = None))]
@@ -253,36 +269,49 @@ impl Loop {
         signum: i32,
         r#ref: bool,
         priority: Option<i32>,
-    ) -> PyResult<Py<Watcher>> {
+    ) -> PyResult<Py<Signal>> {
         let _ = priority;
         if !(1..=64).contains(&signum) {
             return Err(PyValueError::new_err(format!("illegal signal number: {signum}")));
         }
-        Self::watcher(slf, Kind::Signal { signal: signum }, r#ref)
+        Self::special(slf, Kind::Signal { signal: signum }, r#ref, Signal)
+    }
+
+    #[pyo3(signature = (path, interval = 0.0, r#ref = true, priority = None))]
+    fn stat(
+        slf: &Bound<'_, Self>,
+        path: &Bound<'_, PyAny>,
+        interval: f64,
+        r#ref: bool,
+        priority: Option<i32>,
+    ) -> PyResult<Py<Stat>> {
+        let _ = priority;
+        let (kind, special) = Stat::prepare(path, interval)?;
+        Self::special(slf, kind, r#ref, special)
     }
 
     #[pyo3(signature = (r#ref = true, priority = None))]
     fn prepare(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
         let _ = priority;
-        Self::watcher(slf, Kind::Phase(Phase::Prepare), r#ref)
+        Self::at_phase(slf, Phase::Prepare, r#ref)
     }
 
     #[pyo3(signature = (r#ref = true, priority = None))]
     fn check(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
         let _ = priority;
-        Self::watcher(slf, Kind::Phase(Phase::Check), r#ref)
+        Self::at_phase(slf, Phase::Check, r#ref)
     }
 
     #[pyo3(signature = (r#ref = true, priority = None))]
     fn idle(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
         let _ = priority;
-        Self::watcher(slf, Kind::Phase(Phase::Idle), r#ref)
+        Self::at_phase(slf, Phase::Idle, r#ref)
     }
 
     #[pyo3(signature = (r#ref = true, priority = None))]
     fn fork(slf: &Bound<'_, Self>, r#ref: bool, priority: Option<i32>) -> PyResult<Py<Watcher>> {
         let _ = priority;
-        Self::watcher(slf, Kind::Phase(Phase::Fork), r#ref)
+        Self::at_phase(slf, Phase::Fork, r#ref)
     }
 
     /// Say that a descriptor is about to be closed: whoever watches it is told, and finds out by trying.

@@ -1,11 +1,14 @@
 //! What a watcher watches, and how the hub is told to watch it.
 
+use std::time::Duration;
+
 use pyo3::prelude::*;
 use weft_reactor::signals::Listener;
-use weft_reactor::{ChildExit, Ready, TimerKey, WatchKey};
+use weft_reactor::{ChildExit, FileState, Ready, TimerKey, WatchKey};
 
 use super::core::{Core, Phase, READ, WRITE};
 use super::eventloop::to_exception;
+use super::stat::{INTERVAL, Watched};
 
 /// What is watched.
 #[derive(Debug)]
@@ -15,6 +18,7 @@ pub(super) enum Kind {
     Async,
     Child { pid: i32, child: Option<ChildExit>, watch: Option<WatchKey>, rpid: i32, rstatus: i32 },
     Signal { signal: i32 },
+    Stat(Watched),
     Phase(Phase),
 }
 
@@ -47,6 +51,13 @@ impl Kind {
                 };
                 listener.watch(*signal).map_err(|error| to_exception(&error))?;
                 core.signals.push((*signal, number));
+            }
+            Self::Stat(watched) => {
+                watched.settle_interval();
+                let interval = if watched.interval == 0.0 { INTERVAL } else { watched.interval };
+                let period = Duration::from_nanos(nanoseconds(interval));
+                let key = core.hub.tell_of_file(&watched.path, period, number);
+                watched.key = Some(key.map_err(|error| to_exception(&error))?);
             }
             Self::Phase(phase) => core.phases.push((*phase, number)),
             Self::Async => {}
@@ -87,6 +98,12 @@ impl Kind {
                     listener.unwatch(*signal);
                 }
             }
+            Self::Stat(watched) => {
+                if let Some(state) = watched.key.take().and_then(|key| core.hub.unwatch_file(key)) {
+                    let before = state.before.or(watched.state.before);
+                    watched.state = FileState { before, ..state };
+                }
+            }
             Self::Phase(_) => core.phases.retain(|&(_, known)| known != number),
             Self::Async => core.sent.retain(|&known| known != number),
         }
@@ -100,10 +117,36 @@ impl Kind {
             Self::Async => "async_",
             Self::Child { .. } => "child",
             Self::Signal { .. } => "signal",
+            Self::Stat(_) => "stat",
             Self::Phase(Phase::Prepare) => "prepare",
             Self::Phase(Phase::Check) => "check",
             Self::Phase(Phase::Idle) => "idle",
             Self::Phase(Phase::Fork) => "fork",
+        }
+    }
+
+    /// What is watched, for people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Io { descriptor, events, .. } => {
+                let names = ["NONE", "READ", "WRITE", "READ|WRITE"][(events & 3) as usize];
+                format!(" fd={descriptor} events={names}")
+            }
+            Self::Timer { after, repeat, .. } => format!(" after={after:?} repeat={repeat:?}"),
+            Self::Child { pid, rstatus, .. } => format!(" pid={pid} rstatus={rstatus}"),
+            Self::Signal { signal } => format!(" signum={signal}"),
+            Self::Stat(Watched { path, interval, .. }) => format!(" path={path:?} interval={interval:?}"),
+            Self::Async | Self::Phase(_) => String::new(),
+        }
+    }
+
+    /// Its loop is gone, and with it what was watched.
+    pub(super) fn forget(&mut self) {
+        match self {
+            Self::Io { watch, .. } | Self::Child { watch, .. } => *watch = None,
+            Self::Timer { timer, .. } => *timer = None,
+            Self::Stat(watched) => watched.key = None,
+            Self::Signal { .. } | Self::Async | Self::Phase(_) => {}
         }
     }
 }

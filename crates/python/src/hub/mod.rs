@@ -6,7 +6,8 @@
 //! * [`coroutine`], [`mod@step`]: generators as coroutines without a stack of their own.
 //! * [`stream`]: sockets that read and write without the hub's hearing of it, as long as nothing blocks.
 //! * [`local`]: attributes of greenlet-local objects.
-//! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see; [`kind`]: what watchers watch.
+//! * [`eventloop`], [`watcher`], [`callback`]: the objects that programs see.
+//! * [`kind`]: what watchers watch; [`watchers`], [`mod@stat`] what each kind has of its own; [`fire`] how one is called.
 //! * [`mod@here`]: the hub of the calling thread; [`ready`]: what comes next, for the hub and for who hands over.
 //! * [`spawned`]: greenlets that the hub starts, [`tree`] who made them; [`waiter`]: a meeting of two.
 //! * [`linkable`]: [`event`]s, [`async_result`]s and [`semaphore`]s, [`links`] whom they tell; [`gather`]: waiting for many.
@@ -30,6 +31,7 @@ mod coroutine;
 mod event;
 mod eventloop;
 mod faces;
+mod fire;
 mod gather;
 mod here;
 mod kind;
@@ -43,6 +45,7 @@ mod queue;
 mod ready;
 mod semaphore;
 mod spawned;
+mod stat;
 mod step;
 mod stream;
 mod timeout;
@@ -50,6 +53,7 @@ mod tree;
 mod turns;
 mod waiter;
 mod watcher;
+mod watchers;
 
 use pyo3::ffi::{self, PyMethodDef};
 use pyo3::prelude::*;
@@ -107,6 +111,12 @@ pub(crate) fn init(native: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add_class::<eventloop::Loop>()?;
     module.add_class::<watcher::Watcher>()?;
+    module.add_class::<watchers::Io>()?;
+    module.add_class::<watchers::Timer>()?;
+    module.add_class::<watchers::Asynchronous>()?;
+    module.add_class::<watchers::Child>()?;
+    module.add_class::<watchers::Signal>()?;
+    module.add_class::<stat::Stat>()?;
     module.add_class::<callback::Callback>()?;
     module.add_class::<stream::Stream>()?;
     module.add_function(wrap_pyfunction!(park::set_exceptions, &module)?)?;

@@ -12,7 +12,7 @@ use super::callback::Callback;
 use super::core::{Core, Phase};
 use super::eventloop::{core_of, core_of_loop, is_default, loop_argument};
 use super::ready::{self, Step};
-use super::{linkable, queue, step, timeout, watcher};
+use super::{fire, linkable, queue, step, timeout};
 use crate::ffi::current_thread_state;
 use crate::greenlet::object::{PyGreenlet, SavedError, owned};
 use crate::greenlet::parcel::Parcel;
@@ -329,7 +329,7 @@ unsafe fn tell(holder: *mut PyObject) {
             // It may have been stopped meanwhile.
             let Some(&object) = (*core).watchers.get(&number) else { continue };
             owned(object);
-            watcher::fire(holder, object, bits);
+            fire::fire(holder, object, bits);
             ffi::Py_DECREF(object);
         }
     }

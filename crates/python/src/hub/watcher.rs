@@ -1,34 +1,30 @@
 //! Watchers: objects that have a function called each time something happens.
 //!
 //! An active watcher is held by its loop. Its number stands for it in the hub; once it is stopped, what is still to be said
-//! of that number is said to nobody.
-
-use std::ptr;
+//! of that number is said to nobody. What only some kinds have is in [`watchers`](super::watchers) and [`stat`](super::stat).
 
 use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
-use pyo3::ffi::{self, PyObject};
+use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use weft_reactor::{ChildExit, ExitStatus};
 
-use super::core::{Core, TIMER};
+use super::core::Core;
 use super::eventloop::Loop;
-use super::kind::{Kind, nanoseconds};
-use super::turns;
+use super::kind::Kind;
 use crate::gil::GilCell;
 use crate::greenlet::object::owned;
 
 #[derive(Debug)]
-struct State {
-    kind: Kind,
-    callback: Option<Py<PyAny>>,
-    arguments: Option<Py<PyTuple>>,
-    active: bool,
+pub(super) struct State {
+    pub(super) kind: Kind,
+    pub(super) callback: Option<Py<PyAny>>,
+    pub(super) arguments: Option<Py<PyTuple>>,
+    pub(super) active: bool,
     closed: bool,
     referenced: bool,
     /// Whether the first argument is to be what happened.
-    pass_events: bool,
+    pub(super) pass_events: bool,
     priority: i32,
 }
 
@@ -37,7 +33,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Watcher {
     holder: Py<Loop>,
-    number: u64,
+    pub(super) number: u64,
     state: GilCell<State>,
 }
 
@@ -64,12 +60,12 @@ impl Watcher {
 
     /// The state. Not to be kept over anything that may run Python code.
     #[allow(clippy::mut_from_ref, reason = "guarded by the GIL, as the type says")]
-    fn state(&self, _py: Python<'_>) -> &mut State {
+    pub(super) fn state(&self, _py: Python<'_>) -> &mut State {
         // SAFETY: with the GIL, as `_py` shows; callers keep it over nothing that runs Python code.
         unsafe { &mut *self.state.get() }
     }
 
-    fn core(&self, py: Python<'_>) -> PyResult<*mut Core> {
+    pub(super) fn core(&self, py: Python<'_>) -> PyResult<*mut Core> {
         self.holder.get().core(py).ok_or_else(|| PyValueError::new_err("operation on destroyed loop"))
     }
 
@@ -79,9 +75,7 @@ impl Watcher {
         let dropped = unsafe {
             let state = &mut *self.state.get();
             state.active = false;
-            if let Kind::Io { watch, .. } | Kind::Child { watch, .. } = &mut state.kind {
-                *watch = None;
-            }
+            state.kind.forget();
             (state.callback.take(), state.arguments.take())
         };
         drop(dropped);
@@ -97,7 +91,7 @@ impl Watcher {
         unsafe { self.state(py).kind.disarm(&mut *core, self.number) };
     }
 
-    fn deactivate(slf: &Bound<'_, Self>) {
+    pub(super) fn deactivate(slf: &Bound<'_, Self>) {
         let (this, py) = (slf.get(), slf.py());
         if !this.state(py).active {
             return;
@@ -117,7 +111,7 @@ impl Watcher {
         }
     }
 
-    fn begin(
+    pub(super) fn begin(
         slf: &Bound<'_, Self>,
         callback: Py<PyAny>,
         arguments: &Bound<'_, PyTuple>,
@@ -157,103 +151,8 @@ impl Watcher {
         Ok(())
     }
 
-    fn kind_error(&self, py: Python<'_>, name: &str) -> PyErr {
-        PyAttributeError::new_err(format!("a watcher of kind {:?} has no {name}", self.kind_name(py)))
-    }
-
     fn kind_name(&self, py: Python<'_>) -> &'static str {
         self.state(py).kind.name()
-    }
-}
-
-/// Calls what a watcher is to call; `bits` say what happened.
-///
-/// # Safety
-///
-/// The GIL is held; both objects are alive and held by the caller, `object` is a watcher.
-pub(super) unsafe fn fire(holder: *mut PyObject, object: *mut PyObject, bits: i32) {
-    // SAFETY: everything is raw before anything can switch.
-    unsafe {
-        let Some((callback, arguments)) = prepare(object, bits) else { return };
-        let result = if arguments.is_null() {
-            ptr::null_mut()
-        } else {
-            ffi::PyObject_Call(callback, arguments, ptr::null_mut())
-        };
-        if result.is_null() {
-            turns::handle_error(holder, object);
-        } else {
-            ffi::Py_DECREF(result);
-        }
-        ffi::Py_DECREF(callback);
-        ffi::Py_XDECREF(arguments);
-    }
-}
-
-/// What to call, both owned; arguments are null if an exception is set. `None` if there is nothing to call.
-unsafe fn prepare(object: *mut PyObject, bits: i32) -> Option<(*mut PyObject, *mut PyObject)> {
-    // SAFETY: with the GIL; a live watcher.
-    unsafe {
-        let py = Python::assume_attached();
-        let watcher = Borrowed::from_ptr(py, object).cast::<Watcher>().ok()?;
-        let this = watcher.get();
-        let core = this.core(py).ok()?;
-        let mut ends = false;
-        match &mut this.state(py).kind {
-            Kind::Timer { repeat, at, timer, .. } if bits & TIMER != 0 => {
-                if *repeat > 0.0 {
-                    // In step with the clock, unless it was late by more than a round.
-                    *at = (*at + nanoseconds(*repeat)).max((*core).hub.now());
-                    *timer = Some((*core).hub.tell_at(*at, this.number));
-                } else {
-                    *timer = None;
-                    ends = true;
-                }
-            }
-            Kind::Child { pid, child, rpid, rstatus, .. } => match child.as_ref().map(ChildExit::try_reap) {
-                Some(Ok(Some(status))) => {
-                    *rpid = *pid;
-                    // Of one that somebody else waited for nothing is known but that it ended.
-                    *rstatus = match status {
-                        ExitStatus::Taken => 0,
-                        known => known.raw().unwrap_or(0),
-                    };
-                    ends = true;
-                }
-                _ => return None,
-            },
-            _ => {}
-        }
-        let callback = this.state(py).callback.as_ref().map(|it| it.clone_ref(py))?.into_ptr();
-        let arguments = this.state(py).arguments.as_ref().map(|it| it.clone_ref(py));
-        let arguments =
-            arguments.map_or_else(|| owned(crate::greenlet::types::errors().empty_tuple), Py::into_ptr);
-        let arguments = if this.state(py).pass_events { with_events(arguments, bits) } else { arguments };
-        if ends {
-            Watcher::deactivate(&watcher);
-            // Its function is called once, so nothing of it is kept.
-            let state = this.state(py);
-            let (old_callback, old_arguments) = (state.callback.take(), state.arguments.take());
-            drop((old_callback, old_arguments));
-        }
-        Some((callback, arguments))
-    }
-}
-
-/// The arguments with the first one replaced by the events; takes a reference and gives one.
-unsafe fn with_events(arguments: *mut PyObject, bits: i32) -> *mut PyObject {
-    // SAFETY: an owned tuple.
-    unsafe {
-        let count = ffi::PyTuple_GET_SIZE(arguments);
-        let tuple = ffi::PyTuple_New(count.max(1));
-        if !tuple.is_null() {
-            ffi::PyTuple_SET_ITEM(tuple, 0, ffi::PyLong_FromLong((bits & 0xff).into()));
-            for index in 1..count {
-                ffi::PyTuple_SET_ITEM(tuple, index, owned(ffi::PyTuple_GET_ITEM(arguments, index)));
-            }
-        }
-        ffi::Py_DECREF(arguments);
-        tuple
     }
 }
 
@@ -288,38 +187,6 @@ impl Watcher {
         Self::begin(slf, callback, args, pass_events)
     }
 
-    /// Of a timer: start again with its interval; stop it if it has none.
-    #[pyo3(signature = (callback, *args, update = true))]
-    fn again(
-        slf: &Bound<'_, Self>,
-        callback: Py<PyAny>,
-        args: &Bound<'_, PyTuple>,
-        update: bool,
-    ) -> PyResult<()> {
-        let (this, py) = (slf.get(), slf.py());
-        let core = this.core(py)?;
-        let Kind::Timer { after, repeat, .. } = &mut this.state(py).kind else {
-            return Err(this.kind_error(py, "again"));
-        };
-        let (before, interval) = (*after, *repeat);
-        if update {
-            // SAFETY: with the GIL, for this statement.
-            unsafe { (*core).hub.update_now() };
-        }
-        Self::deactivate(slf);
-        if interval > 0.0 {
-            if let Kind::Timer { after, .. } = &mut this.state(py).kind {
-                *after = interval;
-            }
-            let started = Self::begin(slf, callback, args, false);
-            if let Kind::Timer { after, .. } = &mut this.state(py).kind {
-                *after = before;
-            }
-            return started;
-        }
-        Ok(())
-    }
-
     /// Call nothing any more.
     fn stop(slf: &Bound<'_, Self>) {
         Self::deactivate(slf);
@@ -345,28 +212,6 @@ impl Watcher {
         _tb: &Bound<'_, PyAny>,
     ) {
         Self::close(slf);
-    }
-
-    /// Of an asynchronous watcher: have it called, from any thread.
-    fn send(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (this, py) = (slf.get(), slf.py());
-        if !matches!(this.state(py).kind, Kind::Async) {
-            return Err(this.kind_error(py, "send"));
-        }
-        let core = this.core(py)?;
-        // SAFETY: with the GIL, for these statements.
-        unsafe {
-            if this.state(py).active && !(*core).sent.contains(&this.number) {
-                (*core).sent.push(this.number);
-            }
-            (*core).hub.remote().nudge();
-        }
-        Ok(())
-    }
-
-    /// The same, whatever the argument.
-    fn send_ignoring_arg(slf: &Bound<'_, Self>, _ignored: &Bound<'_, PyAny>) -> PyResult<()> {
-        Self::send(slf)
     }
 
     /// Have it called as if that had happened.
@@ -471,110 +316,10 @@ impl Watcher {
         Ok(())
     }
 
-    #[getter]
-    fn fd(&self, py: Python<'_>) -> PyResult<i32> {
-        match self.state(py).kind {
-            Kind::Io { descriptor, .. } => Ok(descriptor),
-            _ => Err(self.kind_error(py, "fd")),
-        }
-    }
-
-    #[setter]
-    fn set_fd(&self, py: Python<'_>, fd: i32) -> PyResult<()> {
-        let state = self.state(py);
-        if state.active {
-            return Err(PyAttributeError::new_err(
-                "'io' watcher attribute 'fd' is read-only while watcher is active",
-            ));
-        }
-        match &mut state.kind {
-            Kind::Io { descriptor, .. } => {
-                *descriptor = fd;
-                Ok(())
-            }
-            _ => Err(self.kind_error(py, "fd")),
-        }
-    }
-
-    #[getter]
-    fn events(&self, py: Python<'_>) -> PyResult<i32> {
-        match self.state(py).kind {
-            Kind::Io { events, .. } => Ok(events),
-            _ => Err(self.kind_error(py, "events")),
-        }
-    }
-
-    #[setter]
-    fn set_events(&self, py: Python<'_>, value: i32) -> PyResult<()> {
-        let state = self.state(py);
-        if state.active {
-            return Err(PyAttributeError::new_err(
-                "'io' watcher attribute 'events' is read-only while watcher is active",
-            ));
-        }
-        match &mut state.kind {
-            Kind::Io { events, .. } => {
-                *events = value;
-                Ok(())
-            }
-            _ => Err(self.kind_error(py, "events")),
-        }
-    }
-
-    /// Of a timer: when it is due, in seconds of the loop's clock.
-    #[getter]
-    fn at(&self, py: Python<'_>) -> PyResult<f64> {
-        match self.state(py).kind {
-            Kind::Timer { at, .. } => Ok(at as f64 / 1e9),
-            _ => Err(self.kind_error(py, "at")),
-        }
-    }
-
-    #[getter]
-    fn pid(&self, py: Python<'_>) -> PyResult<i32> {
-        match self.state(py).kind {
-            Kind::Child { pid, .. } => Ok(pid),
-            _ => Err(self.kind_error(py, "pid")),
-        }
-    }
-
-    #[getter]
-    fn rpid(&self, py: Python<'_>) -> PyResult<i32> {
-        match self.state(py).kind {
-            Kind::Child { rpid, .. } => Ok(rpid),
-            _ => Err(self.kind_error(py, "rpid")),
-        }
-    }
-
-    #[getter]
-    fn rstatus(&self, py: Python<'_>) -> PyResult<i32> {
-        match self.state(py).kind {
-            Kind::Child { rstatus, .. } => Ok(rstatus),
-            _ => Err(self.kind_error(py, "rstatus")),
-        }
-    }
-
-    #[getter]
-    fn signum(&self, py: Python<'_>) -> PyResult<i32> {
-        match self.state(py).kind {
-            Kind::Signal { signal } => Ok(signal),
-            _ => Err(self.kind_error(py, "signum")),
-        }
-    }
-
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let (this, py) = (slf.get(), slf.py());
         let mut text = format!("<{} at {:#x}", this.kind_name(py), slf.as_ptr().addr());
-        match this.state(py).kind {
-            Kind::Io { descriptor, events, .. } => {
-                let names = ["NONE", "READ", "WRITE", "READ|WRITE"][(events & 3) as usize];
-                text += &format!(" fd={descriptor} events={names}");
-            }
-            Kind::Timer { after, repeat, .. } => text += &format!(" after={after:?} repeat={repeat:?}"),
-            Kind::Child { pid, rstatus, .. } => text += &format!(" pid={pid} rstatus={rstatus}"),
-            Kind::Signal { signal } => text += &format!(" signum={signal}"),
-            Kind::Async | Kind::Phase(_) => {}
-        }
+        text += &this.state(py).kind.describe();
         if this.state(py).active {
             text += " active";
         }
