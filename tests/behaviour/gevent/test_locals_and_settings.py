@@ -145,7 +145,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(AttributeError, match="no_such"):
             wrong()
     with pytest.raises(ImportError, match="resolver"):
-        config.resolver = "ares"
+        config.resolver = "gevent.resolver.no_such.Resolver"
 
 
 def test_who_runs_is_shown() -> None:
