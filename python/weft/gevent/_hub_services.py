@@ -10,6 +10,8 @@ from ._config import config
 from ._ident import IdentRegistry
 from ._util import Lazy, readproperty
 
+__all__ = ["HubServices", "after_fork"]
+
 _numbers = itertools.count(1)
 
 

@@ -11,6 +11,7 @@ MAPPING = {
     "gevent.selectors": "selectors",
     "gevent.signal": "signal",
     "gevent.socket": "socket",
+    "gevent.ssl": "ssl",
     "gevent.thread": "_thread",
     "gevent.threading": "threading",
     "gevent.time": "time",

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 from contextvars import Context, ContextVar, Token, copy_context
 
+__imports__ = ["Context", "ContextVar", "Token", "copy_context"]
 __all__ = ["Context", "ContextVar", "Token", "copy_context"]

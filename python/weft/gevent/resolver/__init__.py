@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["AbstractResolver"]
+# As in gevent: a resolver is chosen, not imported.
+__all__ = ()
 
 
 class AbstractResolver:

@@ -29,13 +29,12 @@ from _socket import (
     gaierror,
     herror,
 )
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import AbstractResolver
 from ._hostsfile import HostsFile
 
-__all__ = ["Answer", "AskingResolver", "Failure"]
+__all__ = ["Answer", "AskingResolver", "Failure", "in_order_of_reach"]
 
 # What every system knows of itself, by whatever means.
 _LOCAL = (b"localhost", b"ip6-localhost", b"::1", b"127.0.0.1")
@@ -56,13 +55,12 @@ _WHY_HOST = {
 }
 
 
-@dataclass
-class Answer:
+class Answer(NamedTuple):
     """A canonical name, other names of the same, and addresses as text."""
 
     name: str
-    aliases: list[str] = field(default_factory=list)
-    addresses: list[str] = field(default_factory=list)
+    aliases: list[str]
+    addresses: list[str]
 
 
 class Failure(Exception):
@@ -127,7 +125,7 @@ class AskingResolver(AbstractResolver):
             family = usable[0] if len(usable) == 1 else family
         if not mapped:
             return self._forward(name, family)
-        answer = Answer(name)
+        answer = Answer(name, [], [])
         failure = None
         for each in (AF_INET6, AF_INET):
             if each == AF_INET and answer.addresses and not flags & AI_ALL:

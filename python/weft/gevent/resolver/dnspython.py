@@ -159,14 +159,14 @@ def _run(question: Coroutine[Any, Any, dns.resolver.Answer]) -> dns.resolver.Ans
 
 def _park(wait: Callable[..., None], *arguments: Any, seconds: float | None) -> None:
     """Wait for at most so long. Whatever else comes out of it was thrown in."""
-    limit = Timeout(seconds, None)
+    limit = Timeout(seconds)
     try:
         with limit:
             wait(*arguments)
     except Timeout as error:
         if error is not limit:
             raise
-        raise dns.exception.Timeout(timeout=seconds) from None
+        raise dns.exception.Timeout(timeout=seconds) from None  # type: ignore[no-untyped-call]
     except Exception as error:
         raise _Thrown(error) from None
 
