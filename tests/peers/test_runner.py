@@ -90,6 +90,12 @@ class Files(unittest.TestCase):
         self.assertEqual(verdict._under_each_method("m::T.t"), ["m::T.t"])
         self.assertIn("cf_spawn.TestX::test_y", verdict._under_each_method("cf_*.TestX::test_y"))
 
+    def test_a_line_for_all_endings_is_about_what_the_baseline_has(self) -> None:
+        tests = verdict._tests_of("test__core_stat::TestCoreStat.*", "hub", "3.11")
+        names = [f"test__core_stat::TestCoreStat.test_{name}" for name in ("unlink", "watcher_basics", "write")]
+        self.assertEqual(tests, names)
+        self.assertEqual(verdict._tests_of("no_such::*", "hub", "3.11"), ["no_such::*"])
+
 
 class Guard(unittest.TestCase):
     """Of the standard library's own multiprocessing, which is what the runner's interpreter has."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suites import GOOD, HERE, METHODS, Installed, Result
+from suites import GOOD, HERE, METHODS, SUITES, Installed, Result
 
 EXPECTABLE = ("fail", "error", "skip", "timeout", "crash", "missing", "flaky")
 STOCK_TOO = "stock too:"
@@ -68,12 +68,21 @@ def read_expectations(suite: str, version: str, impl: str) -> dict[str, Expectat
         pattern, versions, outcome, reason = fields
         if versions != "*" and version not in [v.strip() for v in versions.split(",")]:
             continue
-        for test in _under_each_method(pattern):
+        for test in _tests_of(pattern, suite, version):
             if test in found:
                 raise BadExpectations(f"{path.name}:{number}: a second line for {test} on {version}")
             if impl == "weft" or reason.startswith(STOCK_TOO):
                 found[test] = Expectation(test, outcome, reason)
     return found
+
+
+def _tests_of(pattern: str, suite: str, version: str) -> list[str]:
+    """The tests a line is about: a star at the end stands for all endings that the baseline has, at least one."""
+    start, star, rest = pattern.rpartition("*")
+    if not star or rest:
+        return _under_each_method(pattern)
+    known = read_baseline(SUITES[suite].baseline or suite, version)
+    return sorted(test for test in known if test.startswith(start)) or [pattern]
 
 
 def _under_each_method(pattern: str) -> list[str]:
