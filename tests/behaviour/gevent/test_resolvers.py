@@ -425,7 +425,7 @@ sys.modules["pycares"] = sys.modules["dns"] = None
 try:
     make()
 except ImportError as error:
-    assert f"pip install 'weft[{kind}]'" in str(error), error
+    assert "pip install" in str(error) and kind in str(error), error
     print("fine")
 """,
         kind,

@@ -1,7 +1,8 @@
 """What looks up names of hosts, without keeping other greenlets from running. As gevent.resolver.
 
 `hub.resolver` is made by what the setting `resolver` names: `thread` (the system's functions in the hub's threads), `block`
-(the same in this one, which waits), or, installed beside weft, `dnspython` and `ares`.
+(the same in this one, which waits), `dnspython` and `ares` (which ask name servers by themselves, over the packages dnspython
+and pycares).
 """
 
 from __future__ import annotations

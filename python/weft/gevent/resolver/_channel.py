@@ -16,7 +16,7 @@ try:
     import pycares
 except ImportError as missing:
     raise ImportError(
-        "the resolver 'ares' needs pycares, 5 or newer: pip install 'weft[ares]'", name=missing.name
+        "the resolver 'ares' needs pycares, 5 or newer: pip install pycares", name=missing.name
     ) from missing
 
 from .. import monkey

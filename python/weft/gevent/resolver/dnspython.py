@@ -33,7 +33,7 @@ try:
     import dns.reversename
 except ImportError as missing:
     raise ImportError(
-        "the resolver 'dnspython' needs the package of that name, 2.7 or newer: pip install 'weft[dnspython]'",
+        "the resolver 'dnspython' needs the package of that name, 2.7 or newer: pip install dnspython",
         name=missing.name,
     ) from missing
 
