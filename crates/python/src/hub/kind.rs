@@ -18,7 +18,7 @@ pub(super) enum Kind {
     Async,
     Child { pid: i32, child: Option<ChildExit>, watch: Option<WatchKey>, rpid: i32, rstatus: i32 },
     Signal { signal: i32 },
-    Stat(Watched),
+    Stat(Box<Watched>),
     Phase(Phase),
 }
 
@@ -135,7 +135,9 @@ impl Kind {
             Self::Timer { after, repeat, .. } => format!(" after={after:?} repeat={repeat:?}"),
             Self::Child { pid, rstatus, .. } => format!(" pid={pid} rstatus={rstatus}"),
             Self::Signal { signal } => format!(" signum={signal}"),
-            Self::Stat(Watched { path, interval, .. }) => format!(" path={path:?} interval={interval:?}"),
+            Self::Stat(watched) => {
+                format!(" path={:?} interval={:?}", watched.path, watched.interval)
+            }
             Self::Async | Self::Phase(_) => String::new(),
         }
     }

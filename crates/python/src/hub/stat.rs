@@ -64,12 +64,12 @@ impl Stat {
             state: FileState::default(),
             key: None,
         };
-        Ok((Kind::Stat(watched), Self { path: path.clone().unbind() }))
+        Ok((Kind::Stat(Box::new(watched)), Self { path: path.clone().unbind() }))
     }
 
     fn known(slf: &Bound<'_, Self>) -> FileState {
         let core = slf.as_super().get().core(slf.py());
-        let Watched { state, key, .. } = kind!(slf, Kind::Stat(watched) => watched);
+        let Watched { state, key, .. } = kind!(slf, Kind::Stat(watched) => &**watched);
         // SAFETY: with the GIL, for this statement.
         let current = core.ok().zip(*key).and_then(|(core, key)| unsafe { (*core).hub.reactor().file(key) });
         match current {
