@@ -92,7 +92,9 @@ class Files(unittest.TestCase):
 
     def test_a_line_for_all_endings_is_about_what_the_baseline_has(self) -> None:
         tests = verdict._tests_of("test__core_stat::TestCoreStat.*", "hub", "3.11")
-        names = [f"test__core_stat::TestCoreStat.test_{name}" for name in ("unlink", "watcher_basics", "write")]
+        names = [
+            f"test__core_stat::TestCoreStat.test_{name}" for name in ("unlink", "watcher_basics", "write")
+        ]
         self.assertEqual(tests, names)
         self.assertEqual(verdict._tests_of("no_such::*", "hub", "3.11"), ["no_such::*"])
 

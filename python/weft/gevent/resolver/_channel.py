@@ -14,10 +14,10 @@ from typing import Any
 
 try:
     import pycares
-except ImportError as missing:
+except ImportError as _missing:
     raise ImportError(
-        "the resolver 'ares' needs pycares, 5 or newer: pip install pycares", name=missing.name
-    ) from missing
+        "the resolver 'ares' needs pycares, 5 or newer: pip install pycares", name=_missing.name
+    ) from _missing
 
 from .. import monkey
 from ..event import AsyncResult

@@ -31,11 +31,11 @@ try:
     import dns.rdatatype
     import dns.resolver
     import dns.reversename
-except ImportError as missing:
+except ImportError as _missing:
     raise ImportError(
         "the resolver 'dnspython' needs the package of that name, 2.7 or newer: pip install dnspython",
-        name=missing.name,
-    ) from missing
+        name=_missing.name,
+    ) from _missing
 
 
 from .._config import config
