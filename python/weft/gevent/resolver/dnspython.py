@@ -86,7 +86,7 @@ class Resolver(AskingResolver):
         try:
             found = [self._outcome_of(name, _A), other.get()]
         finally:
-            other.kill(block=False)
+            other.kill()
         answers = [each for each in found if isinstance(each, Answer)]
         if not answers:
             failures = [each for each in found if isinstance(each, Failure)]
