@@ -13,6 +13,8 @@ from ._util import Lazy
 from .event import AsyncResult
 from .hub import get_hub
 
+__all__ = ()  # all of it is for the thread pool
+
 
 class _FutureProxy:
     """An AsyncResult as a future. `concurrent.futures.wait` and `as_completed` take it if `threading` is patched, or it is

@@ -12,6 +12,8 @@ from .queue import Queue
 if TYPE_CHECKING:
     from .threadpool import ThreadPool
 
+__all__ = ()  # all of it is for the thread pool
+
 
 class _Results:
     """Results of many tasks. A greenlet starts these as there is room, and puts what becomes of them into a queue."""

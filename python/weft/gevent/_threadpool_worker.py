@@ -16,6 +16,8 @@ from .hub import get_hub_if_exists
 if TYPE_CHECKING:
     from .threadpool import ThreadPool, ThreadResult
 
+__all__ = ()  # all of it is for the thread pool
+
 start_new_thread, get_ident = monkey.get_original("_thread", ["start_new_thread", "get_ident"])
 
 
