@@ -254,6 +254,10 @@ class ThreadPool:
         """End the threads, each after its task. More tasks start others."""
         self.size = 0
 
+    def forsake(self) -> None:
+        """Have the threads end, each after its task, without waiting for that."""
+        self._end_all_but(0)
+
     # --- tasks ------------------------------------------------------------------------------------------------
 
     def spawn(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> AsyncResult:

@@ -13,6 +13,7 @@ use super::core::Core;
 use super::{eventloop, park};
 use crate::ffi::current_thread_state;
 use crate::gil::GilCell;
+use crate::greenlet::lifetime::make_dead;
 use crate::greenlet::object::{Life, PyGreenlet, body, is_greenlet, owned, owned_or_null};
 use crate::greenlet::thread::{Thread, current_thread};
 
@@ -144,10 +145,27 @@ unsafe fn enter(py: Python<'_>, hub: *mut PyObject) -> PyResult<()> {
         );
         (*thread).hub_watches = watches;
         (*thread).successor = Some(park::successor);
+        (*thread).hub_left = Some(left_by_thread);
         super::process_waits::note_hub();
         ffi::Py_XDECREF(old.0);
         ffi::Py_XDECREF(old.1);
         Ok(())
+    }
+}
+
+/// Takes the loop, and the greenlet, of a hub whose thread has ended: a [`HubLeft`](crate::greenlet::thread::HubLeft).
+///
+/// Most hubs have taken leave by then, and only what their loop kept is left.
+unsafe fn left_by_thread(hub: *mut PyObject, hub_loop: *mut PyObject) {
+    // SAFETY: with the GIL; both are held by the caller. Nothing of the thread can run any more.
+    unsafe {
+        eventloop::left_by_thread(hub_loop);
+        for (object, name) in [(hub_loop, c"error_handler"), (hub, c"loop")] {
+            if ffi::PyObject_SetAttrString(object, name.as_ptr(), ffi::Py_None()) != 0 {
+                ffi::PyErr_WriteUnraisable(object);
+            }
+        }
+        make_dead(hub.cast());
     }
 }
 

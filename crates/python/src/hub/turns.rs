@@ -17,7 +17,7 @@ use crate::ffi::current_thread_state;
 use crate::greenlet::object::{PyGreenlet, SavedError, owned};
 use crate::greenlet::parcel::Parcel;
 use crate::greenlet::switch;
-use crate::greenlet::thread::current_thread;
+use crate::greenlet::thread::{clear_away_ended, current_thread};
 
 /// So long the GIL is held over turns that do not sleep, in nanoseconds: the interpreter's own interval.
 const GIL_HELD: u64 = 5_000_000;
@@ -101,6 +101,7 @@ unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
             if ffi::PyErr_CheckSignals() != 0 {
                 handle_error(holder, ffi::Py_None());
             }
+            clear_away_ended();
             let Some(core) = alive(holder) else { return true };
             (*core).turns += 1;
             if idles && !(*core).is_busy() {
