@@ -259,10 +259,13 @@ class Hub(HubServices, greenlet):
         """Called with what ended a greenlet, or came out of a callback, and where that was."""
         if value is None:
             value = kind()
-        if not issubclass(kind, self.NOT_ERROR):
-            self.print_exception(context, kind, value, tb)
-        if context is None or issubclass(kind, self.SYSTEM_ERROR):
-            self.handle_system_error(kind, value, tb)
+        try:
+            if not issubclass(kind, self.NOT_ERROR):
+                self.print_exception(context, kind, value, tb)
+        finally:
+            # Also if standard error is closed, or broken.
+            if context is None or issubclass(kind, self.SYSTEM_ERROR):
+                self.handle_system_error(kind, value, tb)
 
     def handle_system_error(
         self, kind: type[BaseException], value: BaseException, tb: TracebackType | None = None
