@@ -176,9 +176,10 @@ def test_the_child_of_a_fork_watches_no_child_of_its_parents() -> None:
 def test_the_child_of_a_fork_has_no_loops_of_threads_that_are_not_there() -> None:
     made, go_on = threading.Event(), threading.Event()
     loops = []
+    event = Event()  # the other thread's, who was the first to wait
 
     def work() -> None:
-        sleep(0)
+        event.wait(0.0001)
         loops.append(get_hub().loop)
         made.set()
         go_on.wait()
@@ -191,7 +192,10 @@ def test_the_child_of_a_fork_has_no_loops_of_threads_that_are_not_there() -> Non
     def child() -> None:
         assert loops[0].destroyed
         assert not os.path.exists(f"/proc/self/fd/{descriptor}")
+        waiter = spawn(event.wait)
         sleep(0.001)
+        event.set()
+        assert waiter.get()
 
     in_child(child)
     assert not loops[0].destroyed

@@ -15,7 +15,7 @@ use crate::ffi::current_thread_state;
 use crate::gil::GilCell;
 use crate::greenlet::lifetime::make_dead;
 use crate::greenlet::object::{Life, PyGreenlet, body, is_greenlet, owned, owned_or_null};
-use crate::greenlet::thread::{Thread, current_thread};
+use crate::greenlet::thread::{Thread, belongs_to_ended_thread, current_thread};
 
 /// A thread's hub, as long as the thread keeps it; everything borrowed.
 #[derive(Clone, Copy)]
@@ -223,14 +223,17 @@ pub(super) fn set_hub(py: Python<'_>, hub: Option<&Bound<'_, PyAny>>) -> PyResul
     }
 }
 
-/// Whether the hub has ended.
+/// Whether the hub has ended, or its thread has, or does not exist in this child of a fork.
 ///
 /// # Safety
 ///
 /// The GIL is held; `hub` is a live greenlet.
 pub(super) unsafe fn has_ended(hub: *mut PyObject) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { (*body(hub.cast::<PyGreenlet>())).life == Life::Dead }
+    unsafe {
+        let hub = hub.cast::<PyGreenlet>();
+        (*body(hub)).life == Life::Dead || belongs_to_ended_thread(hub)
+    }
 }
 
 /// The loop of a hub, owned, and what it keeps; `None`, without an exception, if it has none (any more).

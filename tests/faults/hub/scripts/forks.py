@@ -56,7 +56,11 @@ class Traffic:
             self.children,
             self.signals,
         )
-        self.greenlets = [spawn(kind) for kind in kinds]
+        self.greenlets = [spawn(self._play, kind) for kind in kinds]
+
+    def _play(self, kind: Callable[[], object]) -> None:
+        self.pause(0)
+        kind()
 
     def moved(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
