@@ -43,7 +43,15 @@ class Soak:
         self.shared = Shared()
         self.server = StreamServer(("127.0.0.1", 0), self._echo)
         self.server.start()
-        players = (self.visit, self.connect, self.fork, self.use_pool, self.use_queues, self.kill_some, self.step)
+        players = (
+            self.visit,
+            self.connect,
+            self.fork,
+            self.use_pool,
+            self.use_queues,
+            self.kill_some,
+            self.step,
+        )
         self.greenlets = [spawn(self._go_on, player) for player in (*players, self._ring, self._collect)]
 
     def _go_on(self, player: Callable[[], object]) -> None:
