@@ -82,6 +82,7 @@ class Traffic:
 
         def write() -> None:
             number = 0
+            self.pause(0)
             while not self.over:
                 far.sendall(number.to_bytes(8, "big") * self.rng.choice((1, 1, 500)))
                 number += 1
@@ -107,6 +108,7 @@ class Traffic:
         listener.listen(50)
 
         def serve() -> None:
+            self.pause(0)
             while True:
                 peer, _ = listener.accept()
                 spawn(answer, peer)
@@ -235,6 +237,7 @@ class Traffic:
 
         def put() -> None:
             number = 0
+            self.pause(0)
             while not self.over:
                 queue.put(number)
                 number += 1
@@ -255,6 +258,7 @@ class Traffic:
 
         def work() -> None:
             nonlocal inside
+            self.pause(0)
             while not self.over:
                 lock.acquire()
                 inside += 1

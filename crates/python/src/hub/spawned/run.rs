@@ -169,7 +169,8 @@ pub(in super::super) unsafe fn orphaned(greenlet: *mut PyGreenlet) {
         let this = of(greenlet.cast());
         (*this).posted = false;
         while let Some((_, link)) = (*this).links.take(|link| !matches!(link, Link::Call(_))) {
-            drop(links::tell(std::ptr::null_mut(), link, greenlet.cast()));
+            // Nobody is to be switched to, as no loop is this thread's.
+            let _ = links::tell(std::ptr::null_mut(), link, greenlet.cast());
         }
     }
 }
