@@ -284,23 +284,3 @@ def test_a_loop_that_only_stands_for_one_is_asked_all_the_same() -> None:
     sleep(0)  # the loop is asked, and
     sleep(0)  # does it in a turn of its own
     assert linked == [event] and len(asked) == 1
-
-
-def test_who_uses_a_channel_all_the_time_leaves_turns_to_others() -> None:
-    channel = Channel()
-    over = False
-
-    def give() -> None:
-        while not over:
-            channel.put(1)
-
-    def take() -> None:
-        while not over:
-            channel.get()
-
-    users = [spawn(give), spawn(take)]
-    with Timeout(30):
-        sleep(0.001)
-    over = True
-    for user in users:
-        user.kill()

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from weft.gevent import _hub as native
 from weft.gevent import Timeout, get_hub, joinall, sleep, spawn
+from weft.gevent import _hub as native
 from weft.gevent.core import loop
 from weft.gevent.event import AsyncResult, Event
 from weft.gevent.lock import Semaphore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
@@ -69,7 +70,7 @@ def main() -> None:
         early=early,
         missing=timers - len({number for _, number in fired}),
         twice=len(fired) - len({number for _, number in fired}),
-        disorder=sum(later < earlier - 0.001 for earlier, later in zip(order, order[1:], strict=False)),
+        disorder=sum(later < earlier - 0.001 for earlier, later in itertools.pairwise(order)),
     )
 
 

@@ -184,7 +184,7 @@ def bad_streams() -> list[Any]:
         def flush(self) -> None:
             raise OSError("broken")
 
-    closed = open(os.devnull, "w")  # noqa: SIM115
+    closed = open(os.devnull, "w")
     closed.close()
     return [Broken(), closed, None, object()]
 
@@ -217,7 +217,7 @@ def main() -> None:
             if trial.kind is GreenletExit and deed in (trial.greenlet, trial.link_of_greenlet):
                 continue  # which is no error there
             raised, heard, broken = trial.raised, len(told), len(broke)
-            sys.stderr = rng.choice([*bad_streams(), open(os.devnull, "w")])  # noqa: SIM115
+            sys.stderr = rng.choice([*bad_streams(), open(os.devnull, "w")])
             came: list[type[BaseException]] = []
             try:
                 deed()
@@ -276,7 +276,7 @@ def handlers_that_fail(told: list[type[BaseException]]) -> int:
 
     server = StreamServer(("127.0.0.1", 0), handle)
     server.start()
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = open(os.devnull, "w")
     unclosed = 0
     for _ in range(20):
         with create_connection(("127.0.0.1", server.server_port)) as sock:

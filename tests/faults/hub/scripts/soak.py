@@ -106,7 +106,14 @@ class Soak:
                 sender.kill()
 
     def fork(self) -> None:
-        fork_plainly(os.fork, random.Random(self.rng.random()), False)
+        fork_plainly(self._fork, random.Random(self.rng.random()), False)
+
+    def _fork(self) -> int:
+        pid = os.fork()
+        if pid == 0:
+            # A server that is a copy would accept beside its original.
+            self.server.stop_accepting()
+        return pid
 
     def use_pool(self) -> None:
         pool = Pool(3)
