@@ -183,3 +183,22 @@ def test_in_the_child_of_a_fork_an_outcome_on_its_way_is_not_counted() -> None:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
     assert outcome.get() == 1
+
+
+def test_threads_have_their_turn_beside_a_hub_that_is_never_idle() -> None:
+    computing = threading.Thread(target=lambda: sum(number * number for number in range(2_000_000)))
+    computing.start()
+    while computing.is_alive():
+        sleep(0.001)  # so that the hub has learnt that threads compute beside it
+    over = False
+
+    def hurry() -> None:
+        while not over:
+            sleep(0.0001)
+
+    hurrying = spawn(hurry)
+    with Timeout(60):
+        for number in range(1000):
+            assert get_hub().threadpool.apply(abs, (-number,)) == number
+    over = True
+    hurrying.join()

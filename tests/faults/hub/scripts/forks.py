@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import threading
+import warnings
 from _queue import SimpleQueue
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,9 @@ from weft.gevent.queue import Queue
 from weft.gevent.socket import create_connection, socketpair
 from weft.gevent.socket import socket as Socket
 from weft.multiprocessing import get_context
+
+# From 3.12 on forks beside threads are warned of, which is what all this is about.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 
 PATIENCE = 20.0  # seconds until something counts as lost
 AT_ONCE = 3
