@@ -69,7 +69,10 @@ pub struct Hub<T> {
     files: HashMap<FileKey, u64>,
     remote: Remote,
     sentries: Vec<Sentry>,
+    /// How many forks it has been told of: what was posted before one is its parent's.
     forks: u32,
+    /// Of how many forks it knows, as the reactor counts them.
+    known_forks: u32,
     now: u64,
     turn_ends: u64,
 }
@@ -94,6 +97,7 @@ impl<T> Hub<T> {
             remote,
             sentries: Vec::new(),
             forks: 0,
+            known_forks: weft_reactor::forks(),
             now,
             turn_ends: now + TURN,
         })
@@ -155,6 +159,8 @@ impl<T> Hub<T> {
         direction: Ready,
         key: WaiterKey,
     ) -> Result<(), InUse> {
+        // Otherwise the parent's reader, whose copy waits here, would be in the way. That it failed the poll will say.
+        let _ = self.after_fork();
         if self.sources.len() <= source.index() {
             self.sources.resize(source.index() + 1, NOBODY);
         }
@@ -224,6 +230,7 @@ impl<T> Hub<T> {
     }
 
     fn watch(&mut self, descriptor: RawFd, wanted: Ready, whom: Whom) -> Result<WatchKey, ReactorError> {
+        self.after_fork()?;
         let watch = self.reactor.watch(descriptor, wanted)?;
         self.watches.insert(watch, whom);
         Ok(watch)
@@ -385,12 +392,19 @@ impl<T> Hub<T> {
         }
     }
 
-    /// In the child of a fork, before anything else; who waited, waits on.
+    /// In the child of a fork, before anything else; anywhere else it does nothing.
+    ///
+    /// Who waited waits on, for the time and for others of the hub. For a descriptor nobody waits any more: a waiter of before is
+    /// the copy of one of the parent's, and what comes there is the parent's to take. What the driver is told of stays.
     ///
     /// # Errors
     ///
     /// [`ReactorError::Create`]; then the hub must not be used.
     pub fn after_fork(&mut self) -> Result<(), ReactorError> {
+        let forks = weft_reactor::forks();
+        if self.known_forks == forks {
+            return Ok(());
+        }
         // Their threads do not exist here, and their locks may be taken for ever.
         for sentry in self.sentries.drain(..) {
             sentry.forget();
@@ -398,6 +412,12 @@ impl<T> Hub<T> {
         // Posts of before are nobody's: the numbers of new sentries begin again.
         self.forks += 1;
         self.reactor.after_fork()?;
+        self.known_forks = forks;
+        self.sources.fill(NOBODY);
+        let copies = self.watches.iter().filter(|(_, whom)| matches!(whom, Whom::Waiter(_)));
+        for watch in copies.map(|(&watch, _)| watch).collect::<Vec<_>>() {
+            self.unwatch(watch);
+        }
         // What had been woken from other threads may be under a lock as well. Everybody looks again instead.
         self.remote = Remote::new(self.reactor.waker().clone());
         self.remote.nudge();

@@ -133,7 +133,7 @@ fn a_turn_ends_by_time() {
 }
 
 #[test]
-fn waits_go_on_in_the_child_of_a_fork() {
+fn in_the_child_of_a_fork_waits_go_on_but_for_descriptors() {
     let mut hub = Hub::new().unwrap();
     let (near, mut far) = UnixStream::pair().unwrap();
     let source = hub.reactor().register(near.as_raw_fd()).unwrap();
@@ -154,7 +154,12 @@ fn waits_go_on_in_the_child_of_a_fork() {
             hub.recall(post);
             far.write_all(b"x").unwrap();
             poll(&mut hub);
-            assert_eq!(hub.waiters.next_ready(), Some('a'));
+            assert_eq!(hub.waiters.next_ready(), None, "what comes is the parent's");
+            let own = hub.waiters.park('c');
+            hub.wake_when_ready(source, Ready::READ, own).unwrap();
+            far.write_all(b"y").unwrap();
+            poll(&mut hub);
+            assert_eq!(hub.waiters.next_ready(), Some('c'));
             hub.remote().wake(stands);
             hub.poll(None, |_| ()).unwrap();
             assert_eq!(hub.waiters.next_ready(), Some('b'));

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
-use crate::ReactorError;
+use crate::{ReactorError, forks};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,7 @@ impl ExitStatus {
 pub struct ChildExit {
     pid: i32,
     descriptor: OwnedFd,
+    forks: u32,
 }
 
 impl ChildExit {
@@ -50,12 +51,17 @@ impl ChildExit {
         let number = if pid > 0 { pid } else { 0 };
         let process = Pid::from_raw(number).ok_or(failed(Errno::INVAL))?;
         let descriptor = pidfd_open(process, PidfdFlags::NONBLOCK).map_err(failed)?;
-        Ok(Self { pid, descriptor })
+        Ok(Self { pid, descriptor, forks: forks() })
     }
 
     /// Its number.
     pub const fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// Whether it is the child of a process that this one was forked from since, and so none of this one's.
+    pub fn is_parents(&self) -> bool {
+        self.forks != forks()
     }
 
     /// What to watch, for reading.

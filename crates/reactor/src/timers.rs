@@ -195,6 +195,8 @@ mod tests {
             4 => (0..200u64).prop_map(Act::Insert),
             4 => any::<prop::sample::Index>().prop_map(Act::Cancel),
             1 => (0..40u64).prop_map(Act::Advance),
+            // The machine was suspended for days, in nanoseconds.
+            1 => (1..30u64).prop_map(|days| Act::Advance(days * 86_400_000_000_000)),
         ];
         prop::collection::vec(act, 0..600)
     }

@@ -115,8 +115,8 @@ class HubServices:
             notify_and_call_entry_points(PeriodicMonitorThreadStartedEvent(monitor))
         return self.periodic_monitoring_thread
 
-    def end_services(self) -> None:
-        """End all of it. What is asked for afterwards is made anew."""
+    def end_services(self, wait: bool = True) -> None:
+        """End all of it; threads are waited for, unless `wait` is false. What is asked for afterwards is made anew."""
         if self.periodic_monitoring_thread is not None:
             self.periodic_monitoring_thread.kill()
             self.periodic_monitoring_thread = None
@@ -124,7 +124,9 @@ class HubServices:
             self._resolver.close()
             self._resolver = None
         if self._threadpool is not None:
-            self._threadpool.kill()
+            # Somebody else's pool has only `kill()`.
+            forsake = None if wait else getattr(self._threadpool, "forsake", None)
+            (forsake or self._threadpool.kill)()
             self._threadpool = None
 
 

@@ -109,6 +109,8 @@ class Hub(HubServices, greenlet):
         self.loop.ended = False
         self.loop.error_handler = self
         self.loop.set_greenlet(self)
+        if not self.main_hub:
+            _here.farewell.hubs.append(self)
 
     @property
     def main_hub(self) -> bool:
@@ -207,10 +209,13 @@ class Hub(HubServices, greenlet):
             destroy_loop = self.loop is not None and not self.loop.default
         self.end_services()
         # Another thread's greenlet cannot be switched to.
-        if self and getcurrent() is not self and self.thread_ident == get_thread_ident():
-            # It ends here, and not in the main greenlet.
-            self.parent = getcurrent()
-            greenlet.throw(self, HubDestroyed(destroy_loop))
+        if self.thread_ident == get_thread_ident():
+            if self and getcurrent() is not self:
+                # It ends here, and not in the main greenlet.
+                self.parent = getcurrent()
+                greenlet.throw(self, HubDestroyed(destroy_loop))
+            if self in _here.farewell.hubs:
+                _here.farewell.hubs.remove(self)
         if get_hub_if_exists() is self:
             set_hub(None)
         if self.loop is not None and not self.loop.destroyed:
@@ -221,6 +226,26 @@ class Hub(HubServices, greenlet):
             else:
                 leave_loop(self.loop)
         self.loop = None
+
+    def _leave(self) -> None:
+        """At the end of the thread, which nobody may hold up: end without running anybody's code. Greenlets that wait never go
+        on, nor are they unwound; threads of the pool end after their tasks."""
+        loop = self.loop
+        if loop is None:
+            return
+        self.end_services(wait=False)
+        if not self.dead:
+            loop.ended = True
+            loop.break_()
+            self.parent = getcurrent()
+            # One that never ran ends without running.
+            greenlet.throw(self, HubDestroyed(True) if self else GreenletExit)
+        loop.error_handler = None
+        self.loop = None
+        if get_hub_if_exists() is self:
+            loop.leave()
+        else:
+            loop.destroy()
 
     # --- errors ---------------------------------------------------------------------------------------------
 
@@ -234,10 +259,13 @@ class Hub(HubServices, greenlet):
         """Called with what ended a greenlet, or came out of a callback, and where that was."""
         if value is None:
             value = kind()
-        if not issubclass(kind, self.NOT_ERROR):
-            self.print_exception(context, kind, value, tb)
-        if context is None or issubclass(kind, self.SYSTEM_ERROR):
-            self.handle_system_error(kind, value, tb)
+        try:
+            if not issubclass(kind, self.NOT_ERROR):
+                self.print_exception(context, kind, value, tb)
+        finally:
+            # Also if standard error is closed, or broken.
+            if context is None or issubclass(kind, self.SYSTEM_ERROR):
+                self.handle_system_error(kind, value, tb)
 
     def handle_system_error(
         self, kind: type[BaseException], value: BaseException, tb: TracebackType | None = None
@@ -290,8 +318,33 @@ def _exc_info() -> Any:
 # --- the hub of each thread ---------------------------------------------------------------------------------
 
 
+class _Farewell:
+    """What a thread that ends lets go of: the hubs that were made in it, so that none outlives it."""
+
+    def __init__(self) -> None:
+        self.hubs: list[Hub] = []
+        self._thread_ident = get_thread_ident()
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        if sys.is_finalizing():
+            return
+        # In the child of a fork, where it does not exist, another thread lets go of what it had.
+        gone = os.getpid() != self._process
+        if gone or get_thread_ident() == self._thread_ident:
+            while self.hubs:
+                hub = self.hubs.pop()
+                if gone and hub.loop is not None:
+                    hub.loop.leave()
+                elif not gone:
+                    hub._leave()
+
+
 class _Here(threading.local):
     loop: Any = None
+
+    def __init__(self) -> None:
+        self.farewell = _Farewell()
 
 
 _here = _Here()

@@ -322,11 +322,16 @@ class Channel:
         return self.get(False)
 
     def _unlock(self) -> None:
-        while self.putters and self.getters:
+        # Those that are here now: they may come back at once, for ever, and others have to have their turn.
+        for _ in range(min(len(self.putters), len(self.getters))):
+            if not (self.putters and self.getters):
+                break
             getter = self.getters.popleft()
             item, putter = self.putters.popleft()
             getter.switch(item)
             putter.switch(putter)
+        if self.putters and self.getters:
+            self._schedule_unlock()
 
     def _schedule_unlock(self) -> None:
         if not self._event_unlock:

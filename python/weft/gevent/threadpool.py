@@ -37,7 +37,7 @@ __all__ = ["ThreadPool", "ThreadPoolExecutor", "ThreadResult"]
 class ThreadResult:
     """The outcome of a task on its way to the loop. There `call_when_ready()` is called, then `receiver(self)`."""
 
-    __slots__ = ("_call_when_ready", "context", "exc_info", "hub", "receiver", "value")
+    __slots__ = ("_call_when_ready", "_pid", "context", "exc_info", "hub", "receiver", "value")
 
     def __init__(self, receiver: Any, hub: Any, call_when_ready: Callable[[], Any]) -> None:
         self.receiver = receiver
@@ -46,6 +46,7 @@ class ThreadResult:
         self.value: Any = None
         self.exc_info: Any = ()
         self._call_when_ready: Any = call_when_ready
+        self._pid = os.getpid()
         hub.loop.ref()
 
     @property
@@ -76,9 +77,13 @@ class ThreadResult:
         hub, receiver, call_when_ready = self.hub, self.receiver, self._call_when_ready
         self.hub = self._call_when_ready = None
         self.receiver = _nobody
-        hub.loop.unref()
+        # One that a fork has overtaken: whom it was counted with has begun anew.
+        counts = self._pid == os.getpid()
+        if counts:
+            hub.loop.unref()
         try:
-            call_when_ready()
+            if counts:
+                call_when_ready()
             if self.exc_info:
                 hub.handle_error(self.context, *self.exc_info)
             self.context = None
@@ -253,6 +258,10 @@ class ThreadPool:
     def kill(self) -> None:
         """End the threads, each after its task. More tasks start others."""
         self.size = 0
+
+    def forsake(self) -> None:
+        """Have the threads end, each after its task, without waiting for that."""
+        self._end_all_but(0)
 
     # --- tasks ------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ import collections
 from typing import Any
 
 import pytest
+from weft.gevent import Timeout, get_hub, joinall, sleep, spawn
 from weft.gevent import _hub as native
-from weft.gevent import get_hub, joinall, sleep, spawn
 from weft.gevent.queue import Channel, Empty, Full, LifoQueue, PriorityQueue, Queue, ShutDown, SimpleQueue
 
 
@@ -158,3 +158,23 @@ def test_a_channel_makes_both_meet() -> None:
     with pytest.raises(Full):
         channel.put(1, timeout=0.001)
     assert channel.balance == 0
+
+
+def test_who_uses_a_channel_all_the_time_leaves_turns_to_others() -> None:
+    channel = Channel()
+    over = False
+
+    def give() -> None:
+        while not over:
+            channel.put(1)
+
+    def take() -> None:
+        while not over:
+            channel.get()
+
+    users = [spawn(give), spawn(take)]
+    with Timeout(30):
+        sleep(0.001)
+    over = True
+    for user in users:
+        user.kill()

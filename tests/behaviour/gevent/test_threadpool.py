@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -160,3 +162,43 @@ def test_futures(capsys: pytest.CaptureFixture[str]) -> None:
         assert list(executor.map(abs, [-1, 2])) == [1, 2]
     with pytest.raises(RuntimeError):
         executor.submit(int)
+
+
+def test_in_the_child_of_a_fork_an_outcome_on_its_way_is_not_counted() -> None:
+    pool = get_hub().threadpool
+    outcome = pool.spawn(abs, -1)
+    # The worker has posted it, and this thread's loop has not run since.
+    while not get_hub().loop.pendingcnt:
+        time.sleep(0.001)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with Timeout(30):
+                assert pool.apply(abs, (-2,)) == 2
+                assert outcome.get() == 1
+            pool.kill()
+            status = int(get_hub().loop.activecnt != 0)
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert outcome.get() == 1
+
+
+def test_threads_have_their_turn_beside_a_hub_that_is_never_idle() -> None:
+    computing = threading.Thread(target=lambda: sum(number * number for number in range(2_000_000)))
+    computing.start()
+    while computing.is_alive():
+        sleep(0.001)  # so that the hub has learnt that threads compute beside it
+    over = False
+
+    def hurry() -> None:
+        while not over:
+            sleep(0.0001)
+
+    hurrying = spawn(hurry)
+    with Timeout(60):
+        for number in range(1000):
+            assert get_hub().threadpool.apply(abs, (-number,)) == number
+    over = True
+    hurrying.join()

@@ -6,12 +6,15 @@ import os
 import resource
 import socket
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
+from weft.gevent import Timeout, get_hub, joinall, sleep, spawn
 from weft.gevent import _hub as native
-from weft.gevent import get_hub, joinall, sleep, spawn
 from weft.gevent.core import loop
 from weft.gevent.event import AsyncResult, Event
 from weft.gevent.lock import Semaphore
+from weft.gevent.socket import socketpair
 
 
 def test_each_thread_has_a_hub_of_its_own() -> None:
@@ -88,7 +91,7 @@ def test_without_descriptors_it_says_so_and_serves_on() -> None:
                     loop()
                 except OSError as error:
                     native.sendall(streams[1], b"child")
-                    status = 0 if "ulimit" in str(error) and reader.get() == b"child" else 2
+                    status = 0 if "ulimit" in str(error) and native.recv(streams[0], 10) == b"child" else 2
             finally:
                 os._exit(status)
         assert os.waitpid(pid, 0)[1] == 0
@@ -96,3 +99,106 @@ def test_without_descriptors_it_says_so_and_serves_on() -> None:
         assert reader.get() == b"parent"
         for stream in streams:
             stream.close()
+
+
+def in_child(run: Callable[[], object]) -> None:
+    """Have a forked child run that without an exception."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with Timeout(30):
+                run()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_readers_copy_in_the_child_of_a_fork_takes_nothing() -> None:
+    near, far = socketpair()
+    got = []
+
+    def read() -> None:
+        while data := near.recv(1):
+            got.append(data)
+
+    reader = spawn(read)
+    sleep(0)
+
+    def child() -> None:
+        far.sendall(b"x")
+        sleep(0.01)
+        assert got == []
+        # Nor is it in the way of who reads there.
+        assert near.recv(1) == b"x"
+
+    in_child(child)
+    far.close()
+    reader.get()
+    near.close()
+
+
+def test_the_child_of_a_fork_watches_no_child_of_its_parents() -> None:
+    told: list[int] = []
+    pipe_in, pipe_out = os.pipe()
+    sibling = os.fork()
+    if sibling == 0:
+        os.close(pipe_out)
+        os.read(pipe_in, 1)
+        os._exit(3)
+    os.close(pipe_in)
+    watcher = get_hub().loop.child(sibling)
+    watcher.start(lambda: told.append(watcher.rstatus))
+
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(pipe_out)
+            with Timeout(30):
+                # Its end can be seen here, as that of any process.
+                while Path(f"/proc/{sibling}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    sleep(0.001)
+                sleep(0.01)
+            status = len(told)
+        finally:
+            os._exit(status)
+    os.close(pipe_out)
+    # The sibling is left unreaped until the child has looked.
+    assert os.waitpid(pid, 0)[1] == 0
+    while not told:
+        sleep(0.001)
+    assert os.waitstatus_to_exitcode(told[0]) == 3
+    watcher.close()
+
+
+def test_the_child_of_a_fork_has_no_loops_of_threads_that_are_not_there() -> None:
+    made, go_on = threading.Event(), threading.Event()
+    loops = []
+    event = Event()  # the other thread's, who was the first to wait
+
+    def work() -> None:
+        event.wait(0.0001)
+        loops.append(get_hub().loop)
+        made.set()
+        go_on.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    made.wait()
+    descriptor = loops[0].fileno()
+
+    def child() -> None:
+        assert loops[0].destroyed
+        assert not os.path.exists(f"/proc/self/fd/{descriptor}")
+        waiter = spawn(event.wait)
+        sleep(0.001)
+        event.set()
+        assert waiter.get()
+
+    in_child(child)
+    assert not loops[0].destroyed
+    go_on.set()
+    thread.join()
+    assert loops.pop().destroyed

@@ -59,6 +59,8 @@ pub(crate) struct Thread {
     pub(crate) failed: *mut PyGreenlet,
     /// Says whom a greenlet that has ended hands over to, in the place of its parent.
     pub(crate) successor: Option<Successor>,
+    /// Gives back what the hub still has when the thread has ended.
+    pub(crate) hub_left: Option<HubLeft>,
     /// Which entry of [`alive`] stands for it.
     serial: usize,
     /// The number of the thread state that its greenlets belong to.
@@ -71,6 +73,11 @@ pub(crate) struct Thread {
 /// Called with the GIL, as the current greenlet of the thread; runs no Python code.
 pub(crate) type Successor =
     unsafe fn(*mut Thread, *mut PyGreenlet) -> Option<(*mut PyGreenlet, super::parcel::Parcel)>;
+
+/// Called with the hub and its loop of a thread that has ended, and whose greenlets cannot run any more.
+///
+/// Called with the GIL, in another thread; may run Python code.
+pub(crate) type HubLeft = unsafe fn(hub: *mut PyObject, hub_loop: *mut PyObject);
 
 /// Main greenlets that exist.
 pub(crate) static MAIN_GREENLETS: AtomicIsize = AtomicIsize::new(0);
@@ -267,6 +274,7 @@ unsafe fn create(thread_state: *mut PyThreadState) -> *mut Thread {
             hub_watches: false,
             failed: ptr::null_mut(),
             successor: None,
+            hub_left: None,
             serial: 0,
             thread_state_id: thread_id(thread_state),
             next_ended: ptr::null_mut(),
@@ -336,6 +344,17 @@ fn schedule_cleanup() {
     }
 }
 
+/// Destroys the threads that have ended, for who runs no Python code for long and would keep pending calls waiting.
+///
+/// # Safety
+///
+/// The GIL is held. Runs Python code, unless there is none.
+pub(crate) unsafe fn clear_away_ended() {
+    if !ENDED.load(Ordering::Relaxed).is_null() && !is_finalizing() {
+        destroy_ended(ptr::null_mut());
+    }
+}
+
 /// How many ended threads wait to be destroyed.
 pub(crate) fn pending_cleanups() -> usize {
     ENDED_COUNT.load(Ordering::Relaxed)
@@ -376,6 +395,12 @@ unsafe fn destroy(thread: *mut Thread) {
         main_thread_cell((*thread).main).store(ptr::null_mut(), Ordering::Release);
         clear(&raw mut (*thread).tracefunc);
         clear(&raw mut (*thread).failed);
+        if let Some(hub_left) = (*thread).hub_left
+            && !(*thread).hub.is_null()
+        {
+            hub_left((*thread).hub, (*thread).hub_loop);
+            report_unraisable();
+        }
         clear(&raw mut (*thread).hub);
         clear(&raw mut (*thread).hub_loop);
         while let Some(greenlet) = (*thread).delete_later.pop() {

@@ -107,6 +107,8 @@ pub(super) struct Core {
     pub(super) references: isize,
     /// When the GIL was given up last.
     pub(super) gave_up_at: u64,
+    /// How often in a row it was back so soon that nobody who waits may have had it.
+    pub(super) given_in_vain: u32,
     pub(super) turns: u64,
     pub(super) depth: u32,
     pub(super) stop: bool,
@@ -143,6 +145,7 @@ impl Core {
             next_number: 0,
             references: 0,
             gave_up_at,
+            given_in_vain: 0,
             turns: 0,
             depth: 0,
             stop: false,

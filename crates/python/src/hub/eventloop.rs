@@ -18,6 +18,7 @@ use super::kind::Kind;
 use super::stat::Stat;
 use super::watcher::Watcher;
 use super::watchers::{Asynchronous, Child, Io, Signal, Timer};
+use super::{linkable, queue, spawned};
 use crate::gil::GilCell;
 use crate::greenlet::object::is_greenlet;
 
@@ -31,7 +32,35 @@ pub(super) struct Loop {
     core: GilCell<*mut Core>,
     /// Keeps the greenlet alive that [`Core::greenlet`] points to.
     greenlet: GilCell<Option<Py<PyAny>>>,
+    /// What a thread that was ending has left in it: to be dropped only when nothing of the thread can run any more.
+    left: GilCell<Left>,
     default: bool,
+}
+
+/// What was in a loop that is destroyed. Owned.
+#[derive(Debug, Default)]
+struct Left {
+    items: Vec<Item>,
+    watchers: Vec<*mut PyObject>,
+}
+
+impl Left {
+    /// Drops it all; may run Python code.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held.
+    unsafe fn release(self) {
+        // SAFETY: owned.
+        unsafe {
+            for object in self.watchers {
+                ffi::Py_DECREF(object);
+            }
+            for item in self.items {
+                item.release();
+            }
+        }
+    }
 }
 
 // SAFETY: the core is only touched by who holds the GIL.
@@ -156,6 +185,40 @@ impl Loop {
     }
 }
 
+impl Loop {
+    /// Gives back what is the kernel's, and what has to be dropped; `None` if that was done before.
+    fn close(&self, py: Python<'_>) -> Option<Left> {
+        let core = self.core(py)?;
+        // SAFETY: with the GIL. It is out of reach before anything of it is dropped.
+        unsafe {
+            *self.core.get() = ptr::null_mut();
+            let greenlet = (*self.greenlet.get()).take();
+            let mut core = Box::from_raw(core);
+            // In the child of a fork, its threads do not exist, and are not to be waited for; and if it can have no set of its
+            // own, the parent's is only closed.
+            let _ = core.check_fork();
+            let items: Vec<Item> = core.hub.waiters.drain();
+            let watchers: Vec<_> = std::mem::take(&mut core.watchers).into_values().collect();
+            drop(core);
+            for &object in &watchers {
+                if let Ok(watcher) = Borrowed::from_ptr(py, object).cast::<Watcher>() {
+                    watcher.get().forget();
+                }
+            }
+            for item in &items {
+                match item {
+                    Item::Notify(object) => linkable::orphaned(*object),
+                    Item::Unlock(queue, _) => queue::orphaned(*queue),
+                    Item::Ended(greenlet) => spawned::orphaned(*greenlet),
+                    _ => {}
+                }
+            }
+            drop(greenlet);
+            Some(Left { items, watchers })
+        }
+    }
+}
+
 #[pymethods]
 impl Loop {
     #[new]
@@ -163,7 +226,7 @@ impl Loop {
     fn new(default: bool) -> PyResult<Self> {
         let core = Core::new().map_err(|error| to_exception(&error))?;
         let core = GilCell::new(Box::into_raw(Box::new(core)));
-        Ok(Self { core, greenlet: GilCell::new(None), default })
+        Ok(Self { core, greenlet: GilCell::new(None), left: GilCell::new(Left::default()), default })
     }
 
     /// Whether it is the main thread's.
@@ -419,27 +482,19 @@ impl Loop {
 
     /// Give everything back. Callbacks that were posted are not called any more. False if that was done before.
     fn destroy(&self, py: Python<'_>) -> bool {
-        let Some(core) = self.core(py) else { return false };
-        // SAFETY: with the GIL. It is out of reach before anything of it is dropped.
-        unsafe {
-            *self.core.get() = ptr::null_mut();
-            let greenlet = (*self.greenlet.get()).take();
-            let mut core = Box::from_raw(core);
-            let items: Vec<Item> = core.hub.waiters.drain();
-            let watchers = std::mem::take(&mut core.watchers);
-            drop(core);
-            for object in watchers.into_values() {
-                if let Ok(watcher) = Borrowed::from_ptr(py, object).cast::<Watcher>() {
-                    watcher.get().forget();
-                }
-                ffi::Py_DECREF(object);
-            }
-            for item in items {
-                item.release();
-            }
-            drop(greenlet);
-        }
+        let Some(left) = self.close(py) else { return false };
+        // SAFETY: with the GIL; it is nobody else's any more.
+        unsafe { left.release() };
         true
+    }
+
+    /// At the end of the loop's thread: give back what is the kernel's, and keep the greenlets that wait until they cannot
+    /// run any more. So they do not run now either, which who catches everything could do for ever.
+    fn leave(&self, py: Python<'_>) {
+        if let Some(left) = self.close(py) {
+            // SAFETY: with the GIL, for this statement. It was empty, as a loop is closed once.
+            unsafe { *self.left.get() = left };
+        }
     }
 
     #[allow(clippy::needless_pass_by_value, reason = "the signature is PyO3's")]
@@ -459,7 +514,24 @@ impl Loop {
 impl Drop for Loop {
     fn drop(&mut self) {
         // SAFETY: objects are dropped with the GIL.
-        let py = unsafe { Python::assume_attached() };
-        self.destroy(py);
+        unsafe {
+            self.destroy(Python::assume_attached());
+            std::mem::take(&mut *self.left.get()).release();
+        }
+    }
+}
+
+/// Destroys the loop of a thread that has ended, and drops what it kept.
+///
+/// # Safety
+///
+/// The GIL is held, and `object` a live loop. May run Python code.
+pub(super) unsafe fn left_by_thread(object: *mut PyObject) {
+    // SAFETY: the caller's promise; what is dropped is out of reach before.
+    unsafe {
+        let py = Python::assume_attached();
+        let found = Borrowed::from_ptr(py, object).cast_unchecked::<Loop>();
+        found.get().destroy(py);
+        std::mem::take(&mut *found.get().left.get()).release();
     }
 }

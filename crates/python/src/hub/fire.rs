@@ -56,6 +56,13 @@ unsafe fn prepare(object: *mut PyObject, bits: i32) -> Option<(*mut PyObject, *m
                     ends = true;
                 }
             }
+            Kind::Child { child: Some(child), watch, .. } if child.is_parents() => {
+                // In a fork's child its end is nobody's business.
+                if let Some(watch) = watch.take() {
+                    (*core).hub.unwatch(watch);
+                }
+                return None;
+            }
             Kind::Child { pid, child, rpid, rstatus, .. } => match child.as_ref().map(ChildExit::try_reap) {
                 Some(Ok(Some(status))) => {
                     *rpid = *pid;

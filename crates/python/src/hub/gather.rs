@@ -104,6 +104,16 @@ pub(super) unsafe fn arrive(core: *mut Core, gather: *mut PyObject, source: *mut
     }
 }
 
+/// The loop at which somebody waits for it, borrowed; `None` if nobody does.
+///
+/// # Safety
+///
+/// The GIL is held; a live gather.
+pub(super) unsafe fn waiting_at(gather: *mut PyObject) -> Option<*mut PyObject> {
+    // SAFETY: the caller's promise.
+    unsafe { (*own::<Gather>(gather)).waiting.map(|(holder, _)| holder) }
+}
+
 /// A new one for a list, or what can be made one; null with an exception set.
 unsafe fn make(objects: *mut PyObject, timeout: *mut PyObject, count: *mut PyObject) -> *mut PyObject {
     // SAFETY: live objects or null.

@@ -13,8 +13,9 @@ use super::core::Core;
 use super::{eventloop, park};
 use crate::ffi::current_thread_state;
 use crate::gil::GilCell;
+use crate::greenlet::lifetime::make_dead;
 use crate::greenlet::object::{Life, PyGreenlet, body, is_greenlet, owned, owned_or_null};
-use crate::greenlet::thread::{Thread, current_thread};
+use crate::greenlet::thread::{Thread, belongs_to_ended_thread, current_thread};
 
 /// A thread's hub, as long as the thread keeps it; everything borrowed.
 #[derive(Clone, Copy)]
@@ -144,10 +145,27 @@ unsafe fn enter(py: Python<'_>, hub: *mut PyObject) -> PyResult<()> {
         );
         (*thread).hub_watches = watches;
         (*thread).successor = Some(park::successor);
+        (*thread).hub_left = Some(left_by_thread);
         super::process_waits::note_hub();
         ffi::Py_XDECREF(old.0);
         ffi::Py_XDECREF(old.1);
         Ok(())
+    }
+}
+
+/// Takes the loop, and the greenlet, of a hub whose thread has ended: a [`HubLeft`](crate::greenlet::thread::HubLeft).
+///
+/// Most hubs have taken leave by then, and only what their loop kept is left.
+unsafe fn left_by_thread(hub: *mut PyObject, hub_loop: *mut PyObject) {
+    // SAFETY: with the GIL; both are held by the caller. Nothing of the thread can run any more.
+    unsafe {
+        eventloop::left_by_thread(hub_loop);
+        for (object, name) in [(hub_loop, c"error_handler"), (hub, c"loop")] {
+            if ffi::PyObject_SetAttrString(object, name.as_ptr(), ffi::Py_None()) != 0 {
+                ffi::PyErr_WriteUnraisable(object);
+            }
+        }
+        make_dead(hub.cast());
     }
 }
 
@@ -205,14 +223,17 @@ pub(super) fn set_hub(py: Python<'_>, hub: Option<&Bound<'_, PyAny>>) -> PyResul
     }
 }
 
-/// Whether the hub has ended.
+/// Whether the hub has ended, or its thread has, or does not exist in this child of a fork.
 ///
 /// # Safety
 ///
 /// The GIL is held; `hub` is a live greenlet.
 pub(super) unsafe fn has_ended(hub: *mut PyObject) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { (*body(hub.cast::<PyGreenlet>())).life == Life::Dead }
+    unsafe {
+        let hub = hub.cast::<PyGreenlet>();
+        (*body(hub)).life == Life::Dead || belongs_to_ended_thread(hub)
+    }
 }
 
 /// The loop of a hub, owned, and what it keeps; `None`, without an exception, if it has none (any more).

@@ -37,7 +37,7 @@ use crate::greenlet::object::{clear, owned};
 
 pub(super) use functions::call_link;
 pub(super) use methods::{init_hub, make_by_call, ready};
-pub(super) use telling::{check_and_notify, step};
+pub(super) use telling::{check_and_notify, orphaned, step};
 pub(super) use waiting::{is_telling, link, unlink, wait, wait_for};
 
 /// What an object is ready for.

@@ -157,6 +157,30 @@ impl Links {
         self.first.is_none() && self.rest.is_empty()
     }
 
+    /// The loop of the first one that waits at a loop that still runs; borrowed.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held.
+    pub(super) unsafe fn living_loop(&self) -> Option<*mut Core> {
+        self.iter().find_map(|link| {
+            let holder = match link {
+                Link::Wait { holder, .. } => *holder,
+                // SAFETY: a live gather, which the link holds.
+                Link::Gather(gather) => unsafe { gather::waiting_at(*gather)? },
+                Link::Call(_) | Link::Gate(_) => return None,
+            };
+            // SAFETY: a live loop, which the wait holds.
+            let core = unsafe { core_of_loop(holder) };
+            (!core.is_null()).then_some(core)
+        })
+    }
+
+    /// Whether a thread sleeps at one of them.
+    pub(super) fn has_gates(&self) -> bool {
+        self.iter().any(|link| matches!(link, Link::Gate(_)))
+    }
+
     /// Adds one.
     pub(super) fn push(&mut self, link: Link) {
         if self.is_empty() {
@@ -236,6 +260,11 @@ impl Links {
             }
         }
     }
+}
+
+/// Whether a link is that wait. Keys are told apart by their loops: every loop counts from the same number.
+pub(super) fn is_wait(link: &Link, at: *mut PyObject, of: WaiterKey) -> bool {
+    matches!(link, Link::Wait { holder, key, .. } if *key == of && *holder == at)
 }
 
 /// Takes out the link to a function that equals this one. Says where it was; `None` with an exception set.

@@ -20,7 +20,7 @@ use weft_reactor::TimerKey;
 use weft_sys::clock::monotonic;
 
 use super::core::{Core, Item};
-use super::eventloop::core_of_loop;
+use super::eventloop::{core_of, core_of_loop};
 use crate::ffi::current_thread_state;
 use crate::greenlet::object::{Life, PyGreenlet, body, is_greenlet, owned};
 use crate::greenlet::thread::current_thread;
@@ -178,6 +178,29 @@ pub(super) unsafe fn park(
             return Outcome::Failed;
         }
         park_entered(holder, core, key, at, true)
+    }
+}
+
+/// In the child of a fork, in the copy of a greenlet that waited for what is the parent's: waits for nothing. An exception ends that:
+/// returns false with it set.
+///
+/// # Safety
+///
+/// The GIL is held; `holder` is a live loop.
+#[cold]
+pub(super) unsafe fn for_good(holder: *mut PyObject) -> bool {
+    // SAFETY: as the caller says; the loop is looked for again after each switch.
+    unsafe {
+        loop {
+            let core = core_of(holder);
+            if core.is_null() {
+                return false;
+            }
+            let Some(key) = enter(core) else { return false };
+            if park_entered(holder, core, key, None, true) == Outcome::Failed {
+                return false;
+            }
+        }
     }
 }
 

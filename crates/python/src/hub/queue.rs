@@ -25,7 +25,7 @@ use super::linkable::{Linkable, What};
 use crate::greenlet::object::{clear, owned};
 
 pub(super) use methods::ready;
-pub(super) use serve::{serve, step};
+pub(super) use serve::{orphaned, serve, step};
 
 /// One that waits: its loop and its item, owned, and its key there. Who wants something out has no item.
 #[derive(Debug)]

@@ -33,7 +33,7 @@ use crate::greenlet::attributes;
 use crate::greenlet::object::PyGreenlet;
 
 pub(super) use raw::spawn_raw;
-pub(super) use run::step;
+pub(super) use run::{orphaned, step};
 pub(super) use setup::make_by_call;
 pub(super) use start::{is_starting, set_spawn_callbacks};
 pub(super) use types::ready;

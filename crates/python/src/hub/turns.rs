@@ -17,10 +17,21 @@ use crate::ffi::current_thread_state;
 use crate::greenlet::object::{PyGreenlet, SavedError, owned};
 use crate::greenlet::parcel::Parcel;
 use crate::greenlet::switch;
-use crate::greenlet::thread::current_thread;
+use crate::greenlet::thread::{clear_away_ended, current_thread};
 
-/// So long the GIL is held over turns that do not sleep, in nanoseconds: the interpreter's own interval.
-const GIL_HELD: u64 = 5_000_000;
+/// So long the GIL is held over turns that do not sleep, in nanoseconds. A bit longer than the interpreter's own interval, 5 ms: a
+/// thread that has waited for so long without hearing of it is handed the GIL when it is given up. One that hears of it sooner
+/// has to be quick, and begins to wait anew if it is not.
+const GIL_HELD: u64 = 7_000_000;
+
+/// Who had the GIL back sooner has, as far as it can know, had it in its way all the time of somebody who waits, in nanoseconds.
+const TAKEN_BACK: u64 = 50_000;
+
+/// After how many times in a row that it was back so soon it is left lying for a moment.
+const IN_VAIN: u32 = 3;
+
+/// That moment: longer than a thread takes to wake up.
+const LEFT_LYING: Duration = Duration::from_micros(150);
 
 /// Whoever waited for the GIL for so long after a sleep shares it with a thread that computes, in nanoseconds.
 const CONTENDED: u64 = 1_000_000;
@@ -103,6 +114,7 @@ unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
             if ffi::PyErr_CheckSignals() != 0 {
                 handle_error(holder, ffi::Py_None());
             }
+            clear_away_ended();
             let Some(core) = alive(holder) else { return true };
             (*core).turns += 1;
             if idles && !(*core).is_busy() {
@@ -151,13 +163,18 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
             }
             let mut sleep = (*core).hub.prepare();
             let state = ffi::PyEval_SaveThread();
+            let slept_at = monotonic();
             sleep.sleep(patience);
             let woke_at = monotonic();
             ffi::PyEval_RestoreThread(state);
             // Another thread may have destroyed it meanwhile.
             let Some(core) = alive(holder) else { return true };
-            (*core).gave_up_at = monotonic();
-            let waited = (*core).gave_up_at - woke_at;
+            let now = monotonic();
+            let waited = now - woke_at;
+            if now - slept_at > TAKEN_BACK {
+                (*core).gave_up_at = now;
+                (*core).given_in_vain = 0;
+            }
             (*core).contended = if waited > CONTENDED && has_other_threads() {
                 LONGER_LOOKS
             } else {
@@ -167,10 +184,17 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
             outcome = (*core).hub.report(sleep, |what| occurrences.push(what));
             (*core).note(&occurrences);
         } else if (*core).hub.now() - (*core).gave_up_at > GIL_HELD {
+            let pauses = (*core).given_in_vain >= IN_VAIN && has_other_threads();
+            let began = monotonic();
             let state = ffi::PyEval_SaveThread();
+            if pauses {
+                std::thread::sleep(LEFT_LYING);
+            }
             ffi::PyEval_RestoreThread(state);
             let Some(core) = alive(holder) else { return true };
-            (*core).gave_up_at = monotonic();
+            let now = monotonic();
+            (*core).gave_up_at = now;
+            (*core).given_in_vain = if now - began > TAKEN_BACK { 0 } else { (*core).given_in_vain + 1 };
             (*core).hub.begin_turn();
         }
         match outcome {

@@ -13,7 +13,7 @@ use super::super::links::{self, Link, Told};
 use super::super::ready::{Step, value};
 use super::functions::call_link;
 use super::{Home, Linkable, Phase, What, home, is_ready};
-use crate::greenlet::object::owned;
+use crate::greenlet::object::{clear, owned};
 
 /// Has those told that are linked, if it is ready. False with an exception set.
 ///
@@ -214,6 +214,40 @@ pub(in super::super) unsafe fn step(core: *mut Core, object: *mut PyObject, in_h
         }
         ffi::Py_DECREF(object);
         None
+    }
+}
+
+/// The loop in which it was to tell is gone: has those told that wait in others, or in threads without one.
+///
+/// # Safety
+///
+/// The GIL is held; a live object, held by the caller. May run Python code.
+pub(in super::super) unsafe fn orphaned(object: *mut PyObject) {
+    // SAFETY: nothing is borrowed while Python code may run.
+    unsafe {
+        let this: *mut Linkable = own(object);
+        let mut arrived = std::mem::take(&mut (*this).arrived);
+        (*this).links.append(&mut arrived);
+        (*this).phase = Phase::Quiet;
+        while let Some(function) = (*this).called.pop() {
+            ffi::Py_DECREF(function);
+        }
+        clear(&raw mut (*this).hub);
+        if is_ready(object) != Some(true) {
+            if !ffi::PyErr_Occurred().is_null() {
+                ffi::PyErr_WriteUnraisable(object);
+            }
+            return;
+        }
+        match (*this).links.living_loop() {
+            Some(core) if !(*core).greenlet.is_null() => {
+                (*this).hub = owned((*core).greenlet.cast());
+                post(core, object);
+                (*core).hub.remote().nudge();
+            }
+            _ if (*this).links.has_gates() => tell_without_hub(object),
+            _ => {}
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use weft_hub::WaiterKey;
 use super::super::class::own;
 use super::super::here::{self, here_if_exists};
 use super::super::limit::{self, Ended, Limit};
-use super::super::links::Link;
+use super::super::links::{self, Link};
 use super::super::park;
 use super::{Home, Linkable, Phase, check_and_notify, home};
 use crate::greenlet::object::owned;
@@ -36,7 +36,7 @@ pub(in super::super) unsafe fn wait(
             (*this).links.push(link);
             if !takes && !check_and_notify(object) {
                 park::withdraw(here.core, key);
-                unlink_wait(this, key);
+                unlink_wait(this, here.holder, key);
                 return (Ended::Failed, false);
             }
         }
@@ -46,7 +46,7 @@ pub(in super::super) unsafe fn wait(
         if ended == Ended::Woken {
             return (ended, true);
         }
-        let told = !unlink_wait(this, key);
+        let told = !unlink_wait(this, here.holder, key);
         (ended, told)
     }
 }
@@ -68,10 +68,10 @@ pub(in super::super) unsafe fn wait_for(object: *mut PyObject, timeout: *mut PyO
 }
 
 /// Takes a wait out of the links; says whether it was there.
-unsafe fn unlink_wait(this: *mut Linkable, of: WaiterKey) -> bool {
+unsafe fn unlink_wait(this: *mut Linkable, at: *mut PyObject, of: WaiterKey) -> bool {
     // SAFETY: the loop's reference is not the last one.
     unsafe {
-        let is = |link: &Link| matches!(link, Link::Wait { key, .. } if *key == of);
+        let is = |link: &Link| links::is_wait(link, at, of);
         if let Some((index, link)) = (*this).links.take(is) {
             note_taken(this, index, false);
             link.release();

@@ -8,6 +8,7 @@ use weft_hub::WaiterKey;
 
 use super::super::class::own;
 use super::super::core::{Core, Item, Turn};
+use super::super::eventloop::core_of_loop;
 use super::super::here::{self, Here, here, here_if_exists};
 use super::super::links::{self, Told};
 use super::super::ready::{Step, value};
@@ -49,6 +50,30 @@ pub(super) unsafe fn schedule(object: *mut PyObject) -> bool {
                 (*this).posted = true;
                 true
             }
+        }
+    }
+}
+
+/// The loop in which it was to be served is gone: has it served in one where somebody waits for it.
+///
+/// # Safety
+///
+/// The GIL is held; a live queue, held by the caller.
+pub(in super::super) unsafe fn orphaned(object: *mut PyObject) {
+    // SAFETY: the core is borrowed for single statements; who waits holds its loop.
+    unsafe {
+        let this: *mut Queue = own(object);
+        (*this).posted = false;
+        let waits = (*this).getters.iter().chain(&(*this).putters);
+        let living = waits.map(|wait| core_of_loop(wait.holder)).find(|core| !core.is_null());
+        if let Some(core) = living
+            && !(*core).greenlet.is_null()
+        {
+            (*core).hub.waiters.post(Item::Unlock(owned(object), Turn::Putters));
+            (*core).hub.remote().nudge();
+            (*this).posted = true;
+            let old = std::mem::replace(&mut (*this).hub, owned((*core).greenlet.cast()));
+            ffi::Py_XDECREF(old);
         }
     }
 }
@@ -220,10 +245,11 @@ pub(super) unsafe fn is_in_hub(this: *mut Queue) -> bool {
 }
 
 /// Takes a wait out. Says whether it was there.
-pub(super) unsafe fn unlink(waits: *mut VecDeque<Wait>, key: WaiterKey) -> bool {
+pub(super) unsafe fn unlink(waits: *mut VecDeque<Wait>, at: *mut PyObject, key: WaiterKey) -> bool {
     // SAFETY: a live queue's; it is released when nothing is borrowed.
     unsafe {
-        let found = (*waits).iter().position(|wait| wait.key == key);
+        // Keys are told apart by their loops: every loop counts from the same number.
+        let found = (*waits).iter().position(|wait| wait.key == key && wait.holder == at);
         match found.and_then(|index| (*waits).remove(index)) {
             Some(wait) => {
                 release(wait);

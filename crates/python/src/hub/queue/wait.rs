@@ -78,14 +78,14 @@ pub(super) unsafe fn put_within(
         (*this).putters.push_back(Wait { holder: owned(here.holder), key, item: owned(item) });
         if !(*this).getters.is_empty() && !schedule(object) {
             park::withdraw(here.core, key);
-            unlink(&raw mut (*this).putters, key);
+            unlink(&raw mut (*this).putters, here.holder, key);
             return false;
         }
         let foreign = here.hub != (*this).hub;
         park::note_wait(object);
         let ended = limit::park_until(here, key, limit, foreign);
         park::note_wait(std::ptr::null_mut());
-        let served = !unlink_keeping_error(&raw mut (*this).putters, key);
+        let served = !unlink_keeping_error(&raw mut (*this).putters, here.holder, key);
         match ended {
             Ended::Failed => false,
             _ if served => true,
@@ -101,11 +101,15 @@ pub(super) unsafe fn put_within(
     }
 }
 
-pub(super) unsafe fn unlink_keeping_error(waits: *mut VecDeque<Wait>, key: WaiterKey) -> bool {
+pub(super) unsafe fn unlink_keeping_error(
+    waits: *mut VecDeque<Wait>,
+    at: *mut PyObject,
+    key: WaiterKey,
+) -> bool {
     // SAFETY: as for `unlink`.
     unsafe {
         let saved = SavedError::take();
-        let found = unlink(waits, key);
+        let found = unlink(waits, at, key);
         saved.restore();
         found
     }
@@ -204,13 +208,13 @@ pub(super) unsafe fn wait_for_item(object: *mut PyObject, limit: Limit, how: Tak
             (*this).getters.push_back(Wait { holder: owned(here.holder), key, item: ptr::null_mut() });
             if !(*this).putters.is_empty() && !schedule(object) {
                 park::withdraw(here.core, key);
-                unlink_keeping_error(&raw mut (*this).getters, key);
+                unlink_keeping_error(&raw mut (*this).getters, here.holder, key);
                 return ptr::null_mut();
             }
             park::note_wait(object);
             let ended = limit::park_until(here, key, limit, here.hub != (*this).hub);
             park::note_wait(std::ptr::null_mut());
-            let served = !unlink_keeping_error(&raw mut (*this).getters, key);
+            let served = !unlink_keeping_error(&raw mut (*this).getters, here.holder, key);
             match ended {
                 Ended::Failed => {
                     if served {

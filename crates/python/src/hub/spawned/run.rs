@@ -158,6 +158,23 @@ pub(super) unsafe fn post_end(this: *mut Spawned) {
     }
 }
 
+/// The loop in which it was to tell of its end is gone: tells those that wait in others.
+///
+/// # Safety
+///
+/// The GIL is held; a live greenlet, held by the caller.
+pub(in super::super) unsafe fn orphaned(greenlet: *mut PyGreenlet) {
+    // SAFETY: nothing of a loop is borrowed; each link is out of reach before it is told.
+    unsafe {
+        let this = of(greenlet.cast());
+        (*this).posted = false;
+        while let Some((_, link)) = (*this).links.take(|link| !matches!(link, Link::Call(_))) {
+            // Nobody is to be switched to, as no loop is this thread's.
+            let _ = links::tell(std::ptr::null_mut(), link, greenlet.cast());
+        }
+    }
+}
+
 /// Lets go of what it runs.
 pub(super) unsafe fn free(this: *mut Spawned) {
     // SAFETY: each field is empty before its reference goes.

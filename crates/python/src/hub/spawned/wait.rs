@@ -31,11 +31,10 @@ pub(super) unsafe fn wait(this: *mut Spawned, limit: limit::Limit) -> Ended {
         park::note_wait(this.cast());
         let ended = limit::park_until(here, key, limit, foreign);
         park::note_wait(std::ptr::null_mut());
-        if ended != Ended::Woken {
-            let is = |link: &Link| matches!(link, Link::Wait { key: other, .. } if *other == key);
-            if let Some((_, link)) = (*this).links.take(is) {
-                link.release();
-            }
+        if ended != Ended::Woken
+            && let Some((_, link)) = (*this).links.take(|link| links::is_wait(link, here.holder, key))
+        {
+            link.release();
         }
         ended
     }

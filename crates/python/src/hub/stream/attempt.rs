@@ -56,6 +56,7 @@ pub(super) unsafe fn until_ready(
         let uncounted = remembered(stream, |known| !*known.referenced.get());
         // What `park` counts is taken off beforehand, and given back to a loop that is still there.
         (*core).references -= isize::from(uncounted);
+        let began = weft_reactor::forks();
         let outcome = park::park(holder, core, &Until::Source(source, direction), at, false);
         if uncounted {
             remembered(stream, |known| {
@@ -70,6 +71,14 @@ pub(super) unsafe fn until_ready(
             *all = all.without(direction);
             given_up
         });
+        if began != weft_reactor::forks()
+            && outcome != Outcome::Failed
+            && given_up == Some(false)
+            && self::place(stream).is_some()
+        {
+            // A copy of one that waits in the parent, whose bytes and connections are not for this process.
+            return park::for_good(holder);
+        }
         match outcome {
             Outcome::Failed => false,
             Outcome::Woken if given_up => {
