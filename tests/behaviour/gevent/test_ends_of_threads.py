@@ -58,8 +58,10 @@ def test_a_hub_that_nobody_destroyed_is_garbage() -> None:
         hubs.append(weakref.ref(get_hub()))
 
     in_a_thread(work)
-    gc.collect()
-    assert hubs[0]() is None
+    # Who joins a thread may go on before the very end of it.
+    with Timeout(30):
+        while gc.collect() >= 0 and hubs[0]() is not None:
+            sleep(0.001)
 
 
 def test_the_end_of_a_thread_runs_no_greenlet() -> None:
