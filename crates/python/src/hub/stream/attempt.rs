@@ -73,7 +73,7 @@ pub(super) unsafe fn until_ready(
         });
         if began != weft_reactor::forks()
             && outcome != Outcome::Failed
-            && given_up == Some(false)
+            && !given_up
             && self::place(stream).is_some()
         {
             // A copy of one that waits in the parent, whose bytes and connections are not for this process.
