@@ -10,10 +10,10 @@ from typing_extensions import Buffer, disjoint_base
 from weft.greenlet import greenlet
 
 __all__ = [
-    "add_socket_methods",
     "Coroutine",
     "Loop",
     "Stream",
+    "add_socket_methods",
     "async_",
     "callback",
     "check_generator",
