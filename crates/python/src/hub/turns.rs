@@ -19,10 +19,10 @@ use crate::greenlet::parcel::Parcel;
 use crate::greenlet::switch;
 use crate::greenlet::thread::{clear_away_ended, current_thread};
 
-/// So long the GIL is held over turns that do not sleep, in nanoseconds. A bit longer than the interpreter's own interval, 5 ms: a
-/// thread that has waited for so long without hearing of it is handed the GIL when it is given up. One that hears of it sooner
-/// has to be quick, and begins to wait anew if it is not.
-const GIL_HELD: u64 = 7_000_000;
+/// So long the GIL is held over turns that do not sleep, in nanoseconds: twice the interpreter's own interval, 5 ms, which is what a
+/// thread that computes has it for in return. One that has waited for that long without hearing of it is handed the GIL when it
+/// is given up. One that hears of it sooner has to be quick, and begins to wait anew if it is not.
+const GIL_HELD: u64 = 10_000_000;
 
 /// Who had the GIL back sooner has, as far as it can know, had it in its way all the time of somebody who waits, in nanoseconds.
 const TAKEN_BACK: u64 = 50_000;
@@ -36,8 +36,8 @@ const LEFT_LYING: Duration = Duration::from_micros(150);
 /// Whoever waited for the GIL for so long after a sleep shares it with a thread that computes, in nanoseconds.
 const CONTENDED: u64 = 1_000_000;
 
-/// How long it is looked again then before a sleep: a small part of what it costs to give the GIL up.
-const LONGER_LOOK: Duration = Duration::from_micros(250);
+/// How long it is looked again then before a sleep: a fifth of what it costs to give the GIL up.
+const LONGER_LOOK: Duration = Duration::from_millis(1);
 
 /// And before how many sleeps.
 const LONGER_LOOKS: u32 = 64;
