@@ -65,6 +65,9 @@ def connections(rng: random.Random, kills: int) -> dict[str, int]:
         last = sock.recv(1)
     server.kill()
     listener.close()
+    # Where those who were killed wanted to connect to is looked up in threads all the same.
+    with Timeout(60):
+        get_hub().threadpool.join()
     return {"moved": served, "unserved": int(last != b"y"), "missing": 1 - kept.counter}
 
 
