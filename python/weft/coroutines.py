@@ -19,18 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from types import CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from weft import gevent as _gevent
 from weft._coroutine_waits import READ, WRITE, All, Readiness, Until, _descriptor_of, _Seconds
 from weft._offload import Call, offload, offload_threads
-from weft.gevent import Greenlet, _hub, get_hub, getcurrent, iwait, wait
+from weft.gevent import Greenlet, Timeout, _hub, get_hub, getcurrent, iwait, wait
 from weft.gevent.exceptions import InvalidThreadUseError
 from weft.gevent.greenlet import FailureSpawnedLink, SpawnedLink, SuccessSpawnedLink
 from weft.greenlet import GreenletExit
-
-if TYPE_CHECKING:
-    from typing import Self
 
 __all__ = [
     "Coroutine",
@@ -103,7 +100,7 @@ class Coroutine(_hub.Coroutine):
         if not self.ready() and block:
             self.join(timeout)
         if not self.ready():
-            raise _gevent.Timeout(timeout if block else None)
+            raise Timeout(timeout if block else None)
         error = self.exception
         if error is not None:
             raise error
@@ -272,68 +269,6 @@ def writable(what: Any) -> Any:
     return _ready(what, WRITE)
 
 
-class Timeout(_gevent.Timeout):
-    """`weft.gevent.Timeout`, which in a coroutine raises itself there: `with Timeout(1): item = yield queue`."""
-
-    _counting: Any = None  # the timer of one that a coroutine started
-
-    def start(self) -> None:
-        """Begin to count."""
-        coroutine = current()
-        if coroutine is None:
-            super().start()
-            return
-        if self.pending:
-            raise AssertionError(f"{self!r} is already started; to restart it, cancel it first")
-        if self.seconds is None:
-            return
-        error = self.exception
-        if error is None or error is False or isinstance(error, str):
-            error = self
-        self._counting = get_hub().loop.timer(max(self.seconds, 0.0))
-        self._counting.start(coroutine.throw, error)
-
-    @classmethod
-    def start_new(
-        cls, timeout: Any = None, exception: Any = None, ref: bool = True, _one_shot: bool = False
-    ) -> Any:
-        """A started timeout: of so many seconds, or `timeout` itself if it is one."""
-        if current() is None:
-            return super().start_new(timeout, exception, ref, _one_shot)
-        made = timeout if isinstance(timeout, _gevent.Timeout) else cls(timeout, exception, ref=ref)
-        if not made.pending:
-            made.start()
-        return made
-
-    @property
-    def pending(self) -> bool:
-        """Whether it is started, and did not raise yet."""
-        counting = self._counting
-        return (counting is not None and (counting.pending or counting.active)) or super().pending
-
-    def cancel(self) -> None:
-        """Do not raise. It can be started again."""
-        counting, self._counting = self._counting, None
-        if counting is not None:
-            counting.stop()
-            counting.close()
-        super().cancel()
-
-    def close(self) -> None:
-        """Do not raise, ever."""
-        self.cancel()
-        super().close()
-
-    def __enter__(self) -> Self:
-        if not self.pending:
-            self.start()
-        return self
-
-    def __exit__(self, _kind: object, value: object, _tb: object) -> bool | None:
-        self.close()
-        return True if value is self and self.exception is False else None
-
-
 def joinall(
     objects: Iterable[Any],
     timeout: float | None = None,
@@ -363,4 +298,4 @@ def killall(
     for each in all_of_them:
         each.kill(exception, block=False)
     if block and len(_gevent.joinall(all_of_them, timeout=timeout)) < len(all_of_them):
-        raise _gevent.Timeout(timeout)
+        raise Timeout(timeout)

@@ -61,7 +61,8 @@ const NOBODY: AtSource = AtSource { reader: WaiterKey::NOBODY, writer: WaiterKey
 pub struct Hub<T> {
     /// Who waits, and who is ready.
     pub waiters: Waiters<T>,
-    reactor: Reactor,
+    /// `None` once it is closed.
+    reactor: Option<Reactor>,
     timers: Timers<Whom>,
     /// By the registration's index.
     sources: Vec<AtSource>,
@@ -89,7 +90,7 @@ impl<T> Hub<T> {
         let now = monotonic();
         Ok(Self {
             waiters: Waiters::default(),
-            reactor,
+            reactor: Some(reactor),
             timers: Timers::new(),
             sources: Vec::new(),
             watches: HashMap::new(),
@@ -108,9 +109,29 @@ impl<T> Hub<T> {
         &self.remote
     }
 
-    /// Descriptors and their readiness.
-    pub const fn reactor(&mut self) -> &mut Reactor {
-        &mut self.reactor
+    /// Descriptors and their readiness, unless it is closed.
+    pub const fn reactor(&mut self) -> Option<&mut Reactor> {
+        self.reactor.as_mut()
+    }
+
+    fn open(&mut self) -> Result<&mut Reactor, ReactorError> {
+        self.reactor.as_mut().ok_or(ReactorError::Closed)
+    }
+
+    /// Gives back what is the kernel's, and everybody out. Whoever has the hub in hand may go on using it: nothing comes any
+    /// more, and what would have to be waited for is refused.
+    pub fn close(&mut self) -> Vec<T> {
+        // Outside of a child of a fork that can have no set of its own, in which the parent's is only closed, it cannot fail.
+        let _ = self.after_fork();
+        self.reactor = None;
+        self.remote = Remote::to_nobody();
+        self.sentries = Vec::new();
+        self.forks += 1; // their posts are nobody's
+        self.timers = Timers::new();
+        self.sources = Vec::new();
+        self.watches = HashMap::new();
+        self.files = HashMap::new();
+        self.waiters.drain()
     }
 
     // --- time ---------------------------------------------------------------------------------------------------
@@ -177,7 +198,7 @@ impl<T> Hub<T> {
     pub fn wake_waiting(&mut self, source: SourceKey, directions: Ready) -> Ready {
         let mut woken = Ready::NONE;
         // A key of the past would be another registration's place.
-        if self.reactor.ready(source).is_none() {
+        if self.reactor.as_ref().is_none_or(|reactor| reactor.ready(source).is_none()) {
             return woken;
         }
         let Some(&AtSource { reader, writer }) = self.sources.get(source.index()) else { return woken };
@@ -192,7 +213,7 @@ impl<T> Hub<T> {
 
     /// Ends a registration and wakes who waits for it: the descriptor is about to be closed.
     pub fn deregister(&mut self, source: SourceKey) {
-        if self.reactor.deregister(source)
+        if self.reactor.as_mut().is_some_and(|reactor| reactor.deregister(source))
             && let Some(place) = self.sources.get_mut(source.index())
         {
             let AtSource { reader, writer } = std::mem::replace(place, NOBODY);
@@ -231,15 +252,17 @@ impl<T> Hub<T> {
 
     fn watch(&mut self, descriptor: RawFd, wanted: Ready, whom: Whom) -> Result<WatchKey, ReactorError> {
         self.after_fork()?;
-        let watch = self.reactor.watch(descriptor, wanted)?;
+        let watch = self.open()?.watch(descriptor, wanted)?;
         self.watches.insert(watch, whom);
         Ok(watch)
     }
 
     /// Ends a watch.
     pub fn unwatch(&mut self, watch: WatchKey) {
-        if self.watches.remove(&watch).is_some() {
-            self.reactor.unwatch(watch);
+        if self.watches.remove(&watch).is_some()
+            && let Some(reactor) = &mut self.reactor
+        {
+            reactor.unwatch(watch);
         }
     }
 
@@ -256,7 +279,7 @@ impl<T> Hub<T> {
         period: Duration,
         number: u64,
     ) -> Result<FileKey, ReactorError> {
-        let key = self.reactor.watch_file(path, period)?;
+        let key = self.open()?.watch_file(path, period)?;
         self.files.insert(key, number);
         Ok(key)
     }
@@ -264,7 +287,7 @@ impl<T> Hub<T> {
     /// Ends it, and gives what was known last.
     pub fn unwatch_file(&mut self, key: FileKey) -> Option<FileState> {
         self.files.remove(&key);
-        self.reactor.unwatch_file(key)
+        self.reactor.as_mut()?.unwatch_file(key)
     }
 
     // --- turns --------------------------------------------------------------------------------------------------
@@ -282,10 +305,11 @@ impl<T> Hub<T> {
 
     /// How long to sleep at the next poll: not at all if somebody is ready, else until the next timer is due.
     pub fn patience(&mut self) -> Option<Duration> {
-        if self.waiters.ready_len() > 0 || self.reactor.is_always_ready() {
+        let Some(reactor) = &mut self.reactor else { return Some(Duration::ZERO) };
+        if self.waiters.ready_len() > 0 || reactor.is_always_ready() {
             return Some(Duration::ZERO);
         }
-        let at = [self.timers.next_at(), self.reactor.next_look()].into_iter().flatten().min()?;
+        let at = [self.timers.next_at(), reactor.next_look()].into_iter().flatten().min()?;
         Some(Duration::from_nanos(at.saturating_sub(monotonic())))
     }
 
@@ -307,16 +331,17 @@ impl<T> Hub<T> {
 
     /// The first half of a [`poll`](Self::poll): what to sleep. The hub may be used meanwhile.
     pub fn prepare(&mut self) -> Sleep {
-        self.reactor.prepare()
+        self.reactor.as_mut().map_or_else(Sleep::none, Reactor::prepare)
     }
 
     /// The second half of a [`poll`](Self::poll).
     ///
     /// # Errors
     ///
-    /// [`ReactorError::Wait`].
+    /// [`ReactorError::Wait`]; [`ReactorError::Closed`].
     pub fn report(&mut self, sleep: Sleep, mut tell: impl FnMut(Occurrence)) -> Result<(), ReactorError> {
         let Self { reactor, waiters, sources, watches, files, remote, .. } = self;
+        let reactor = reactor.as_mut().ok_or(ReactorError::Closed)?;
         let outcome = reactor.report(sleep, |event| match event {
             Event::Source(source, became) => {
                 let Some(&AtSource { reader, writer }) = sources.get(source.index()) else { return };
@@ -372,6 +397,9 @@ impl<T> Hub<T> {
         expected: u32,
         key: WaiterKey,
     ) -> crate::Post {
+        if self.reactor.is_none() {
+            return crate::Post::nowhere();
+        }
         let index = match self.sentries.iter().position(Sentry::has_room) {
             Some(index) => index,
             None => {
@@ -411,7 +439,11 @@ impl<T> Hub<T> {
         }
         // Posts of before are nobody's: the numbers of new sentries begin again.
         self.forks += 1;
-        self.reactor.after_fork()?;
+        let Some(reactor) = &mut self.reactor else {
+            self.known_forks = forks;
+            return Ok(());
+        };
+        reactor.after_fork()?;
         self.known_forks = forks;
         self.sources.fill(NOBODY);
         let copies = self.watches.iter().filter(|(_, whom)| matches!(whom, Whom::Waiter(_)));
@@ -419,8 +451,10 @@ impl<T> Hub<T> {
             self.unwatch(watch);
         }
         // What had been woken from other threads may be under a lock as well. Everybody looks again instead.
-        self.remote = Remote::new(self.reactor.waker().clone());
-        self.remote.nudge();
+        if let Some(reactor) = &self.reactor {
+            self.remote = Remote::new(reactor.waker().clone());
+            self.remote.nudge();
+        }
         Ok(())
     }
 }

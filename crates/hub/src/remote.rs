@@ -13,23 +13,31 @@ pub struct Remote(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     woken: Mutex<Vec<WaiterKey>>,
-    waker: Waker,
+    /// `None` if there is nobody to be woken.
+    waker: Option<Waker>,
 }
 
 impl Remote {
     pub(crate) fn new(waker: Waker) -> Self {
-        Self(Arc::new(Inner { woken: Mutex::default(), waker }))
+        Self(Arc::new(Inner { woken: Mutex::default(), waker: Some(waker) }))
+    }
+
+    /// Of a hub that is closed.
+    pub(crate) fn to_nobody() -> Self {
+        Self(Arc::new(Inner { woken: Mutex::default(), waker: None }))
     }
 
     /// Makes the waiter ready, if that wait is not over by then.
     pub fn wake(&self, key: WaiterKey) {
         self.lock().push(key);
-        self.0.waker.wake();
+        self.nudge();
     }
 
     /// Has the hub's thread come back from its sleep, or not go to sleep.
     pub fn nudge(&self) {
-        self.0.waker.wake();
+        if let Some(waker) = &self.0.waker {
+            waker.wake();
+        }
     }
 
     /// Those that were woken meanwhile.

@@ -33,6 +33,11 @@ pub struct Post {
 }
 
 impl Post {
+    /// At none, as the hub is closed.
+    pub(crate) const fn nowhere() -> Self {
+        Self { sentry: usize::MAX, number: 0, forks: 0 }
+    }
+
     /// At which of the hub's sentries, if that is still there.
     pub(crate) fn sentry(self, forks: u32) -> Option<usize> {
         (self.forks == forks).then_some(self.sentry)

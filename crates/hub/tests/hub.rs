@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use weft_hub::{Hub, InUse, Occurrence};
-use weft_reactor::Ready;
+use weft_reactor::{ReactorError, Ready};
 
 const NOW: Option<Duration> = Some(Duration::ZERO);
 
@@ -53,9 +53,9 @@ fn a_late_timer_wakes_nobody_else() {
 fn a_wait_for_a_descriptor_is_given_up_by_others() {
     let mut hub = Hub::new().unwrap();
     let (near, _far) = UnixStream::pair().unwrap();
-    let source = hub.reactor().register(near.as_raw_fd()).unwrap();
+    let source = hub.reactor().unwrap().register(near.as_raw_fd()).unwrap();
     poll(&mut hub);
-    hub.reactor().would_block(source, Ready::BOTH);
+    hub.reactor().unwrap().would_block(source, Ready::BOTH);
     let reader = hub.waiters.park('r');
     hub.wake_when_ready(source, Ready::READ, reader).unwrap();
     assert_eq!(hub.wake_waiting(source, Ready::WRITE), Ready::NONE, "nobody writes");
@@ -73,9 +73,9 @@ fn a_wait_for_a_descriptor_is_given_up_by_others() {
 fn one_reader_and_one_writer_a_descriptor() {
     let mut hub = Hub::new().unwrap();
     let (near, mut far) = UnixStream::pair().unwrap();
-    let source = hub.reactor().register(near.as_raw_fd()).unwrap();
+    let source = hub.reactor().unwrap().register(near.as_raw_fd()).unwrap();
     poll(&mut hub);
-    hub.reactor().would_block(source, Ready::BOTH);
+    hub.reactor().unwrap().would_block(source, Ready::BOTH);
     let (reader, writer, other) = (hub.waiters.park('r'), hub.waiters.park('w'), hub.waiters.park('o'));
     hub.wake_when_ready(source, Ready::READ, reader).unwrap();
     hub.wake_when_ready(source, Ready::WRITE, writer).unwrap();
@@ -136,9 +136,9 @@ fn a_turn_ends_by_time() {
 fn in_the_child_of_a_fork_waits_go_on_but_for_descriptors() {
     let mut hub = Hub::new().unwrap();
     let (near, mut far) = UnixStream::pair().unwrap();
-    let source = hub.reactor().register(near.as_raw_fd()).unwrap();
+    let source = hub.reactor().unwrap().register(near.as_raw_fd()).unwrap();
     poll(&mut hub);
-    hub.reactor().would_block(source, Ready::READ);
+    hub.reactor().unwrap().would_block(source, Ready::READ);
     let waiter = hub.waiters.park('a');
     hub.wake_when_ready(source, Ready::READ, waiter).unwrap();
     // With a thread that stands at a word.
@@ -174,4 +174,40 @@ fn in_the_child_of_a_fork_waits_go_on_but_for_descriptors() {
     hub.recall(post);
     poll(&mut hub);
     assert_eq!(hub.waiters.next_ready(), Some('a'), "the child's descriptor is the parent's as well");
+}
+
+#[test]
+fn a_closed_hub_can_be_used_and_does_nothing() {
+    let mut hub = Hub::new().unwrap();
+    let (near, _far) = UnixStream::pair().unwrap();
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let source = hub.reactor().unwrap().register(near.as_raw_fd()).unwrap();
+    let watch = hub.tell_when(near.as_raw_fd(), Ready::READ, 1).unwrap();
+    let remote = hub.remote().clone();
+    let parked = hub.waiters.park('a');
+    hub.waiters.post('b');
+    let now = hub.update_now();
+    let timer = hub.wake_at(now, parked);
+    let descriptor = hub.reactor().unwrap().descriptor();
+    let sleep = hub.prepare();
+    let before = open();
+    assert_eq!(hub.close(), ['a', 'b']);
+    drop(sleep);
+    assert!(open() < before);
+    assert!(hub.reactor().is_none());
+    assert!(!hub.cancel_timer(timer));
+    assert_eq!(hub.waiters.withdraw(parked), None);
+    remote.wake(parked);
+    hub.remote().wake(parked);
+    hub.unwatch(watch);
+    hub.deregister(source);
+    assert_eq!(hub.wake_waiting(source, Ready::BOTH), Ready::NONE);
+    let late = hub.waiters.park('c');
+    assert_eq!(hub.tell_when(descriptor, Ready::READ, 2), Err(ReactorError::Closed));
+    let word = std::sync::atomic::AtomicU32::new(0);
+    // SAFETY: the word lives until the post is recalled.
+    let post = unsafe { hub.post_at(&raw const word, 0, late) };
+    hub.recall(post);
+    assert_eq!(hub.poll(None, |_| ()), Err(ReactorError::Closed), "it does not sleep either");
+    assert_eq!(hub.close(), ['c']);
 }

@@ -19,6 +19,9 @@ pub enum ReactorError {
         /// Why.
         source: Errno,
     },
+    /// The hub was closed.
+    #[error("the hub was closed")]
+    Closed,
     /// The kernel would not wait.
     #[error("cannot wait for descriptors: {0}")]
     Wait(Errno),
@@ -61,7 +64,7 @@ impl ReactorError {
             | Self::Watch { source, .. }
             | Self::Signal { source, .. }
             | Self::Child { source, .. } => Some(*source),
-            Self::SignalListeners { .. } => None,
+            Self::SignalListeners { .. } | Self::Closed => None,
         }
     }
 }

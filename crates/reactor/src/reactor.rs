@@ -49,15 +49,23 @@ const FILES: u64 = u64::MAX - 2;
 /// A sleep that needs nothing of the reactor's, so that it can be slept without what guards the reactor.
 #[derive(Debug)]
 pub struct Sleep {
-    epoll: Arc<Epoll>,
+    /// `None` if there is no reactor any more.
+    epoll: Option<Arc<Epoll>>,
     reports: Reports,
     outcome: Result<(), Errno>,
 }
 
 impl Sleep {
+    /// What is over at once.
+    pub fn none() -> Self {
+        Self { epoll: None, reports: Reports::default(), outcome: Ok(()) }
+    }
+
     /// Sleeps until something is there to be told, or for at most `patience`.
     pub fn sleep(&mut self, patience: Option<Duration>) {
-        self.outcome = self.epoll.wait(patience, &mut self.reports);
+        if let Some(epoll) = &self.epoll {
+            self.outcome = epoll.wait(patience, &mut self.reports);
+        }
     }
 }
 
@@ -234,7 +242,11 @@ impl Reactor {
 
     /// The first half of a [`poll`](Self::poll): what to sleep.
     pub fn prepare(&mut self) -> Sleep {
-        Sleep { epoll: Arc::clone(&self.epoll), reports: std::mem::take(&mut self.reports), outcome: Ok(()) }
+        Sleep {
+            epoll: Some(Arc::clone(&self.epoll)),
+            reports: std::mem::take(&mut self.reports),
+            outcome: Ok(()),
+        }
     }
 
     /// The second half of a [`poll`](Self::poll): what has come.

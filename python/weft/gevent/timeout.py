@@ -17,7 +17,7 @@ _UNIQUE: Any = object()
 
 
 class Timeout(_hub.TimeoutBase):
-    """Raises itself, or `exception`, in the greenlet that started it, `seconds` from then.
+    """Raises itself, or `exception`, in the greenlet or the coroutine that started it, `seconds` from then.
 
     As a context manager it starts on entry and is closed on exit; with `exception=False` it
     then ends silently. `seconds` of None is never.

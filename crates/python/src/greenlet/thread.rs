@@ -53,6 +53,8 @@ pub(crate) struct Thread {
     pub(crate) hub: *mut PyObject,
     /// The hub's loop, owned.
     pub(crate) hub_loop: *mut PyObject,
+    /// Hubs and loops that were the thread's before, and that somebody may have in hand; owned.
+    pub(crate) retired: Vec<*mut PyObject>,
     /// Whether the hub's class wants to see every switch to it.
     pub(crate) hub_watches: bool,
     /// The child of the hub that has ended with an exception, which is on its way there; owned, or null.
@@ -271,6 +273,7 @@ unsafe fn create(thread_state: *mut PyThreadState) -> *mut Thread {
             slots: Slots::new(config()),
             hub: ptr::null_mut(),
             hub_loop: ptr::null_mut(),
+            retired: Vec::new(),
             hub_watches: false,
             failed: ptr::null_mut(),
             successor: None,
@@ -376,6 +379,20 @@ extern "C" fn destroy_ended(_argument: *mut c_void) -> c_int {
     0
 }
 
+/// Drops the hubs that were the thread's before; nobody has one in hand.
+///
+/// # Safety
+///
+/// The GIL is held. May run Python code.
+pub(crate) unsafe fn release_retired(thread: *mut Thread) {
+    // SAFETY: each one is out of the list before its reference goes.
+    unsafe {
+        while let Some(object) = (*thread).retired.pop() {
+            ffi::Py_DECREF(object);
+        }
+    }
+}
+
 /// Drops everything an ended thread kept.
 unsafe fn destroy(thread: *mut Thread) {
     // SAFETY: under the GIL, in another thread or later than the one that ended. References are cleared
@@ -403,6 +420,7 @@ unsafe fn destroy(thread: *mut Thread) {
         }
         clear(&raw mut (*thread).hub);
         clear(&raw mut (*thread).hub_loop);
+        release_retired(thread);
         while let Some(greenlet) = (*thread).delete_later.pop() {
             super::lifetime::make_dead(greenlet);
             ffi::Py_DECREF(greenlet.cast());

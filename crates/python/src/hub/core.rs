@@ -161,6 +161,19 @@ impl Core {
         self.next_number
     }
 
+    /// Gives back what is the kernel's; and what was ready or waited, and the watchers, both owned. From then on nothing
+    /// comes, and nobody runs it.
+    pub(super) fn close(&mut self) -> (Vec<Item>, Vec<*mut PyObject>) {
+        self.greenlet = ptr::null_mut();
+        self.listener = None;
+        self.phases = Vec::new();
+        self.signals = Vec::new();
+        self.descriptors = HashMap::new();
+        self.sent = Vec::new();
+        self.pending = std::collections::VecDeque::new();
+        (self.hub.close(), std::mem::take(&mut self.watchers).into_values().collect())
+    }
+
     /// Posts a callback, whose reference is taken.
     pub(super) fn post(&mut self, callback: *mut PyObject) -> WaiterKey {
         self.hub.waiters.post(Item::Callback(callback))

@@ -30,6 +30,8 @@ use crate::greenlet::object::is_greenlet;
 pub(super) struct Loop {
     /// Null once it is destroyed.
     core: GilCell<*mut Core>,
+    /// The same, also when it is destroyed: whoever has it in hand while that happens finds it closed. Owned.
+    memory: GilCell<*mut Core>,
     /// Keeps the greenlet alive that [`Core::greenlet`] points to.
     greenlet: GilCell<Option<Py<PyAny>>>,
     /// What a thread that was ending has left in it: to be dropped only when nothing of the thread can run any more.
@@ -69,6 +71,7 @@ unsafe impl Send for Loop {}
 /// The error of the engine as Python's.
 pub(super) fn to_exception(error: &ReactorError) -> PyErr {
     match (error, error.errno()) {
+        (ReactorError::Closed, _) => destroyed(),
         (ReactorError::Signal { .. }, _) => PyValueError::new_err(error.to_string()),
         (_, Some(errno)) => PyOSError::new_err((errno.raw_os_error(), error.to_string())),
         (_, None) => PyRuntimeError::new_err(error.to_string()),
@@ -193,13 +196,7 @@ impl Loop {
         unsafe {
             *self.core.get() = ptr::null_mut();
             let greenlet = (*self.greenlet.get()).take();
-            let mut core = Box::from_raw(core);
-            // In the child of a fork, its threads do not exist, and are not to be waited for; and if it can have no set of its
-            // own, the parent's is only closed.
-            let _ = core.check_fork();
-            let items: Vec<Item> = core.hub.waiters.drain();
-            let watchers: Vec<_> = std::mem::take(&mut core.watchers).into_values().collect();
-            drop(core);
+            let (items, watchers) = (*core).close();
             for &object in &watchers {
                 if let Ok(watcher) = Borrowed::from_ptr(py, object).cast::<Watcher>() {
                     watcher.get().forget();
@@ -225,8 +222,9 @@ impl Loop {
     #[pyo3(signature = (default = true))]
     fn new(default: bool) -> PyResult<Self> {
         let core = Core::new().map_err(|error| to_exception(&error))?;
-        let core = GilCell::new(Box::into_raw(Box::new(core)));
-        Ok(Self { core, greenlet: GilCell::new(None), left: GilCell::new(Left::default()), default })
+        let memory = Box::into_raw(Box::new(core));
+        let (core, memory) = (GilCell::new(memory), GilCell::new(memory));
+        Ok(Self { core, memory, greenlet: GilCell::new(None), left: GilCell::new(Left::default()), default })
     }
 
     /// Whether it is the main thread's.
@@ -463,7 +461,7 @@ impl Loop {
     /// The kernel's set of descriptors; None once it is destroyed.
     fn fileno(&self, py: Python<'_>) -> Option<i32> {
         // SAFETY: with the GIL, for this statement.
-        self.core(py).map(|core| unsafe { (*core).hub.reactor().descriptor() })
+        self.core(py).and_then(|core| unsafe { (*core).hub.reactor() }).map(|reactor| reactor.descriptor())
     }
 
     /// In the child of a fork: what is needed there also happens by itself, with the next turn.
@@ -517,6 +515,9 @@ impl Drop for Loop {
         unsafe {
             self.destroy(Python::assume_attached());
             std::mem::take(&mut *self.left.get()).release();
+            // What came in after that.
+            let (items, watchers) = Box::from_raw(*self.memory.get()).close();
+            Left { items, watchers }.release();
         }
     }
 }

@@ -147,9 +147,33 @@ unsafe fn enter(py: Python<'_>, hub: *mut PyObject) -> PyResult<()> {
         (*thread).successor = Some(park::successor);
         (*thread).hub_left = Some(left_by_thread);
         super::process_waits::note_hub();
-        ffi::Py_XDECREF(old.0);
-        ffi::Py_XDECREF(old.1);
+        retire(thread, old);
         Ok(())
+    }
+}
+
+/// Keeps what was the thread's hub, and its loop, until nobody can have them in hand any more: an operation under way may, which
+/// has run Python code that took the hub from the thread.
+unsafe fn retire(thread: *mut Thread, (hub, hub_loop): (*mut PyObject, *mut PyObject)) {
+    // SAFETY: the calling thread's; both are owned, or null.
+    unsafe { (*thread).retired.extend([hub, hub_loop].into_iter().filter(|object| !object.is_null())) };
+}
+
+/// Lets go of the hubs that this thread had before: between two turns of its present one, when no operation is under way but
+/// those of greenlets that wait, which have what they need.
+///
+/// # Safety
+///
+/// The GIL is held. May run Python code.
+pub(super) unsafe fn release_retired() {
+    // SAFETY: passed on.
+    unsafe {
+        let thread = thread();
+        if thread.is_null() {
+            ffi::PyErr_Clear();
+        } else if !(*thread).retired.is_empty() {
+            crate::greenlet::thread::release_retired(thread);
+        }
     }
 }
 
@@ -215,8 +239,7 @@ pub(super) fn set_hub(py: Python<'_>, hub: Option<&Bound<'_, PyAny>>) -> PyResul
                     std::mem::replace(&mut (*thread).hub, ptr::null_mut()),
                     std::mem::replace(&mut (*thread).hub_loop, ptr::null_mut()),
                 );
-                ffi::Py_XDECREF(old.0);
-                ffi::Py_XDECREF(old.1);
+                retire(thread, old);
                 Ok(())
             }
         }
@@ -249,7 +272,10 @@ pub(super) unsafe fn loop_of(hub: *mut PyObject) -> Option<(*mut PyObject, *mut 
         {
             return Some((owned(here.holder), here.core));
         }
+        // What looks it up may let go of the hub.
+        let hub = owned(hub);
         let holder = ffi::PyObject_GetAttrString(hub, c"loop".as_ptr());
+        ffi::Py_DECREF(hub);
         if holder.is_null() {
             ffi::PyErr_Clear();
             return None;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use weft_reactor::signals::Listener;
-use weft_reactor::{ChildExit, FileState, Ready, TimerKey, WatchKey};
+use weft_reactor::{ChildExit, FileState, ReactorError, Ready, TimerKey, WatchKey};
 
 use super::core::{Core, Phase, READ, WRITE};
 use super::eventloop::to_exception;
@@ -45,7 +45,9 @@ impl Kind {
                 let listener = match &mut core.listener {
                     Some(listener) => listener,
                     none => {
-                        let waker = core.hub.reactor().waker().clone();
+                        let reactor =
+                            core.hub.reactor().ok_or_else(|| to_exception(&ReactorError::Closed))?;
+                        let waker = reactor.waker().clone();
                         none.insert(Listener::new(&waker).map_err(|error| to_exception(&error))?)
                     }
                 };

@@ -127,16 +127,11 @@ pub(super) unsafe fn park_entered(
         let counted = isize::from(referenced);
         (*core).references += counted;
         let result = switch_away(holder, core);
-        // It may have been destroyed meanwhile.
-        let mut fired = false;
-        let mut was_waiting = false;
-        if !core_of_loop(holder).is_null() {
-            (*core).references -= counted;
-            if let Some(timer) = timer {
-                fired = !(*core).hub.cancel_timer(timer);
-            }
-            was_waiting = withdraw(core, key);
-        }
+        // It may have been destroyed meanwhile, or before; then it has forgotten its timers.
+        let closed = core_of_loop(holder).is_null();
+        (*core).references -= counted;
+        let fired = timer.is_some_and(|timer| !(*core).hub.cancel_timer(timer)) && !closed;
+        let was_waiting = withdraw(core, key);
         ffi::Py_DECREF(holder);
         if result.is_null() {
             return Outcome::Failed;

@@ -24,6 +24,7 @@ use pyo3::ffi::{self, PyObject, PyTypeObject};
 use weft_hub::WaiterKey;
 use weft_reactor::TimerKey;
 
+use super::class::or_none;
 use super::core::Core;
 use super::here;
 use super::links::Links;
@@ -125,16 +126,17 @@ const unsafe fn of(object: *mut PyObject) -> *mut Spawned {
 unsafe fn my_loop(this: *mut Spawned) -> Option<(*mut PyObject, *mut Core)> {
     // SAFETY: a live object, says the caller.
     unsafe {
-        let parent: *mut PyObject = attributes::parent_of(this.cast()).cast();
-        let found = if parent.is_null() { None } else { here::loop_of(parent) };
+        // What looks up its loop may give it another one.
+        let parent = or_none(attributes::parent_of(this.cast()).cast());
+        let found = if parent == ffi::Py_None() { None } else { here::loop_of(parent) };
         if found.is_none() {
-            let parent = if parent.is_null() { ffi::Py_None() } else { parent };
             ffi::PyErr_Format(
                 ffi::PyExc_TypeError,
                 c"Cannot convert %R, the parent of a Greenlet, to a hub whose loop runs".as_ptr(),
                 parent,
             );
         }
+        ffi::Py_DECREF(parent);
         found
     }
 }

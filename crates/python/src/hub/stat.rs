@@ -71,7 +71,8 @@ impl Stat {
         let core = slf.as_super().get().core(slf.py());
         let Watched { state, key, .. } = kind!(slf, Kind::Stat(watched) => &**watched);
         // SAFETY: with the GIL, for this statement.
-        let current = core.ok().zip(*key).and_then(|(core, key)| unsafe { (*core).hub.reactor().file(key) });
+        let reactor = core.ok().and_then(|core| unsafe { (*core).hub.reactor() });
+        let current = reactor.zip(*key).and_then(|(reactor, key)| reactor.file(key));
         match current {
             Some(FileState { now, before }) => FileState { now, before: before.or(state.before) },
             None => *state,

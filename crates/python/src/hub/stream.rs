@@ -15,7 +15,7 @@ use std::os::fd::RawFd;
 
 use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
-use weft_reactor::{Ready, SourceKey};
+use weft_reactor::{ReactorError, Ready, SourceKey};
 
 use super::core::Core;
 use super::eventloop::{Loop, core_of, core_of_loop, to_exception};
@@ -80,7 +80,8 @@ impl Stream {
             return Err(PyErr::fetch(holder.py()));
         }
         // SAFETY: as above.
-        let source = unsafe { (*core).hub.reactor().register(fileno) };
+        let reactor = unsafe { (*core).hub.reactor() };
+        let source = reactor.ok_or(ReactorError::Closed).and_then(|reactor| reactor.register(fileno));
         let source = source.map_err(|error| to_exception(&error))?;
         Ok(Self {
             holder: holder.unbind(),

@@ -9,6 +9,7 @@ use std::ffi::c_int;
 use std::ptr;
 
 use pyo3::ffi::{self, PyBaseExceptionObject, PyObject, PyTypeObject};
+use pyo3::prelude::*;
 use weft_hub::WaiterKey;
 use weft_reactor::TimerKey;
 use weft_sys::clock::monotonic;
@@ -17,7 +18,7 @@ use super::class::{self, none, or_none, truth};
 use super::core::{Core, Item};
 use super::eventloop::core_of_loop;
 use super::here::here;
-use super::park;
+use super::{park, process_waits};
 use crate::gil::GilCell;
 use crate::greenlet::object::{Life, PyGreenlet, body, clear, owned};
 use crate::greenlet::parcel::Parcel;
@@ -45,8 +46,9 @@ struct Own {
     exception: *mut PyObject,
     /// The loop; null if it never raises, or was closed.
     holder: *mut PyObject,
-    /// Where it was started.
+    /// Where it was started: a greenlet, or a coroutine.
     greenlet: *mut PyGreenlet,
+    coroutine: *mut PyObject,
     after: f64,
     started: Option<Started>,
     referenced: bool,
@@ -90,6 +92,7 @@ unsafe extern "C" fn new(
                 exception: none(),
                 holder: ptr::null_mut(),
                 greenlet: ptr::null_mut(),
+                coroutine: ptr::null_mut(),
                 after: 0.0,
                 started: None,
                 referenced: true,
@@ -230,13 +233,22 @@ pub(super) unsafe fn start(this: *mut PyObject) -> bool {
         if current.is_null() {
             return false;
         }
-        let old = std::mem::replace(&mut (*own).greenlet, owned(current));
+        let stepping = process_waits::stepping(Python::assume_attached());
+        let (greenlet, coroutine) = match stepping {
+            Some(coroutine) => (ptr::null_mut(), owned(coroutine)),
+            None => (owned(current), ptr::null_mut()),
+        };
+        let old = (
+            std::mem::replace(&mut (*own).greenlet, greenlet),
+            std::mem::replace(&mut (*own).coroutine, coroutine),
+        );
         let key = (*core).hub.waiters.park(Item::Timeout(owned(this)));
         let at = monotonic() + super::kind::nanoseconds((*own).after);
         let timer = (*core).hub.wake_at(at, key);
         (*core).references += isize::from((*own).referenced);
         (*own).started = Some(Started { key, timer });
-        ffi::Py_XDECREF(old.cast());
+        ffi::Py_XDECREF(old.0.cast());
+        ffi::Py_XDECREF(old.1);
         true
     }
 }
@@ -269,6 +281,7 @@ pub(super) unsafe fn stop(this: *mut PyObject) {
             }
         }
         clear(&raw mut (*own).greenlet);
+        clear(&raw mut (*own).coroutine);
     }
 }
 
@@ -287,6 +300,56 @@ pub(super) unsafe fn cancel(this: *mut PyObject) {
     }
 }
 
+/// What it raises, borrowed.
+unsafe fn raises(this: *mut PyObject) -> *mut PyObject {
+    // SAFETY: a live timeout.
+    unsafe {
+        let given = (*own(this)).exception;
+        let itself = given == ffi::Py_None()
+            || given == ffi::Py_False()
+            || ffi::PyUnicode_Check(given) != 0
+            || ffi::PyBytes_Check(given) != 0;
+        if itself { this } else { given }
+    }
+}
+
+unsafe fn refuse(given: *mut PyObject) {
+    // SAFETY: a live object.
+    unsafe {
+        ffi::PyErr_Format(
+            ffi::PyExc_TypeError,
+            c"exceptions must be classes, or instances, not %s".as_ptr(),
+            crate::greenlet::object::type_name(given),
+        );
+    }
+}
+
+/// The same in a coroutine; takes both references.
+unsafe fn raise_in_coroutine(this: *mut PyObject, coroutine: *mut PyObject) -> bool {
+    // SAFETY: live objects, held here; every result is checked and dropped.
+    unsafe {
+        let given = raises(this);
+        let error = if ffi::PyExceptionInstance_Check(given) != 0 {
+            owned(given)
+        } else if ffi::PyExceptionClass_Check(given) != 0 {
+            ffi::PyObject_CallNoArgs(given)
+        } else {
+            refuse(given);
+            ptr::null_mut()
+        };
+        let mut fine = false;
+        if !error.is_null() {
+            let result = ffi::PyObject_CallMethod(coroutine, c"_throw".as_ptr(), c"O".as_ptr(), error);
+            fine = !result.is_null();
+            ffi::Py_XDECREF(result);
+            ffi::Py_DECREF(error);
+        }
+        ffi::Py_DECREF(coroutine);
+        ffi::Py_DECREF(this);
+        fine
+    }
+}
+
 /// Raises it where it was started; takes the reference to it. False with an exception set, which came back.
 ///
 /// # Safety
@@ -302,18 +365,17 @@ pub(super) unsafe fn expire(this: *mut PyObject) -> bool {
                 (*core).references -= isize::from((*own).referenced);
             }
         }
+        let coroutine = std::mem::replace(&mut (*own).coroutine, ptr::null_mut());
+        if !coroutine.is_null() {
+            return raise_in_coroutine(this, coroutine);
+        }
         let greenlet = std::mem::replace(&mut (*own).greenlet, ptr::null_mut());
         if greenlet.is_null() || (*body(greenlet)).life != Life::Active {
             ffi::Py_XDECREF(greenlet.cast());
             ffi::Py_DECREF(this);
             return true;
         }
-        let given = (*own).exception;
-        let itself = given == ffi::Py_None()
-            || given == ffi::Py_False()
-            || ffi::PyUnicode_Check(given) != 0
-            || ffi::PyBytes_Check(given) != 0;
-        let given = if itself { this } else { given };
+        let given = raises(this);
         let fine = if ffi::PyExceptionInstance_Check(given) != 0 {
             ffi::PyErr_SetObject(ffi::Py_TYPE(given).cast(), given);
             true
@@ -321,11 +383,7 @@ pub(super) unsafe fn expire(this: *mut PyObject) -> bool {
             ffi::PyErr_SetNone(given);
             true
         } else {
-            ffi::PyErr_Format(
-                ffi::PyExc_TypeError,
-                c"exceptions must be classes, or instances, not %s".as_ptr(),
-                crate::greenlet::object::type_name(given),
-            );
+            refuse(given);
             false
         };
         discard_object(this);

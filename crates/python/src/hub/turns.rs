@@ -12,7 +12,7 @@ use super::callback::Callback;
 use super::core::{Core, Phase};
 use super::eventloop::{core_of, core_of_loop, is_default, loop_argument};
 use super::ready::{self, Step};
-use super::{fire, linkable, queue, step, timeout};
+use super::{fire, here, linkable, queue, step, timeout};
 use crate::ffi::current_thread_state;
 use crate::greenlet::object::{PyGreenlet, SavedError, owned};
 use crate::greenlet::parcel::Parcel;
@@ -115,6 +115,7 @@ unsafe fn turns(holder: *mut PyObject, nowait: bool, once: bool) -> bool {
                 handle_error(holder, ffi::Py_None());
             }
             clear_away_ended();
+            here::release_retired();
             let Some(core) = alive(holder) else { return true };
             (*core).turns += 1;
             if idles && !(*core).is_busy() {

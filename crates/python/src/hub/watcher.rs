@@ -69,6 +69,15 @@ impl Watcher {
         self.holder.get().core(py).ok_or_else(|| PyValueError::new_err("operation on destroyed loop"))
     }
 
+    /// What its loop keeps, if it can still be started.
+    fn check_open(&self, py: Python<'_>) -> PyResult<*mut Core> {
+        let core = self.core(py)?;
+        if self.state(py).closed {
+            return Err(PyValueError::new_err("the watcher was closed"));
+        }
+        Ok(core)
+    }
+
     /// Its loop is gone.
     pub(super) fn forget(&self) {
         // SAFETY: with the GIL, which whoever destroys a loop holds; what is dropped is out of reach before.
@@ -118,10 +127,7 @@ impl Watcher {
         pass_events: bool,
     ) -> PyResult<()> {
         let (this, py) = (slf.get(), slf.py());
-        let core = this.core(py)?;
-        if this.state(py).closed {
-            return Err(PyValueError::new_err("the watcher was closed"));
-        }
+        this.check_open(py)?;
         if !callback.bind(py).is_callable() {
             let kind = callback.bind(py).get_type().name()?.to_string();
             return Err(PyTypeError::new_err(format!("Expected callable, not {kind}")));
@@ -131,7 +137,9 @@ impl Watcher {
             state.pass_events = pass_events;
             (state.callback.replace(callback), state.arguments.replace(arguments.clone().unbind()))
         };
+        // May run Python code, which may destroy the loop.
         drop(old);
+        let core = this.check_open(py)?;
         if this.state(py).active {
             return Ok(());
         }

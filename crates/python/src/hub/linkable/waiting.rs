@@ -1,9 +1,10 @@
 //! Waiting for such an object, and linking to it what is no function.
 
-use pyo3::ffi::PyObject;
+use pyo3::ffi::{self, PyObject};
 use weft_hub::WaiterKey;
 
 use super::super::class::own;
+use super::super::eventloop;
 use super::super::here::{self, here_if_exists};
 use super::super::limit::{self, Ended, Limit};
 use super::super::links::{self, Link};
@@ -34,10 +35,18 @@ pub(in super::super) unsafe fn wait(
             (*this).arrived.push(link);
         } else {
             (*this).links.push(link);
-            if !takes && !check_and_notify(object) {
-                park::withdraw(here.core, key);
-                unlink_wait(this, here.holder, key);
-                return (Ended::Failed, false);
+            if !takes {
+                // A `ready()` of somebody's own may take the hub from the thread.
+                let holder = owned(here.holder);
+                let fine = check_and_notify(object) && !eventloop::core_of(holder).is_null();
+                if !fine {
+                    park::withdraw(here.core, key);
+                    unlink_wait(this, holder, key);
+                }
+                ffi::Py_DECREF(holder);
+                if !fine {
+                    return (Ended::Failed, false);
+                }
             }
         }
         park::note_wait(object);

@@ -9,7 +9,6 @@ use super::super::class::{
     self, Given, Spec, attribute, boolean, method, named, none, none_if, or_none, own, plain, truth,
 };
 use super::super::eventloop::core_of_loop;
-use super::super::faces::names;
 use super::super::here::here;
 use super::super::linkable::{self, Linkable, What};
 use super::wait::{get_within, put_within};
@@ -164,7 +163,6 @@ unsafe extern "C" fn did_put_task(this: *mut PyObject, _unused: *mut PyObject) -
 unsafe fn set_up(this: *mut PyObject, [maxsize, idle]: Given<2>) -> *mut PyObject {
     // SAFETY: as above; old values are dropped when nothing is borrowed.
     unsafe {
-        let Some(here) = here() else { return ptr::null_mut() };
         let idle = if idle == ffi::Py_None() { ptr::null_mut() } else { idle };
         if !idle.is_null() && !linkable::is_linkable(idle) {
             ffi::PyErr_SetString(ffi::PyExc_TypeError, c"idle is an Event".as_ptr());
@@ -174,6 +172,7 @@ unsafe fn set_up(this: *mut PyObject, [maxsize, idle]: Given<2>) -> *mut PyObjec
         if set_maxsize(this, maxsize, ptr::null_mut()) != 0 {
             return ptr::null_mut();
         }
+        let Some(here) = here() else { return ptr::null_mut() };
         let old = (
             std::mem::replace(&mut (*queue).hub, owned(here.hub)),
             std::mem::replace(&mut (*queue).idle, owned_or_null(idle)),
@@ -212,39 +211,52 @@ unsafe fn drop_store(store: Store) {
     }
 }
 
+/// A `deque` of these; null with an exception set. May run Python code: what is allocated may have the collector run finalizers.
+unsafe fn make_deque(items: &[*mut PyObject]) -> *mut PyObject {
+    // SAFETY: owned by the caller; every result is checked and dropped.
+    unsafe {
+        let list = ffi::PyList_New(items.len().cast_signed());
+        if list.is_null() {
+            return list;
+        }
+        for (index, &item) in items.iter().enumerate() {
+            ffi::PyList_SET_ITEM(list, index.cast_signed(), owned(item));
+        }
+        let module = ffi::PyImport_ImportModule(c"collections".as_ptr());
+        let deque = if module.is_null() {
+            module
+        } else {
+            ffi::PyObject_CallMethod(module, c"deque".as_ptr(), c"O".as_ptr(), list)
+        };
+        ffi::Py_XDECREF(module);
+        ffi::Py_DECREF(list);
+        deque
+    }
+}
+
 unsafe extern "C" fn get_queue(this: *mut PyObject, _closure: *mut c_void) -> *mut PyObject {
     // SAFETY: as above. Nothing runs between the look at the items and their move.
     unsafe {
-        if let Store::Object(object) = (*own::<Queue>(this)).store {
-            return or_none(object);
-        }
-        let module = ffi::PyImport_ImportModule(c"collections".as_ptr());
-        if module.is_null() {
-            return module;
-        }
-        let deque = ffi::PyObject_CallMethod(module, c"deque".as_ptr(), ptr::null());
-        ffi::Py_DECREF(module);
-        if deque.is_null() {
-            return deque;
-        }
-        let append = ffi::PyObject_GetAttr(deque, names().append);
-        let mut fine = !append.is_null();
-        let mut index = 0;
-        while fine && let Some(&item) = items(this).and_then(|items| items.get(index)) {
-            ffi::Py_INCREF(item);
-            let result = ffi::PyObject_CallOneArg(append, item);
-            ffi::Py_DECREF(item);
-            ffi::Py_XDECREF(result);
-            fine = !result.is_null();
-            index += 1;
-        }
-        ffi::Py_XDECREF(append);
-        if !fine {
+        loop {
+            if let Store::Object(object) = (*own::<Queue>(this)).store {
+                return or_none(object);
+            }
+            let seen: Vec<_> = items(this).into_iter().flatten().map(|&mut item| owned(item)).collect();
+            let deque = make_deque(&seen);
+            // A finalizer may have put something in, or asked for the same.
+            let same = items(this).is_some_and(|items| items.iter().eq(&seen));
+            let moved = (same && !deque.is_null())
+                .then(|| std::mem::replace(&mut (*own::<Queue>(this)).store, Store::Object(owned(deque))));
+            drop_store(Store::Here(seen.into()));
+            if let Some(old) = moved {
+                drop_store(old);
+                return deque;
+            }
+            if deque.is_null() {
+                return deque;
+            }
             ffi::Py_DECREF(deque);
-            return ptr::null_mut();
         }
-        drop_store(std::mem::replace(&mut (*own::<Queue>(this)).store, Store::Object(owned(deque))));
-        deque
     }
 }
 

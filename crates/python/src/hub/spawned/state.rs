@@ -71,9 +71,11 @@ pub(super) unsafe extern "C" fn get_exc_info(this: *mut PyObject, _closure: *mut
 pub(super) unsafe extern "C" fn get_loop(this: *mut PyObject, _closure: *mut c_void) -> *mut PyObject {
     // SAFETY: as above.
     unsafe {
-        let parent: *mut PyObject = attributes::parent_of(this.cast()).cast();
-        let parent = if parent.is_null() { ffi::Py_None() } else { parent };
-        ffi::PyObject_GetAttr(parent, names().r#loop)
+        // What looks it up may give the greenlet another parent.
+        let parent = or_none(attributes::parent_of(this.cast()).cast());
+        let found = ffi::PyObject_GetAttr(parent, names().r#loop);
+        ffi::Py_DECREF(parent);
+        found
     }
 }
 

@@ -104,7 +104,8 @@ pub(super) unsafe fn until_ready(
 /// Whether the descriptor may be ready.
 unsafe fn may_be_ready(place: Place, direction: Ready) -> bool {
     // SAFETY: the GIL is held; the core is borrowed for this statement.
-    unsafe { (*place.core).hub.reactor().ready(place.source).is_none_or(|ready| ready.has(direction)) }
+    let ready = unsafe { (*place.core).hub.reactor() }.and_then(|reactor| reactor.ready(place.source));
+    ready.is_none_or(|ready| ready.has(direction))
 }
 
 /// Calls the kernel until it does not block; gives what it says and where that was, or `None` with an exception set.
@@ -129,7 +130,9 @@ pub(super) unsafe fn attempt(
                 }
                 match *libc::__errno_location() {
                     libc::EAGAIN if at != Some(NOT_AT_ALL) => {
-                        (*place.core).hub.reactor().would_block(place.source, direction);
+                        if let Some(reactor) = (*place.core).hub.reactor() {
+                            reactor.would_block(place.source, direction);
+                        }
                     }
                     libc::EINTR => {
                         if ffi::PyErr_CheckSignals() != 0 {

@@ -54,8 +54,9 @@ unsafe fn receive(
             && flags & !libc::MSG_DONTWAIT == 0
             && !marked
             && place.kind != Kind::Marked
+            && let Some(reactor) = (*place.core).hub.reactor()
         {
-            (*place.core).hub.reactor().was_short(place.source);
+            reactor.was_short(place.source);
         }
         Some(got)
     }
@@ -290,7 +291,9 @@ pub(in super::super) unsafe extern "C" fn wait(
         let stream = arguments.read();
         // Whoever calls this was refused; but what came since then was told, or will be. So only the flag is cleared.
         let Some(place) = place(stream) else { return ptr::null_mut() };
-        (*place.core).hub.reactor().would_block(place.source, direction);
+        if let Some(reactor) = (*place.core).hub.reactor() {
+            reactor.would_block(place.source, direction);
+        }
         if !poll_now(place.descriptor, direction) && !until_ready(stream, place, direction, at) {
             return ptr::null_mut();
         }

@@ -147,7 +147,9 @@ unsafe extern "C" fn traverse(this: *mut PyObject, visit: visitproc, argument: *
     // SAFETY: called by the collector with a live timeout.
     unsafe {
         let own = own(this);
-        for object in [(*own).seconds, (*own).exception, (*own).holder, (*own).greenlet.cast()] {
+        for object in
+            [(*own).seconds, (*own).exception, (*own).holder, (*own).greenlet.cast(), (*own).coroutine]
+        {
             if !object.is_null() {
                 let status = visit(object, argument);
                 if status != 0 {
@@ -166,6 +168,7 @@ unsafe extern "C" fn clear_all(this: *mut PyObject) -> c_int {
         clear(&raw mut (*own).seconds);
         clear(&raw mut (*own).exception);
         clear(&raw mut (*own).greenlet);
+        clear(&raw mut (*own).coroutine);
         clear(&raw mut (*own).holder);
         (*base()).tp_clear.map_or(0, |clear| clear(this))
     }
