@@ -50,11 +50,13 @@ enum Whom {
 /// The readers and writers of a registered descriptor.
 #[derive(Debug, Clone, Copy)]
 struct AtSource {
+    /// The registration that they wait for: of another one at its place they know nothing.
+    source: Option<SourceKey>,
     reader: WaiterKey,
     writer: WaiterKey,
 }
 
-const NOBODY: AtSource = AtSource { reader: WaiterKey::NOBODY, writer: WaiterKey::NOBODY };
+const NOBODY: AtSource = AtSource { source: None, reader: WaiterKey::NOBODY, writer: WaiterKey::NOBODY };
 
 /// A thread's scheduler for coroutines of type `T`.
 #[derive(Debug)]
@@ -123,6 +125,8 @@ impl<T> Hub<T> {
     pub fn close(&mut self) -> Vec<T> {
         // Outside of a child of a fork that can have no set of its own, in which the parent's is only closed, it cannot fail.
         let _ = self.after_fork();
+        // Another thread may sleep in it.
+        self.remote.nudge();
         self.reactor = None;
         self.remote = Remote::to_nobody();
         self.sentries = Vec::new();
@@ -186,6 +190,14 @@ impl<T> Hub<T> {
             self.sources.resize(source.index() + 1, NOBODY);
         }
         let place = &mut self.sources[source.index()];
+        if place.source != Some(source) {
+            // Its descriptor was closed without our knowing, and the number is another's: who waits for it is to learn of that.
+            let AtSource { reader, writer, .. } =
+                std::mem::replace(place, AtSource { source: Some(source), ..NOBODY });
+            self.waiters.wake(reader);
+            self.waiters.wake(writer);
+        }
+        let place = &mut self.sources[source.index()];
         let whose = if direction.has(Ready::READ) { &mut place.reader } else { &mut place.writer };
         if self.waiters.is_waiting(*whose) {
             return Err(InUse);
@@ -201,7 +213,7 @@ impl<T> Hub<T> {
         if self.reactor.as_ref().is_none_or(|reactor| reactor.ready(source).is_none()) {
             return woken;
         }
-        let Some(&AtSource { reader, writer }) = self.sources.get(source.index()) else { return woken };
+        let Some(&AtSource { reader, writer, .. }) = self.sources.get(source.index()) else { return woken };
         if directions.has(Ready::READ) && self.waiters.wake(reader) {
             woken |= Ready::READ;
         }
@@ -216,7 +228,7 @@ impl<T> Hub<T> {
         if self.reactor.as_mut().is_some_and(|reactor| reactor.deregister(source))
             && let Some(place) = self.sources.get_mut(source.index())
         {
-            let AtSource { reader, writer } = std::mem::replace(place, NOBODY);
+            let AtSource { reader, writer, .. } = std::mem::replace(place, NOBODY);
             self.waiters.wake(reader);
             self.waiters.wake(writer);
         }
@@ -344,7 +356,7 @@ impl<T> Hub<T> {
         let reactor = reactor.as_mut().ok_or(ReactorError::Closed)?;
         let outcome = reactor.report(sleep, |event| match event {
             Event::Source(source, became) => {
-                let Some(&AtSource { reader, writer }) = sources.get(source.index()) else { return };
+                let Some(&AtSource { reader, writer, .. }) = sources.get(source.index()) else { return };
                 if became.has(Ready::READ) {
                     waiters.wake(reader);
                 }

@@ -18,6 +18,7 @@ mod ffi;
 mod gil;
 mod greenlet;
 mod hub;
+mod kept;
 mod manager;
 mod map;
 mod pipe;

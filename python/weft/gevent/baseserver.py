@@ -10,7 +10,7 @@ from typing import Any
 
 from .event import Event
 from .greenlet import Greenlet
-from .hub import get_hub
+from .hub import get_hub, sleep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,6 +150,9 @@ class BaseServer:
     def _accept_when_there_is_room(self) -> None:
         while self.full() and self.started:
             self.pool.wait_available()
+            if self.full():
+                # By a `full()` of somebody's own, which the pool knows nothing of.
+                sleep(self.min_delay)
         self._start_accepting_if_started()
 
     def _do_read(self) -> None:

@@ -124,8 +124,9 @@ class Hub(HubServices, greenlet):
         while True:
             self.loop.error_handler = self
             _hub.run(self.loop)
-            if self.loop.ended:
-                return
+            loop = self.loop
+            if loop is None or loop.ended:
+                return  # another thread has destroyed it, or its own has
             main: Any = self.parent
             main.throw(LoopExit("This operation would block forever", self, _Waiting(self)))
             # It waits again.
@@ -236,7 +237,8 @@ class Hub(HubServices, greenlet):
         self.end_services(wait=False)
         if not self.dead:
             loop.ended = True
-            loop.break_()
+            if not loop.destroyed:
+                loop.break_()
             self.parent = getcurrent()
             # One that never ran ends without running.
             greenlet.throw(self, HubDestroyed(True) if self else GreenletExit)

@@ -14,6 +14,7 @@ import builtins
 import errno
 import fcntl
 import os as _os
+import signal as _signal
 import time
 import warnings
 from collections.abc import Callable
@@ -163,13 +164,66 @@ def fork_and_watch(
 ) -> int:
     """Fork, and have `callback(watcher)` called in the parent when the child has ended: its status is the
     watcher's `rstatus`, and is kept for `waitpid` for a minute. With `ref`, the loop does not end before the child."""
+    loop = loop or get_hub().loop
+    if loop.default and _signal.getsignal(_signal.SIGCHLD) is _signal.SIG_IGN:
+        # Children would leave no status. libev's own handler, which gevent has there, has the same effect.
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     pid = fork()
     if pid:
-        watcher = (loop or get_hub().loop).child(pid, ref=ref)
+        watcher = loop.child(pid, ref=ref)
+        try:
+            watcher.start(_on_end, watcher, callback)
+        except OSError:
+            # There is no descriptor left to watch it by, or it is gone already. It was forked all the same.
+            watcher.close()
+            watcher = _PolledChild(loop, pid, ref)
+            watcher.start(_on_end, watcher, callback)
         _watched_children[pid] = watcher
-        watcher.start(_on_end, watcher, callback)
         _children_changed()
     return pid
+
+
+# So often it is asked whether a child has ended, in seconds, where nothing says so.
+_ASK_EVERY = 0.05
+
+# The status of a child that somebody else has waited for, as asyncio has it: exit code 255.
+_UNKNOWN_STATUS = 0xFF00
+
+
+class _PolledChild:
+    """What stands for the watcher of a child where there is no descriptor left for one."""
+
+    def __init__(self, loop: Any, pid: int, ref: bool) -> None:
+        self.pid = pid
+        self.rpid = self.rstatus = 0
+        self._timer = loop.timer(_ASK_EVERY, _ASK_EVERY, ref=ref)
+
+    @property
+    def active(self) -> bool:
+        """Whether it is started."""
+        return bool(self._timer.active)
+
+    def start(self, callback: Callable[..., Any], *args: Any) -> None:
+        """Have it called when the child has ended."""
+        self._timer.start(self._ask, callback, args)
+
+    def _ask(self, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        try:
+            found, status = _waitpid(self.pid, _os.WNOHANG)
+        except ChildProcessError:
+            found, status = self.pid, _UNKNOWN_STATUS
+        if found:
+            self.rpid, self.rstatus = found, status
+            self.stop()
+            callback(*args)
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._timer.stop()
+
+    def close(self) -> None:
+        """Ask never again."""
+        self._timer.close()
 
 
 def forkpty_and_watch(
@@ -282,12 +336,18 @@ def _wait_for_change(pids: list[int]) -> None:
         for pid in pids:
             try:
                 descriptor = _os.pidfd_open(pid)
+                descriptors.append(descriptor)
+                watcher = loop.io(descriptor, 1)
+                watchers.append(watcher)
+                watcher.start(changed.set)
             except ProcessLookupError:
                 return  # somebody else has taken its status: look again
-            descriptors.append(descriptor)
-            watcher = loop.io(descriptor, 1)
-            watchers.append(watcher)
-            watcher.start(changed.set)
+            except OSError:
+                # There is no descriptor left: look again after a while.
+                watcher = loop.timer(_ASK_EVERY)
+                watchers.append(watcher)
+                watcher.start(changed.set)
+                break
         changed.wait()
     finally:
         loop.unref()

@@ -6,9 +6,10 @@ and when one of them is, the kernel is asked again: so what is returned is what 
 
 from __future__ import annotations
 
+import errno
 import select as _select
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ._util import reexport
@@ -29,7 +30,8 @@ _READ, _WRITE = 1, 2
 
 
 def wait_for_any(interests: Mapping[int, int], timeout: float | None) -> bool:
-    """Wait until one of the descriptors is ready for what is asked of it (1 read, 2 write, 3 both); False at the timeout."""
+    """Wait until one of the descriptors is ready for what is asked of it (1 read, 2 write, 3 both, 0 nothing), or closed by
+    another greenlet; False at the timeout."""
     loop = get_hub().loop
     ready = Event()
     watchers = []
@@ -39,12 +41,55 @@ def wait_for_any(interests: Mapping[int, int], timeout: float | None) -> bool:
             watchers.append(watcher)
             try:
                 watcher.start(ready.set)
-            except OSError:
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
                 return True  # it was closed: the kernel says so to who asks
         return bool(ready.wait(timeout))
     finally:
         for watcher in watchers:
             watcher.close()
+
+
+class _Edges:
+    """What happens to descriptors from now on, if it is one of the kernel's `masks`: a set of the kernel's, which tells each
+    change once. So what is there all the time, but was not asked for, as that the other end has hung up, wakes nobody again.
+    """
+
+    def __init__(self, masks: Mapping[int, int]) -> None:
+        self._set = _original_epoll()
+        # The others are watched for nothing but that another greenlet closes them.
+        self._interests = {**dict.fromkeys(masks, 0), self._set.fileno(): _READ}
+        for descriptor, mask in masks.items():
+            try:
+                self._set.register(descriptor, mask | _select.EPOLLET)
+            except PermissionError:
+                pass  # a file, which the kernel has said by now to be ready if it ever is
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    self._set.close()
+                    raise
+                # it was closed: the kernel says so to who asks
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for one; False at the timeout."""
+        came = wait_for_any(self._interests, timeout)
+        self._set.poll(0)
+        return came
+
+    def close(self) -> None:
+        """Give the set back."""
+        self._set.close()
+
+
+def _until(ask: Callable[[], Any], end: float | None, wait: Callable[[float | None], bool]) -> Any:
+    """What the kernel says when there is something, or at the end."""
+    while True:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        came = wait(left)
+        found = ask()
+        if found or not came or left == 0:
+            return found
 
 
 def select(
@@ -58,26 +103,40 @@ def select(
     if any(found) or timeout == 0:
         sleep()
         return found
-    interests: dict[int, int] = {}
-    for each in rlist:
-        number = _number(each)
-        interests[number] = interests.get(number, 0) | _READ
-    for each in wlist:
-        number = _number(each)
-        interests[number] = interests.get(number, 0) | _WRITE
-    for each in xlist:
-        interests.setdefault(_number(each), 0)
     end = None if timeout is None else time.monotonic() + timeout
-    while True:
-        left = None if end is None else max(0.0, end - time.monotonic())
-        came = wait_for_any(interests, left)
+    reading, writing = {_number(each) for each in rlist}, {_number(each) for each in wlist}
+    exceptional = {_number(each) for each in xlist}
+
+    def ask() -> tuple[list[Any], list[Any], list[Any]] | None:
+        nonlocal found
         try:
             found = _original_select(rlist, wlist, xlist, 0)
         except (OSError, ValueError):
             # Another greenlet has closed one of them meanwhile. Those that are left are asked for one by one.
-            return _those_ready(rlist, _READ), _those_ready(wlist, _WRITE), []
-        if any(found) or not came or left == 0:
+            found = _those_ready(rlist, _READ), _those_ready(wlist, _WRITE), []
             return found
+        return found if any(found) else None
+
+    if not exceptional:
+        interests = {
+            number: (_READ if number in reading else 0) | (_WRITE if number in writing else 0)
+            for number in reading | writing
+        }
+        _until(ask, end, lambda left: wait_for_any(interests, left))
+        return found
+    edges = _Edges(
+        {
+            number: (_select.EPOLLIN if number in reading else 0)
+            | (_select.EPOLLOUT if number in writing else 0)
+            | (_select.EPOLLPRI if number in exceptional else 0)
+            for number in reading | writing | exceptional
+        }
+    )
+    try:
+        _until(ask, end, edges.wait)
+    finally:
+        edges.close()
+    return found
 
 
 def _number(descriptor: Any) -> int:
@@ -134,17 +193,23 @@ class poll:
             sleep()
             return found
         end = None if timeout is None or timeout < 0 else time.monotonic() + timeout / 1000
-        while True:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            came = wait_for_any(self._interests(), left)
-            found = self._kernel.poll(0)
-            if found or not came or left == 0:
-                return found
+
+        def ask() -> list[tuple[int, int]]:
+            return self._kernel.poll(0)
+
+        # What watchers do not tell of is told by the kernel's own set, in which the flags are the same.
+        plain = _select.POLLIN | _select.POLLOUT
+        if all(mask & plain and not mask & ~plain for mask in self.fds.values()):
+            return _until(ask, end, lambda left: wait_for_any(self._interests(), left))  # type: ignore[no-any-return]
+        edges = _Edges(self.fds)
+        try:
+            return _until(ask, end, edges.wait)  # type: ignore[no-any-return]
+        finally:
+            edges.close()
 
     def _interests(self) -> dict[int, int]:
-        reading, writing = _select.POLLIN | _select.POLLPRI, _select.POLLOUT
         return {
-            number: (_READ if mask & reading else 0) | (_WRITE if mask & writing else 0)
+            number: (_READ if mask & _select.POLLIN else 0) | (_WRITE if mask & _select.POLLOUT else 0)
             for number, mask in self.fds.items()
         }
 

@@ -94,7 +94,10 @@ class socket(__socket__.socket):
         """The stream, which is made."""
         stream = self._stream
         if stream is None:
-            stream = _hub.Stream(get_hub().loop, self.fileno())
+            number = self.fileno()
+            if number < 0:
+                raise OSError(EBADF, os.strerror(EBADF))
+            stream = _hub.Stream(get_hub().loop, number)
             if self._uncounted:
                 stream.ref = False
             self._stream = stream

@@ -14,6 +14,7 @@ use weft_reactor::ReactorError;
 use super::callback::Callback;
 use super::class::check_count;
 use super::core::{Core, Item, Phase};
+use super::here::nudge_if_anothers;
 use super::kind::Kind;
 use super::stat::Stat;
 use super::watcher::Watcher;
@@ -168,10 +169,8 @@ impl Loop {
     }
 
     fn watcher(slf: &Bound<'_, Self>, kind: Kind, referenced: bool) -> PyResult<Watcher> {
-        let core = slf.get().open(slf.py())?;
-        // SAFETY: with the GIL, for this statement.
-        let number = unsafe { (*core).new_number() };
-        Ok(Watcher::new(slf.clone().unbind(), kind, number, referenced))
+        slf.get().open(slf.py())?;
+        Ok(Watcher::new(slf.clone().unbind(), kind, referenced))
     }
 
     /// A watcher whose class has what only its kind has.
@@ -236,10 +235,13 @@ impl Loop {
     /// Have `callback(*args)` called by the loop, soon and in order.
     #[pyo3(signature = (callback, *args))]
     fn run_callback(&self, py: Python<'_>, callback: Py<PyAny>, args: Py<PyTuple>) -> PyResult<Py<Callback>> {
-        let core = self.open(py)?;
         let posted = Py::new(py, Callback::new(callback, args))?;
-        // SAFETY: with the GIL, for this statement.
-        unsafe { (*core).post(posted.clone_ref(py).into_ptr()) };
+        let core = self.open(py)?;
+        // SAFETY: with the GIL, for these statements.
+        unsafe {
+            (*core).post(posted.clone_ref(py).into_ptr());
+            nudge_if_anothers(core);
+        }
         Ok(posted)
     }
 
@@ -439,7 +441,10 @@ impl Loop {
     fn pendingcnt(&self, py: Python<'_>) -> PyResult<usize> {
         let core = self.open(py)?;
         // SAFETY: with the GIL, for this statement.
-        Ok(unsafe { (*core).pending.len() + (*core).hub.waiters.ready_len() })
+        Ok(unsafe {
+            let told = (*core).pending.iter().filter(|(number, _)| (*core).watchers.contains_key(number));
+            told.count() + (*core).hub.waiters.ready_len()
+        })
     }
 
     /// How many turns there were.

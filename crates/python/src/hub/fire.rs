@@ -12,6 +12,9 @@ use super::turns;
 use super::watcher::Watcher;
 use crate::greenlet::object::owned;
 
+/// An exit with the code 255, as asyncio says of such children.
+const UNKNOWN_STATUS: i32 = 0xff00;
+
 /// Calls what a watcher is to call; `bits` say what happened.
 ///
 /// # Safety
@@ -50,7 +53,7 @@ unsafe fn prepare(object: *mut PyObject, bits: i32) -> Option<(*mut PyObject, *m
                 if *repeat > 0.0 {
                     // In step with the clock, unless it was late by more than a round.
                     *at = (*at + nanoseconds(*repeat)).max((*core).hub.now());
-                    *timer = Some((*core).hub.tell_at(*at, this.number));
+                    *timer = Some((*core).hub.tell_at(*at, this.number()));
                 } else {
                     *timer = None;
                     ends = true;
@@ -66,9 +69,9 @@ unsafe fn prepare(object: *mut PyObject, bits: i32) -> Option<(*mut PyObject, *m
             Kind::Child { pid, child, rpid, rstatus, .. } => match child.as_ref().map(ChildExit::try_reap) {
                 Some(Ok(Some(status))) => {
                     *rpid = *pid;
-                    // Of one that somebody else waited for nothing is known but that it ended.
+                    // Of one that somebody else waited for nothing is known but that it ended. It is not to look like a success.
                     *rstatus = match status {
-                        ExitStatus::Taken => 0,
+                        ExitStatus::Taken => UNKNOWN_STATUS,
                         known => known.raw().unwrap_or(0),
                     };
                     ends = true;

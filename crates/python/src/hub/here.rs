@@ -246,6 +246,20 @@ pub(super) fn set_hub(py: Python<'_>, hub: Option<&Bound<'_, PyAny>>) -> PyResul
     }
 }
 
+/// Has a hub look at its queue that is not the calling thread's, and may sleep.
+///
+/// # Safety
+///
+/// The GIL is held; the loop that has the core is alive.
+pub(super) unsafe fn nudge_if_anothers(core: *mut Core) {
+    // SAFETY: the core is borrowed for this statement.
+    unsafe {
+        if here_if_exists().is_none_or(|here| here.core != core) {
+            (*core).hub.remote().nudge();
+        }
+    }
+}
+
 /// Whether the hub has ended, or its thread has, or does not exist in this child of a fork.
 ///
 /// # Safety

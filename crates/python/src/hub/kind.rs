@@ -27,8 +27,11 @@ impl Kind {
     pub(super) fn arm(&mut self, core: &mut Core, number: u64) -> PyResult<()> {
         match self {
             Self::Io { descriptor, events, watch } => {
-                let key = core.hub.tell_when(*descriptor, interest(*events), number);
-                *watch = Some(key.map_err(|error| to_exception(&error))?);
+                // One that asks for nothing is told when the descriptor is about to be closed.
+                if *events != 0 {
+                    let key = core.hub.tell_when(*descriptor, interest(*events), number);
+                    *watch = Some(key.map_err(|error| to_exception(&error))?);
+                }
                 core.descriptors.entry(*descriptor).or_default().push((number, *events));
             }
             Self::Timer { after, at, timer, .. } => {

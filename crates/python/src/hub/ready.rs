@@ -51,6 +51,9 @@ pub(super) unsafe fn next(core: *mut Core, in_hub: bool) -> Step {
             {
                 return Step::InHub;
             }
+            if !in_hub && is_last_reference((*core).hub.waiters.peek_ready()) {
+                return Step::InHub;
+            }
             let Some(item) = (*core).hub.waiters.next_ready() else { return Step::Nothing };
             match item {
                 Item::Greenlet(greenlet) => {
@@ -86,6 +89,18 @@ pub(super) unsafe fn next(core: *mut Core, in_hub: bool) -> Step {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Whether what is told of goes with this entry, and with it things whose finalizers may do anything, also wait.
+unsafe fn is_last_reference(item: Option<&Item>) -> bool {
+    // SAFETY: what stands in the queue is alive.
+    unsafe {
+        match item {
+            Some(&(Item::Notify(object) | Item::Unlock(object, _))) => ffi::Py_REFCNT(object) == 1,
+            // For one that has ended that is looked at where it is told of.
+            _ => false,
         }
     }
 }

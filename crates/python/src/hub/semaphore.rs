@@ -220,6 +220,13 @@ unsafe fn release_one(this: *mut PyObject) -> bool {
             }
             return false;
         }
+        if counter(this) == isize::MAX {
+            ffi::PyErr_SetString(
+                ffi::PyExc_OverflowError,
+                c"the counter of a semaphore cannot become greater".as_ptr(),
+            );
+            return false;
+        }
         add(this, 1);
         if !linkable::check_and_notify(this) {
             return false;

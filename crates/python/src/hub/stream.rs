@@ -19,6 +19,8 @@ use weft_reactor::{ReactorError, Ready, SourceKey};
 
 use super::core::Core;
 use super::eventloop::{Loop, core_of, core_of_loop, to_exception};
+use super::here::nudge_if_anothers;
+
 use crate::gil::GilCell;
 
 pub(super) use calls::{
@@ -106,6 +108,7 @@ impl Stream {
                 && let Some(core) = self.holder.get().core(py)
             {
                 (*core).hub.deregister(source);
+                nudge_if_anothers(core);
             }
         }
     }
@@ -125,6 +128,7 @@ impl Stream {
                 && let Some(core) = self.holder.get().core(py)
             {
                 *self.cancelled.get() |= (*core).hub.wake_waiting(source, directions);
+                nudge_if_anothers(core);
             }
         }
     }

@@ -163,6 +163,8 @@ unsafe fn poll(holder: *mut PyObject, core: *mut Core, may_sleep: bool) -> bool 
                 patience = Some(patience.map_or(LONGEST_SLEEP, |left| left.min(LONGEST_SLEEP)));
             }
             let mut sleep = (*core).hub.prepare();
+            // Should another thread destroy the loop meanwhile, what wakes this one is still there.
+            let _remote = (*core).hub.remote().clone();
             let state = ffi::PyEval_SaveThread();
             let slept_at = monotonic();
             sleep.sleep(patience);

@@ -1,7 +1,7 @@
 //! Watchers: objects that have a function called each time something happens.
 //!
-//! An active watcher is held by its loop. Its number stands for it in the hub; once it is stopped, what is still to be said
-//! of that number is said to nobody. What only some kinds have is in [`watchers`](super::watchers) and [`stat`](super::stat).
+//! An active watcher is held by its loop. A number stands for it in the hub, another one each time it is started: so what is
+//! still to be said of it when it is stopped is said to nobody. What only some kinds have is in [`watchers`](super::watchers) and [`stat`](super::stat).
 
 use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::ffi;
@@ -33,7 +33,8 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Watcher {
     holder: Py<Loop>,
-    pub(super) number: u64,
+    /// Another one each time it is started.
+    number: GilCell<u64>,
     state: GilCell<State>,
 }
 
@@ -41,10 +42,10 @@ pub(super) struct Watcher {
 unsafe impl Send for Watcher {}
 
 impl Watcher {
-    pub(super) fn new(holder: Py<Loop>, kind: Kind, number: u64, referenced: bool) -> Self {
+    pub(super) const fn new(holder: Py<Loop>, kind: Kind, referenced: bool) -> Self {
         Self {
             holder,
-            number,
+            number: GilCell::new(0),
             state: GilCell::new(State {
                 kind,
                 callback: None,
@@ -63,6 +64,12 @@ impl Watcher {
     pub(super) fn state(&self, _py: Python<'_>) -> &mut State {
         // SAFETY: with the GIL, as `_py` shows; callers keep it over nothing that runs Python code.
         unsafe { &mut *self.state.get() }
+    }
+
+    /// What stands for it in the hub while it is active.
+    pub(super) fn number(&self) -> u64 {
+        // SAFETY: with the GIL, as whoever has a watcher in hand.
+        unsafe { *self.number.get() }
     }
 
     pub(super) fn core(&self, py: Python<'_>) -> PyResult<*mut Core> {
@@ -92,12 +99,12 @@ impl Watcher {
 
     fn arm(&self, py: Python<'_>, core: *mut Core) -> PyResult<()> {
         // SAFETY: with the GIL; nothing there runs Python code.
-        unsafe { self.state(py).kind.arm(&mut *core, self.number) }
+        unsafe { self.state(py).kind.arm(&mut *core, self.number()) }
     }
 
     fn disarm(&self, py: Python<'_>, core: *mut Core) {
         // SAFETY: as above.
-        unsafe { self.state(py).kind.disarm(&mut *core, self.number) };
+        unsafe { self.state(py).kind.disarm(&mut *core, self.number()) };
     }
 
     pub(super) fn deactivate(slf: &Bound<'_, Self>) {
@@ -113,8 +120,7 @@ impl Watcher {
             if this.state(py).referenced {
                 (*core).references -= 1;
             }
-            (*core).pending.retain(|&(number, _)| number != this.number);
-            if let Some(object) = (*core).watchers.remove(&this.number) {
+            if let Some(object) = (*core).watchers.remove(&this.number()) {
                 ffi::Py_DECREF(object);
             }
         }
@@ -143,6 +149,8 @@ impl Watcher {
         if this.state(py).active {
             return Ok(());
         }
+        // SAFETY: with the GIL, for this statement.
+        unsafe { *this.number.get() = (*core).new_number() };
         if let Err(error) = this.arm(py, core) {
             let state = this.state(py);
             drop((state.callback.take(), state.arguments.take()));
@@ -151,7 +159,7 @@ impl Watcher {
         this.state(py).active = true;
         // SAFETY: with the GIL; the loop holds what is active.
         unsafe {
-            (*core).watchers.insert(this.number, owned(slf.as_ptr()));
+            (*core).watchers.insert(this.number(), owned(slf.as_ptr()));
             if this.state(py).referenced {
                 (*core).references += 1;
             }
@@ -234,7 +242,7 @@ impl Watcher {
         Self::begin(slf, callback, args, false)?;
         let core = this.core(py)?;
         // SAFETY: with the GIL, for this statement.
-        unsafe { (*core).pending.push_back((this.number, revents)) };
+        unsafe { (*core).pending.push_back((this.number(), revents)) };
         Ok(())
     }
 
@@ -254,8 +262,8 @@ impl Watcher {
     fn pending(&self, py: Python<'_>) -> bool {
         // SAFETY: with the GIL, for this statement.
         self.core(py).is_ok_and(|core| unsafe {
-            (*core).pending.iter().any(|&(number, _)| number == self.number)
-                || (*core).sent.contains(&self.number)
+            (*core).pending.iter().any(|&(number, _)| number == self.number())
+                || (*core).sent.contains(&self.number())
         })
     }
 

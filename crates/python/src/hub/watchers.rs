@@ -113,8 +113,8 @@ impl Asynchronous {
         let core = this.core(slf.py())?;
         // SAFETY: with the GIL, for these statements.
         unsafe {
-            if this.state(slf.py()).active && !(*core).sent.contains(&this.number) {
-                (*core).sent.push(this.number);
+            if this.state(slf.py()).active && !(*core).sent.contains(&this.number()) {
+                (*core).sent.push(this.number());
             }
             (*core).hub.remote().nudge();
         }

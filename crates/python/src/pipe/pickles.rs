@@ -12,6 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyString};
 
+use crate::kept;
 use crate::queue::pickling::{self, reduction, written};
 
 const PROTOCOL: [u8; 2] = [0x80, 4];
@@ -257,7 +258,7 @@ struct Kept {
 }
 
 thread_local! {
-    static KEPT_PICKLER: RefCell<Option<Kept>> = const { RefCell::new(None) };
+    static KEPT_PICKLER: kept::Kept<Kept> = const { kept::Kept::new() };
 }
 
 /// Changes when a reducer is registered: a pickler copies the tables when it is made.
@@ -280,7 +281,7 @@ fn dump_any(object: &Bound<'_, PyAny>, head: &mut Vec<u8>) -> PyResult<()> {
     let class = reduction(py)?.getattr(pyo3::intern!(py, "ForkingPickler"))?;
     let reducers = reducers(&class)?;
     // Taken out while in use: a reduction may send something by itself.
-    let kept = KEPT_PICKLER.with(|kept| kept.borrow_mut().take());
+    let kept = KEPT_PICKLER.with(kept::Kept::take);
     let kept = match kept.filter(|kept| kept.class.is(&class) && kept.reducers == reducers) {
         Some(kept) => kept,
         None => {
@@ -301,7 +302,7 @@ fn dump_any(object: &Bound<'_, PyAny>, head: &mut Vec<u8>) -> PyResult<()> {
     // A pickler whose dump failed is thrown away.
     outcome?;
     kept.clear_memo.bind(py).call0()?;
-    KEPT_PICKLER.with(|place| *place.borrow_mut() = Some(kept));
+    KEPT_PICKLER.with(|place| place.put(kept));
     Ok(())
 }
 

@@ -4,7 +4,6 @@
 //! are those that it was made with: it has a copy of the tables. A pickler in use, by
 //! an object whose reduction puts something into another queue, is left alone: a second one is made.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -17,6 +16,7 @@ use weft_shm::Arena;
 
 use super::codec::{Arrives, Failure, Spans, filled};
 use super::view::View;
+use crate::kept;
 
 /// Buffers of at least so many bytes travel out of band.
 const LARGE: usize = 8 << 10;
@@ -151,7 +151,7 @@ pub(crate) fn written(data: &Bound<'_, PyAny>, keep: impl FnOnce(&[u8])) -> PyRe
 }
 
 thread_local! {
-    static KEPT_PICKLER: RefCell<Option<Kept>> = const { RefCell::new(None) };
+    static KEPT_PICKLER: kept::Kept<Kept> = const { kept::Kept::new() };
 }
 
 /// `multiprocessing.reduction`.
@@ -203,7 +203,7 @@ pub(super) fn dump(
 ) -> Result<(), Failure> {
     let py = object.py();
     let class = reduction(py)?.getattr(pyo3::intern!(py, "ForkingPickler"))?;
-    let kept = KEPT_PICKLER.with(|kept| kept.borrow_mut().take());
+    let kept = KEPT_PICKLER.with(kept::Kept::take);
     let kept = kept.filter(|kept| kept.class.is(&class) && kept.is_current(py));
     let kept = match kept {
         Some(kept) => kept,
@@ -220,25 +220,25 @@ pub(super) fn dump(
         written.bytes.clear();
         kept.sink.get().0.lock().bytes = written.bytes;
     }
-    KEPT_PICKLER.with(|place| *place.borrow_mut() = Some(kept));
+    KEPT_PICKLER.with(|place| place.put(kept));
     Ok(())
 }
 
 /// Appends the pickle of `object` to `body`, with all of its buffers.
 pub(super) fn dump_whole(object: &Bound<'_, PyAny>, body: &mut Vec<u8>) -> Result<(), Failure> {
     thread_local! {
-        static KEPT_WHOLE: RefCell<Option<Kept>> = const { RefCell::new(None) };
+        static KEPT_WHOLE: kept::Kept<Kept> = const { kept::Kept::new() };
     }
     let py = object.py();
     let class = reduction(py)?.getattr(pyo3::intern!(py, "ForkingPickler"))?;
-    let kept = KEPT_WHOLE.with(|kept| kept.borrow_mut().take()).filter(|kept| kept.class.is(&class));
+    let kept = KEPT_WHOLE.with(kept::Kept::take).filter(|kept| kept.class.is(&class));
     let kept = match kept {
         Some(kept) => kept,
         None => Kept::new(py, class, OLD_PROTOCOL)?,
     };
     let written = kept.dump(object, None)?;
     body.extend_from_slice(&written.bytes);
-    KEPT_WHOLE.with(|place| *place.borrow_mut() = Some(kept));
+    KEPT_WHOLE.with(|place| place.put(kept));
     Ok(())
 }
 

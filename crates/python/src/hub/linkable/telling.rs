@@ -260,7 +260,10 @@ unsafe fn needs_hub(this: *mut Linkable) -> bool {
             Phase::Links(0) => (*this).arrived.first(),
             _ => (*this).links.first(),
         };
+        // One that nobody holds any more takes what it waits for with it.
+        let is_last = |gather: *mut PyObject| ffi::Py_REFCNT(gather) == 1;
         matches!(next, Some(Link::Call(_)))
+            || matches!(next, Some(&Link::Gather(gather)) if is_last(gather))
             || !(*this).called.is_empty()
             || matches!((*this).what, What::Other)
     }

@@ -79,6 +79,18 @@ pub(in super::super) unsafe fn type_lookup(
     unsafe { _PyType_Lookup(kind, name) }
 }
 
+/// Whether the loop still has what it keeps, and its hub. False with an exception set.
+unsafe fn is_still_there(holder: *mut PyObject, core: *mut Core, hub: *mut PyGreenlet) -> bool {
+    // SAFETY: the GIL is held; the loop is alive, and with it the memory of its core.
+    unsafe {
+        if core_of_loop(holder) == core && (*core).greenlet == hub {
+            return true;
+        }
+        ffi::PyErr_SetString(ffi::PyExc_ValueError, c"operation on destroyed loop".as_ptr());
+        false
+    }
+}
+
 /// Calls the greenlet's `switch_out()`, if it has one, which may be anything: `holder` is the loop that `core` is of, and is
 /// still to be there afterwards. False with an exception set.
 pub(super) unsafe fn tell_switched_out(
@@ -89,21 +101,22 @@ pub(super) unsafe fn tell_switched_out(
     // SAFETY: the GIL is held, and the greenlet the current one.
     unsafe {
         let name = names().switch_out;
-        let dict = (*greenlet).dict;
-        let known = !type_lookup(ffi::Py_TYPE(greenlet.cast()), name).is_null()
-            || (!dict.is_null() && !ffi::PyDict_GetItemWithError(dict, name).is_null());
-        if !known {
-            return true;
-        }
         let hub = (*core).greenlet;
+        if type_lookup(ffi::Py_TYPE(greenlet.cast()), name).is_null() {
+            let dict = (*greenlet).dict;
+            if dict.is_null() {
+                return true;
+            }
+            // May run Python code, if somebody has put in keys of his own.
+            if ffi::PyDict_GetItemWithError(dict, name).is_null() {
+                return ffi::PyErr_Occurred().is_null() && is_still_there(holder, core, hub);
+            }
+        }
         owned(holder);
         let result = ffi::PyObject_CallMethodNoArgs(greenlet.cast(), name);
         let mut fine = !result.is_null();
         ffi::Py_XDECREF(result);
-        if fine && (core_of_loop(holder) != core || (*core).greenlet != hub) {
-            ffi::PyErr_SetString(ffi::PyExc_ValueError, c"operation on destroyed loop".as_ptr());
-            fine = false;
-        }
+        fine = fine && is_still_there(holder, core, hub);
         ffi::Py_DECREF(holder);
         fine
     }

@@ -152,7 +152,16 @@ pub(super) unsafe fn post_end(this: *mut Spawned) {
                 }
                 ffi::Py_DECREF(holder);
             }
-            None => ffi::PyErr_WriteUnraisable(this.cast()),
+            None => {
+                let error = SavedError::take();
+                orphaned(this.cast());
+                error.restore();
+                if (*this).links.is_empty() {
+                    ffi::PyErr_Clear();
+                } else {
+                    ffi::PyErr_WriteUnraisable(this.cast());
+                }
+            }
         }
         saved.restore();
     }
@@ -207,6 +216,8 @@ pub(in super::super) unsafe fn step(
         loop {
             let by_hub = match (*this).links.first() {
                 Some(Link::Call(_)) => true,
+                // If nobody holds it any more, it takes what it waits for with it.
+                Some(&Link::Gather(gather)) => ffi::Py_REFCNT(gather) == 1,
                 Some(_) => false,
                 None => ffi::Py_REFCNT(greenlet.cast()) == 1 && !goes_quietly(this),
             };

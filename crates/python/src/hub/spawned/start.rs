@@ -10,6 +10,7 @@ use weft_sys::clock::monotonic;
 use super::super::class::{none, none_if};
 use super::super::core::{Core, Item};
 use super::super::faces::{faces, names};
+use super::super::here::nudge_if_anothers;
 use super::super::kind::nanoseconds;
 use super::super::park;
 use super::setup::make_for_call;
@@ -69,6 +70,7 @@ pub(super) unsafe fn start(this: *mut Spawned) -> bool {
         let Some((holder, core)) = my_loop(this) else { return false };
         let key = (*core).hub.waiters.post(Item::Start(owned(this.cast())));
         (*this).start = Start::Posted(core, key);
+        nudge_if_anothers(core);
         ffi::Py_DECREF(holder);
         true
     }

@@ -101,11 +101,19 @@ pub(super) unsafe fn until_ready(
     }
 }
 
-/// Whether the descriptor may be ready.
-unsafe fn may_be_ready(place: Place, direction: Ready) -> bool {
+/// What the descriptor may be ready for; `None` with an exception set if its number is another's by now.
+unsafe fn known(place: Place) -> Option<Ready> {
     // SAFETY: the GIL is held; the core is borrowed for this statement.
-    let ready = unsafe { (*place.core).hub.reactor() }.and_then(|reactor| reactor.ready(place.source));
-    ready.is_none_or(|ready| ready.has(direction))
+    let known = unsafe { (*place.core).hub.reactor() }.and_then(|reactor| reactor.ready(place.source));
+    if known.is_none() {
+        // It was closed without our knowing.
+        // SAFETY: as above.
+        unsafe {
+            *libc::__errno_location() = libc::EBADF;
+            ffi::PyErr_SetFromErrno(ffi::PyExc_OSError);
+        }
+    }
+    known
 }
 
 /// Calls the kernel until it does not block; gives what it says and where that was, or `None` with an exception set.
@@ -123,7 +131,7 @@ pub(super) unsafe fn attempt(
     unsafe {
         loop {
             let place = place(stream)?;
-            if at == Some(NOT_AT_ALL) || may_be_ready(place, direction) {
+            if known(place)?.has(direction) || at == Some(NOT_AT_ALL) {
                 let outcome = operation(&place);
                 if outcome >= 0 {
                     return Some((outcome, place));

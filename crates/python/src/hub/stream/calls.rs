@@ -34,6 +34,10 @@ unsafe fn receive(
 ) -> Option<isize> {
     // SAFETY: the caller's room is its own until this returns, or stays alone on a stack that never goes on.
     unsafe {
+        if size == 0 {
+            // Nothing is asked for, so nothing is waited for.
+            return super::place(stream).map(|_| 0);
+        }
         let mut marked = false;
         let (got, place) = attempt(stream, Ready::READ, at, |place| {
             let flags = flags | libc::MSG_DONTWAIT;
@@ -250,6 +254,10 @@ pub(super) unsafe fn sent(
     unsafe {
         let at = unless_asked_not_to(at, flags);
         let mut view = view(data, false)?;
+        if all && view.len == 0 {
+            ffi::PyBuffer_Release(&raw mut view);
+            return super::place(stream).map(|_| 0);
+        }
         let (start, size) = (view.buf.cast_const().cast::<u8>(), view.len as usize);
         let mut sent = 0;
         let outcome = loop {
@@ -301,10 +309,11 @@ pub(in super::super) unsafe extern "C" fn wait(
     }
 }
 
-/// What the kernel says at this instant: a change that was told before the flag was cleared is not told again.
+/// What the kernel says at this instant: a change that was told before the flag was cleared is not told again. Errors that lie in
+/// a queue of their own are not what was asked for: any other one the call would have been told.
 fn poll_now(descriptor: RawFd, direction: Ready) -> bool {
     let events = if direction.has(Ready::WRITE) { libc::POLLOUT } else { libc::POLLIN };
     let mut asked = libc::pollfd { fd: descriptor, events, revents: 0 };
     // SAFETY: one valid structure.
-    unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
+    unsafe { libc::poll(&raw mut asked, 1, 0) > 0 && asked.revents & !libc::POLLERR != 0 }
 }
