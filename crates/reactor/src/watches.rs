@@ -51,6 +51,8 @@ pub(crate) struct Watches {
     /// The last one that was given out.
     generation: u32,
     always_ready: usize,
+    /// The outer set tells of this one only when something happens here, not as long as something is ready.
+    is_muted: bool,
     reports: Reports,
 }
 
@@ -75,6 +77,7 @@ impl Watches {
             groups: HashMap::new(),
             generation: 0,
             always_ready: 0,
+            is_muted: false,
             reports: Reports::default(),
         })
     }
@@ -155,11 +158,14 @@ impl Watches {
         let mut reports = std::mem::take(&mut self.reports);
         // It does not sleep, so nothing can interrupt it.
         let _ = self.epoll.wait(Some(std::time::Duration::ZERO), &mut reports);
-        let mut stray = false;
+        let (mut stray, mut told) = (false, false);
         for Report { token, flags } in reports.iter() {
             let ready = Ready::from_kernel(flags);
             match self.groups.get(&(token as u32).cast_signed()) {
-                Some(group) if group.generation == (token >> 32) as u32 => self.tell(group, ready, &mut each),
+                Some(group) if group.generation == (token >> 32) as u32 => {
+                    told = true;
+                    self.tell(group, ready, &mut each);
+                }
                 _ => stray = true,
             }
         }
@@ -169,10 +175,18 @@ impl Watches {
         reports.clear();
         self.reports = reports;
         if stray {
-            // What a closed descriptor stood for lives on, and would be reported for ever. Without a descriptor to be had the old set
-            // serves on.
-            let _ = self.renew(outer);
+            // What a closed descriptor stood for lives on, and would be reported for ever.
+            if self.renew(outer).is_err() && (told || !self.is_muted) {
+                self.mute(outer);
+            }
         }
+    }
+
+    /// No descriptor is to be had for another set, so this one serves on, though it is always ready. The outer one is to tell of it
+    /// once more, and then when something happens in it. This is repeated as long as somebody is told of
+    /// something, which has to be told with every poll.
+    fn mute(&mut self, (outer, token): (&Epoll, u64)) {
+        self.is_muted = outer.modify(self.epoll.as_fd(), token, EventFlags::IN | EventFlags::ET).is_ok();
     }
 
     fn tell(&self, group: &Group, ready: Ready, each: &mut impl FnMut(WatchKey, Ready)) {
@@ -190,6 +204,7 @@ impl Watches {
     pub(crate) fn renew(&mut self, outer: (&Epoll, u64)) -> Result<(), Errno> {
         // The old one leaves the outer set as it is closed, or stays its parent's.
         self.epoll = inside(outer)?;
+        self.is_muted = false;
         for descriptor in self.groups.keys().copied().collect::<Vec<_>>() {
             // It fails if the descriptor was closed.
             let _ = self.sync(descriptor);

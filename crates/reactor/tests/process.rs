@@ -362,6 +362,55 @@ fn a_fork_without_descriptors_tries_again() {
 }
 
 #[test]
+fn without_descriptors_stale_watches_keep_nobody_awake() {
+    let _alone = ALONE.lock();
+    assert!(in_fork(|| {
+        let mut reactor = Reactor::new().unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let (mut other, mut other_far) = UnixStream::pair().unwrap();
+        let _copy = near.try_clone().unwrap();
+        let stale = reactor.watch(near.as_raw_fd(), Ready::READ).unwrap();
+        let watch = reactor.watch(other.as_raw_fd(), Ready::READ).unwrap();
+        drop(near);
+        reactor.unwatch(stale);
+        limit_descriptors(3);
+        let poll = |reactor: &mut Reactor| {
+            let mut events = Vec::new();
+            reactor.poll(NOW, |event| events.push(event)).unwrap();
+            events
+        };
+        // What a sleep would bring: whether there would be one, that is.
+        let is_quiet = |reactor: &Reactor| {
+            let mut asked = libc::pollfd { fd: reactor.descriptor(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one valid structure.
+            unsafe { libc::poll(&raw mut asked, 1, 0) == 0 }
+        };
+        far.write_all(b"x").unwrap();
+        assert_eq!(poll(&mut reactor), []);
+        assert_eq!(poll(&mut reactor), []);
+        assert!(is_quiet(&reactor));
+        for _ in 0..2 {
+            other_far.write_all(b"x").unwrap();
+            for _ in 0..3 {
+                assert!(!is_quiet(&reactor));
+                assert_eq!(poll(&mut reactor), [Event::Watch(watch, Ready::READ)], "as long as it is true");
+            }
+            std::io::Read::read_exact(&mut other, &mut [0]).unwrap();
+            assert_eq!(poll(&mut reactor), []);
+            assert!(is_quiet(&reactor));
+        }
+        limit_descriptors(1000);
+        far.write_all(b"x").unwrap();
+        assert_eq!(poll(&mut reactor), []);
+        other_far.write_all(b"x").unwrap();
+        for _ in 0..3 {
+            assert_eq!(poll(&mut reactor), [Event::Watch(watch, Ready::READ)]);
+        }
+        true
+    }));
+}
+
+#[test]
 fn without_descriptors_it_says_so_and_serves_on() {
     let _alone = ALONE.lock();
     assert!(in_fork(|| {
