@@ -202,8 +202,10 @@ impl Watches {
 
     /// Starts afresh with an empty set, and has all watched again. If it fails nothing has changed.
     pub(crate) fn renew(&mut self, outer: (&Epoll, u64)) -> Result<(), Errno> {
-        // The old one leaves the outer set as it is closed, or stays its parent's.
-        self.epoll = inside(outer)?;
+        let fresh = inside(outer)?;
+        // Closing the old one is not enough: a child of a fork may have it as well. In such a child it fails, as it is its parent's.
+        let _ = outer.0.delete(self.epoll.as_fd());
+        self.epoll = fresh;
         self.is_muted = false;
         for descriptor in self.groups.keys().copied().collect::<Vec<_>>() {
             // It fails if the descriptor was closed.

@@ -253,6 +253,61 @@ fn in_fork(body: impl FnOnce() -> bool) -> bool {
     }
 }
 
+/// Runs `body` while there is a child that has all descriptors as well, and does nothing.
+fn beside_a_fork(body: impl FnOnce()) {
+    let (gate, key) = std::io::pipe().unwrap();
+    // SAFETY: the child waits and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: this process's own, which does not use it; otherwise it would wait for itself.
+        unsafe { libc::close(key.as_raw_fd()) };
+        let _ = std::io::Read::read(&mut &gate, &mut [0]);
+        // SAFETY: nothing of the parent's is cleaned up.
+        unsafe { libc::_exit(0) };
+    }
+    body();
+    drop(key);
+    // SAFETY: our own child.
+    assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child);
+}
+
+/// Whether whoever polls the reactor would sleep.
+fn is_quiet(reactor: &Reactor) -> bool {
+    let mut asked = libc::pollfd { fd: reactor.descriptor(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid structure.
+    unsafe { libc::poll(&raw mut asked, 1, 0) == 0 }
+}
+
+#[test]
+fn what_is_given_up_is_quiet_though_a_fork_has_it_still() {
+    let _alone = ALONE.lock();
+    let mut reactor = Reactor::new().unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let (other, mut other_far) = UnixStream::pair().unwrap();
+    let stale = reactor.watch(near.as_raw_fd(), Ready::READ).unwrap();
+    let watch = reactor.watch(other.as_raw_fd(), Ready::READ).unwrap();
+    let place = std::env::temp_dir().join(format!("weft-watched-{}", std::process::id()));
+    std::fs::write(&place, "").unwrap();
+    let file = reactor.watch_file(&place, Duration::from_secs(3600)).unwrap();
+    reactor.poll(NOW, |_| ()).unwrap();
+    beside_a_fork(|| {
+        drop(near);
+        reactor.unwatch(stale);
+        far.write_all(b"x").unwrap();
+        reactor.unwatch_file(file);
+        std::fs::remove_file(&place).unwrap();
+        let mut events = Vec::new();
+        for _ in 0..2 {
+            reactor.poll(NOW, |event| events.push(event)).unwrap();
+        }
+        assert_eq!(events, []);
+        assert!(is_quiet(&reactor));
+        other_far.write_all(b"x").unwrap();
+        reactor.poll(NOW, |event| events.push(event)).unwrap();
+        assert_eq!(events, [Event::Watch(watch, Ready::READ)]);
+    });
+}
+
 #[test]
 fn a_fork_has_a_set_of_its_own() {
     let _alone = ALONE.lock();
@@ -378,12 +433,6 @@ fn without_descriptors_stale_watches_keep_nobody_awake() {
             let mut events = Vec::new();
             reactor.poll(NOW, |event| events.push(event)).unwrap();
             events
-        };
-        // What a sleep would bring: whether there would be one, that is.
-        let is_quiet = |reactor: &Reactor| {
-            let mut asked = libc::pollfd { fd: reactor.descriptor(), events: libc::POLLIN, revents: 0 };
-            // SAFETY: one valid structure.
-            unsafe { libc::poll(&raw mut asked, 1, 0) == 0 }
         };
         far.write_all(b"x").unwrap();
         assert_eq!(poll(&mut reactor), []);
