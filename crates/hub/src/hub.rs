@@ -72,9 +72,10 @@ pub struct Hub<T> {
     files: HashMap<FileKey, u64>,
     remote: Remote,
     sentries: Vec<Sentry>,
-    /// How many forks it has been told of: what was posted before one is its parent's.
+    /// After how many forks, as the reactor counts them, it has let go of what its parent's threads have in hand: what was posted
+    /// before is the parent's.
     forks: u32,
-    /// Of how many forks it knows, as the reactor counts them.
+    /// After how many it has all that it needs of the kernel.
     known_forks: u32,
     now: u64,
     turn_ends: u64,
@@ -99,7 +100,7 @@ impl<T> Hub<T> {
             files: HashMap::new(),
             remote,
             sentries: Vec::new(),
-            forks: 0,
+            forks: weft_reactor::forks(),
             known_forks: weft_reactor::forks(),
             now,
             turn_ends: now + TURN,
@@ -130,7 +131,7 @@ impl<T> Hub<T> {
         self.reactor = None;
         self.remote = Remote::to_nobody();
         self.sentries = Vec::new();
-        self.forks += 1; // their posts are nobody's
+        self.forks = self.forks.wrapping_sub(1); // their posts are nobody's
         self.timers = Timers::new();
         self.sources = Vec::new();
         self.watches = HashMap::new();
@@ -439,18 +440,21 @@ impl<T> Hub<T> {
     ///
     /// # Errors
     ///
-    /// [`ReactorError::Create`]; then the hub must not be used.
+    /// [`ReactorError::Create`]; then the hub must not be used until a further call, which tries again, succeeds.
     pub fn after_fork(&mut self) -> Result<(), ReactorError> {
         let forks = weft_reactor::forks();
         if self.known_forks == forks {
             return Ok(());
         }
-        // Their threads do not exist here, and their locks may be taken for ever.
-        for sentry in self.sentries.drain(..) {
-            sentry.forget();
+        // Once, even if the rest has to be tried again: sentries that are there by then are this process's.
+        if self.forks != forks {
+            // Their threads do not exist here, and their locks may be taken for ever.
+            for sentry in self.sentries.drain(..) {
+                sentry.forget();
+            }
+            // Posts of before are nobody's: the numbers of new sentries begin again.
+            self.forks = forks;
         }
-        // Posts of before are nobody's: the numbers of new sentries begin again.
-        self.forks += 1;
         let Some(reactor) = &mut self.reactor else {
             self.known_forks = forks;
             return Ok(());

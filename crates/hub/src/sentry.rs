@@ -9,7 +9,8 @@
 //! recalled. Only the kernel may still have it in hand then. It could be woken for it, and that wake-up was meant for
 //! somebody: for one that sleeps at the same word in another thread or process. So the thread wakes the next one there.
 //!
-//! Where the kernel cannot sleep at several words (before Linux 5.16), the thread looks at them every millisecond.
+//! Where the kernel cannot sleep at several words (before Linux 5.16, or under a filter of system calls that forbids it), the thread looks
+//! at them every millisecond.
 //!
 //! The thread blocks all signals: their handlers belong to others.
 
@@ -165,11 +166,13 @@ fn stand(shared: &Shared) {
         // SAFETY: the bell is ours; the others are only looked at by the kernel, and what is taken from a stranger is passed on.
         let woken = match unsafe { futex::wait_any(&words, None) } {
             Ok(index) => index.checked_sub(1),
-            Err(error) if error.raw_os_error() == libc::ENOSYS => {
+            // A word has changed; and signals are blocked, but a debugger may stop the thread.
+            Err(error) if matches!(error.raw_os_error(), libc::EAGAIN | libc::EINTR) => None,
+            // It cannot, whyever: then not at every instant.
+            Err(_) => {
                 let _ = futex::wait(&shared.bell, bell, Some(LOOK));
                 None
             }
-            Err(_) => None,
         };
         let mut entries = shared.lock();
         let woken = woken.map(|index| (numbers[index], words[index + 1].address()));

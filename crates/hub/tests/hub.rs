@@ -5,6 +5,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+#[path = "../../reactor/tests/filter/mod.rs"]
+mod filter;
+
 use weft_hub::{Hub, InUse, Occurrence};
 use weft_reactor::{ReactorError, Ready};
 
@@ -174,6 +177,92 @@ fn in_the_child_of_a_fork_waits_go_on_but_for_descriptors() {
     hub.recall(post);
     poll(&mut hub);
     assert_eq!(hub.waiters.next_ready(), Some('a'), "the child's descriptor is the parent's as well");
+}
+
+/// Of the only other thread of this process: how often it has slept, and for how many ticks of the clock it has run.
+fn sleeps_and_ticks() -> (u64, u64) {
+    let me = std::process::id().to_string();
+    let mut threads = std::fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
+    let other = threads.find(|path| !path.ends_with(&me)).unwrap();
+    let status = std::fs::read_to_string(other.join("status")).unwrap();
+    let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    let stat = std::fs::read_to_string(other.join("stat")).unwrap();
+    // From the state on, which is the third.
+    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    (sleeps.trim().parse().unwrap(), fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum())
+}
+
+#[test]
+fn where_the_kernel_cannot_sleep_at_words_they_are_looked_at_in_peace() {
+    // SAFETY: the child ends without cleaning up.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let outcome = std::panic::catch_unwind(|| {
+            // In a child, as nobody gets rid of a filter.
+            filter::refuse(libc::SYS_futex_waitv, libc::EPERM);
+            let mut hub = Hub::new().unwrap();
+            let word = std::sync::atomic::AtomicU32::new(0);
+            let waiter = hub.waiters.park('a');
+            // SAFETY: the word lives until the post is recalled.
+            let post = unsafe { hub.post_at(&raw const word, 0, waiter) };
+            while let (sleeps, ticks) = sleeps_and_ticks()
+                && sleeps < 20
+            {
+                assert!(ticks < 50, "it runs all the time: {sleeps} sleeps in {ticks} ticks");
+                std::thread::yield_now();
+            }
+            word.store(1, std::sync::atomic::Ordering::SeqCst);
+            while hub.waiters.next_ready() != Some('a') {
+                hub.poll(None, |_| ()).unwrap();
+            }
+            hub.recall(post);
+        });
+        // SAFETY: nothing of the parent's is cleaned up.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) };
+    }
+    let mut status = 0;
+    // SAFETY: our own child.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn a_fork_without_descriptors_is_seen_when_there_are_some() {
+    let mut hub = Hub::new().unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    hub.tell_when(near.as_raw_fd(), Ready::READ, 7).unwrap();
+    let waiter = hub.waiters.park('a');
+    // SAFETY: the child ends without cleaning up.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: valid structures, and the limit is this process's own.
+            let mut limit_descriptors = |most| unsafe {
+                assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+                limit.rlim_cur = most;
+                assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+            };
+            limit_descriptors(3);
+            assert!(matches!(hub.after_fork(), Err(ReactorError::Create(_))));
+            assert!(matches!(hub.after_fork(), Err(ReactorError::Create(_))), "it was not seen to yet");
+            limit_descriptors(100);
+            hub.after_fork().unwrap();
+            hub.remote().wake(waiter);
+            far.write_all(b"x").unwrap();
+            let mut told = Vec::new();
+            hub.poll(None, |what| told.push(what)).unwrap();
+            assert!(told.contains(&Occurrence::Ready(7, Ready::READ)), "{told:?}");
+            assert_eq!(hub.waiters.next_ready(), Some('a'));
+        }));
+        // SAFETY: nothing of the parent's is cleaned up.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) };
+    }
+    let mut status = 0;
+    // SAFETY: our own child.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0);
+    assert_eq!(poll(&mut hub), [Occurrence::Ready(7, Ready::READ)], "nothing but what the child wrote");
 }
 
 #[test]

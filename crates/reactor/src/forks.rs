@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn count() {
+    crate::signals::after_fork();
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -14,7 +15,7 @@ extern "C" fn count() {
 pub fn forks() -> u32 {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the handler adds to a number. It fails only without memory.
+        // SAFETY: the handler changes two numbers. It fails only without memory.
         let _ = unsafe { libc::pthread_atfork(None, None, Some(count)) };
     });
     FORKS.load(Ordering::Relaxed)

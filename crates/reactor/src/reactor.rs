@@ -130,11 +130,11 @@ impl Reactor {
     }
 
     /// Notes that a read brought less than it could have: there was no more. Unless the end is near, which such a
-    /// read does not show.
+    /// read does not show, or there is a mark of urgent data, at which it stops.
     #[inline]
     pub fn was_short(&mut self, key: SourceKey) {
         if let Some(ready) = self.sources.ready_mut(key)
-            && !ready.has(Ready::END)
+            && !ready.has(Ready::END | Ready::URGENT)
         {
             *ready = ready.without(Ready::READ);
         }
@@ -143,7 +143,9 @@ impl Reactor {
     /// Notes that the kernel refused to read, or to write: there was nothing, or no room.
     pub fn would_block(&mut self, key: SourceKey, direction: Ready) {
         if let Some(ready) = self.sources.ready_mut(key) {
-            *ready = ready.without(direction | Ready::END);
+            // That there is no room says nothing of the end of what can be read, which was told once and is not told again.
+            let over = if direction.has(Ready::READ) { direction | Ready::END } else { direction };
+            *ready = ready.without(over);
         }
     }
 
@@ -162,10 +164,7 @@ impl Reactor {
         let watches = match &mut self.watches {
             Some(watches) => watches,
             none => {
-                let watches = Watches::new().map_err(ReactorError::Create)?;
-                self.epoll
-                    .add(watches.epoll().as_fd(), WATCHES, EventFlags::IN)
-                    .map_err(ReactorError::Create)?;
+                let watches = Watches::new((&self.epoll, WATCHES)).map_err(ReactorError::Create)?;
                 none.insert(watches)
             }
         };
@@ -278,7 +277,7 @@ impl Reactor {
         self.reports = sleep.reports;
         self.reports.clear();
         if look_at_watches && let Some(watches) = &mut self.watches {
-            watches.poll(|key, ready| each(Event::Watch(key, ready)));
+            watches.poll((&self.epoll, WATCHES), |key, ready| each(Event::Watch(key, ready)));
         }
         if let Some(files) = &mut self.files {
             files.poll((&self.epoll, FILES), told_of_files, |key| each(Event::File(key)));
@@ -296,20 +295,18 @@ impl Reactor {
     ///
     /// # Errors
     ///
-    /// [`ReactorError::Create`]; then the reactor must not be used.
+    /// [`ReactorError::Create`]; then the reactor must not be used until a further call, which tries all of it again, succeeds.
     pub fn after_fork(&mut self) -> Result<(), ReactorError> {
         let forks = forks();
         if self.forks == forks {
             return Ok(());
         }
-        crate::signals::after_fork();
         self.epoll.renew().map_err(ReactorError::Create)?;
         self.waker.renew().map_err(ReactorError::Create)?;
         self.watch_bell().map_err(ReactorError::Create)?;
         self.sources.register_again(&self.epoll);
         if let Some(watches) = &mut self.watches {
-            watches.renew();
-            self.epoll.add(watches.epoll().as_fd(), WATCHES, EventFlags::IN).map_err(ReactorError::Create)?;
+            watches.renew((&self.epoll, WATCHES)).map_err(ReactorError::Create)?;
         }
         if let Some(files) = &mut self.files {
             files.renew();

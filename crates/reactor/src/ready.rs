@@ -15,8 +15,11 @@ impl Ready {
     pub const READ: Self = Self(1);
     /// Something can be written, or it fails at once.
     pub const WRITE: Self = Self(2);
-    /// The other side writes no more. Once set it stays: a short read says nothing about the end that follows.
+    /// The other side writes no more. It stays until a read is refused: a short one says nothing about the end that follows.
     pub const END: Self = Self(4);
+    /// There was urgent data at some time. A read ends short at its mark whatever lies behind, so no short read of such a
+    /// descriptor says that there is no more.
+    pub(crate) const URGENT: Self = Self(8);
     /// Both directions.
     pub const BOTH: Self = Self(3);
 
@@ -43,6 +46,9 @@ impl Ready {
         let mut ready = Self::NONE;
         if flags.intersects(EventFlags::IN | EventFlags::PRI) {
             ready |= Self::READ;
+        }
+        if flags.intersects(EventFlags::PRI) {
+            ready |= Self::URGENT;
         }
         if flags.intersects(EventFlags::OUT) {
             ready |= Self::WRITE;
@@ -72,6 +78,7 @@ impl Ready {
 impl BitOr for Ready {
     type Output = Self;
 
+    #[inline]
     fn bitor(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

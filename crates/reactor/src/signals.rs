@@ -52,7 +52,7 @@ extern "C" fn handler(signal: libc::c_int) {
     RUNNING.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// In the child of a fork: the handlers that ran in other threads do not exist there.
+/// In the child of a fork, before anything else runs there: the handlers that ran in other threads do not exist.
 pub(crate) fn after_fork() {
     RUNNING.store(0, Ordering::SeqCst);
 }

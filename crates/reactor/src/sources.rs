@@ -52,8 +52,12 @@ pub(crate) struct Sources {
     by_descriptor: Vec<u32>,
 }
 
-const EDGES: EventFlags =
-    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+/// Urgent data among them: see [`Ready::URGENT`].
+const EDGES: EventFlags = EventFlags::IN
+    .union(EventFlags::OUT)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::PRI)
+    .union(EventFlags::ET);
 
 /// # Safety
 ///

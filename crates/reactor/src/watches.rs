@@ -3,12 +3,16 @@
 //! For whoever cannot say when a descriptor is used up, because others read from it. They have a set of their own, which
 //! is itself watched by the reactor's. A watch is a matter of the number, as it is for `select`: when the descriptor is closed and the number
 //! taken again, the watch is of the new one from the next change on.
+//!
+//! The kernel, though, watches what a number stood for, and goes on when that is closed but lives on under another number or in another
+//! process. It cannot be told to stop, as that needs the number. So each change of a registration gives it a new
+//! generation, as in libev; when something with an old one is reported, the set is given up for a new one.
 
 use std::collections::HashMap;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 
 use rustix::io::Errno;
-use weft_sys::epoll::{Epoll, Report, Reports};
+use weft_sys::epoll::{Epoll, EventFlags, Report, Reports};
 
 use crate::sources::borrow;
 use crate::{ReactorError, Ready};
@@ -31,6 +35,8 @@ struct Watch {
 #[derive(Debug, Default)]
 struct Group {
     members: Vec<u32>,
+    /// Of what the kernel was told last.
+    generation: u32,
     /// Its kind cannot be watched, because it is always ready: a file, say.
     is_always_ready: bool,
 }
@@ -42,24 +48,38 @@ pub(crate) struct Watches {
     watches: Vec<Watch>,
     free: Vec<u32>,
     groups: HashMap<RawFd, Group>,
+    /// The last one that was given out.
+    generation: u32,
     always_ready: usize,
+    /// The outer set tells of this one only when something happens here, not as long as something is ready.
+    is_muted: bool,
     reports: Reports,
 }
 
+fn token(descriptor: RawFd, generation: u32) -> u64 {
+    u64::from(generation) << 32 | u64::from(descriptor.cast_unsigned())
+}
+
+/// An empty set, watched by the reactor's.
+fn inside((outer, token): (&Epoll, u64)) -> Result<Epoll, Errno> {
+    let epoll = Epoll::new()?;
+    outer.add(epoll.as_fd(), token, EventFlags::IN)?;
+    Ok(epoll)
+}
+
 impl Watches {
-    pub(crate) fn new() -> Result<Self, Errno> {
+    /// None yet. `outer` is the reactor's set, and what it is to say of this one.
+    pub(crate) fn new(outer: (&Epoll, u64)) -> Result<Self, Errno> {
         Ok(Self {
-            epoll: Epoll::new()?,
+            epoll: inside(outer)?,
             watches: Vec::new(),
             free: Vec::new(),
             groups: HashMap::new(),
+            generation: 0,
             always_ready: 0,
+            is_muted: false,
             reports: Reports::default(),
         })
-    }
-
-    pub(crate) const fn epoll(&self) -> &Epoll {
-        &self.epoll
     }
 
     /// Whether there is one that is ready without the kernel's saying so.
@@ -118,7 +138,9 @@ impl Watches {
             .fold(Ready::NONE, |wanted, &member| wanted | self.watches[member as usize].wanted);
         // SAFETY: for the calls in this function.
         let borrowed = unsafe { borrow(descriptor) }?;
-        let (token, flags) = (descriptor as u64, wanted.to_kernel());
+        self.generation = self.generation.wrapping_add(1);
+        group.generation = self.generation;
+        let (token, flags) = (token(descriptor, group.generation), wanted.to_kernel());
         let outcome = match self.epoll.modify(borrowed, token, flags) {
             Err(Errno::NOENT) => self.epoll.add(borrowed, token, flags),
             other => other,
@@ -132,16 +154,19 @@ impl Watches {
     }
 
     /// Says of every watch whose descriptor is ready now.
-    pub(crate) fn poll(&mut self, mut each: impl FnMut(WatchKey, Ready)) {
+    pub(crate) fn poll(&mut self, outer: (&Epoll, u64), mut each: impl FnMut(WatchKey, Ready)) {
         let mut reports = std::mem::take(&mut self.reports);
         // It does not sleep, so nothing can interrupt it.
         let _ = self.epoll.wait(Some(std::time::Duration::ZERO), &mut reports);
-        let mut stray = false;
+        let (mut stray, mut told) = (false, false);
         for Report { token, flags } in reports.iter() {
             let ready = Ready::from_kernel(flags);
-            match self.groups.get(&(token as RawFd)) {
-                Some(group) => self.tell(group, ready, &mut each),
-                None => stray = true,
+            match self.groups.get(&(token as u32).cast_signed()) {
+                Some(group) if group.generation == (token >> 32) as u32 => {
+                    told = true;
+                    self.tell(group, ready, &mut each);
+                }
+                _ => stray = true,
             }
         }
         for group in self.groups.values().filter(|group| group.is_always_ready) {
@@ -150,9 +175,18 @@ impl Watches {
         reports.clear();
         self.reports = reports;
         if stray {
-            // What a closed descriptor stood for lives on under another number, and would be reported for ever.
-            self.renew();
+            // What a closed descriptor stood for lives on, and would be reported for ever.
+            if self.renew(outer).is_err() && (told || !self.is_muted) {
+                self.mute(outer);
+            }
         }
+    }
+
+    /// No descriptor is to be had for another set, so this one serves on, though it is always ready. The outer one is to tell of it
+    /// once more, and then when something happens in it. This is repeated as long as somebody is told of
+    /// something, which has to be told with every poll.
+    fn mute(&mut self, (outer, token): (&Epoll, u64)) {
+        self.is_muted = outer.modify(self.epoll.as_fd(), token, EventFlags::IN | EventFlags::ET).is_ok();
     }
 
     fn tell(&self, group: &Group, ready: Ready, each: &mut impl FnMut(WatchKey, Ready)) {
@@ -166,14 +200,17 @@ impl Watches {
         }
     }
 
-    /// Starts afresh with an empty set, under the same number, and has all watched again.
-    pub(crate) fn renew(&mut self) {
-        if self.epoll.renew().is_err() {
-            return; // no descriptor to be had: the old set serves on
-        }
+    /// Starts afresh with an empty set, and has all watched again. If it fails nothing has changed.
+    pub(crate) fn renew(&mut self, outer: (&Epoll, u64)) -> Result<(), Errno> {
+        let fresh = inside(outer)?;
+        // Closing the old one is not enough: a child of a fork may have it as well. In such a child it fails, as it is its parent's.
+        let _ = outer.0.delete(self.epoll.as_fd());
+        self.epoll = fresh;
+        self.is_muted = false;
         for descriptor in self.groups.keys().copied().collect::<Vec<_>>() {
             // It fails if the descriptor was closed.
             let _ = self.sync(descriptor);
         }
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -69,6 +69,61 @@ fn no_room_to_write_is_told_when_there_is_again() {
     while far.read(&mut received).is_ok() {}
     poll(&mut reactor);
     assert!(reactor.ready(key).unwrap().has(Ready::WRITE));
+}
+
+#[test]
+fn no_room_to_write_says_nothing_of_the_end() {
+    let mut reactor = Reactor::new().unwrap();
+    let (mut near, mut far) = pair();
+    let key = reactor.register(near.as_raw_fd()).unwrap();
+    let block = [7; 4096];
+    while near.write(&block).is_ok() {}
+    far.write_all(b"last").unwrap();
+    far.shutdown(Shutdown::Write).unwrap();
+    poll(&mut reactor);
+    assert!(near.write(&block).is_err());
+    reactor.would_block(key, Ready::WRITE);
+    let mut buffer = [0; 16];
+    assert_eq!(near.read(&mut buffer).unwrap(), 4);
+    reactor.was_short(key);
+    assert!(reactor.ready(key).unwrap().has(Ready::READ), "the end was told, and is not told again");
+    assert_eq!(near.read(&mut buffer).unwrap(), 0);
+    reactor.would_block(key, Ready::READ);
+    assert!(!reactor.ready(key).unwrap().has(Ready::READ | Ready::END), "a read that is refused does say so");
+}
+
+#[test]
+fn what_lies_behind_a_mark_of_urgent_data_is_read() {
+    let mut reactor = Reactor::new().unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let mut far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut near, _) = listener.accept().unwrap();
+    near.set_nonblocking(true).unwrap();
+    let key = reactor.register(near.as_raw_fd()).unwrap();
+    let mut received = Vec::new();
+    for round in 1..=3 {
+        far.write_all(b"abc").unwrap();
+        // SAFETY: one readable byte.
+        assert_eq!(unsafe { libc::send(far.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) }, 1);
+        far.write_all(b"def").unwrap();
+        while received.len() < 6 * round {
+            if !reactor.ready(key).unwrap().has(Ready::READ) {
+                let mut told = false;
+                reactor.poll(Some(Duration::from_secs(10)), |_| told = true).unwrap();
+                assert!(told, "after {received:?} nothing more is told");
+                continue;
+            }
+            let mut buffer = [0; 16];
+            match near.read(&mut buffer) {
+                Ok(count) => {
+                    received.extend_from_slice(&buffer[..count]);
+                    reactor.was_short(key);
+                }
+                Err(_) => reactor.would_block(key, Ready::READ),
+            }
+        }
+    }
+    assert_eq!(received, b"abcdef".repeat(3));
 }
 
 #[test]
@@ -156,6 +211,8 @@ fn a_file_is_always_ready() {
 #[test]
 fn a_closed_descriptor_that_lives_on_elsewhere_is_not_told_for_ever() {
     let mut reactor = Reactor::new().unwrap();
+    let (bystander, mut bystander_far) = pair();
+    let beside = reactor.watch(bystander.as_raw_fd(), Ready::READ).unwrap();
     let (near, mut far) = pair();
     far.write_all(b"x").unwrap();
     let copy = near.try_clone().unwrap();
@@ -164,14 +221,62 @@ fn a_closed_descriptor_that_lives_on_elsewhere_is_not_told_for_ever() {
     reactor.unwatch(key);
     poll(&mut reactor); // notices
     assert_eq!(poll(&mut reactor), []);
+    assert!(is_quiet(&reactor));
+    bystander_far.write_all(b"x").unwrap();
+    assert_eq!(poll(&mut reactor), [Event::Watch(beside, Ready::READ)], "others are watched on");
+    drop(copy);
+}
+
+/// Whether whoever polls the reactor would sleep.
+fn is_quiet(reactor: &Reactor) -> bool {
     let mut set = [rustix::event::PollFd::from_borrowed_fd(
         // SAFETY: the reactor's own descriptor, which is open.
         unsafe { std::os::fd::BorrowedFd::borrow_raw(reactor.descriptor()) },
         rustix::event::PollFlags::IN,
     )];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    assert_eq!(rustix::event::poll(&mut set, Some(&now)).unwrap(), 0, "the set itself is quiet");
-    drop(copy);
+    rustix::event::poll(&mut set, Some(&now)).unwrap() == 0
+}
+
+#[test]
+fn whose_number_was_anothers_hears_nothing_of_that_one() {
+    let mut reactor = Reactor::new().unwrap();
+    let (bystander, mut bystander_far) = pair();
+    let beside = reactor.watch(bystander.as_raw_fd(), Ready::READ).unwrap();
+    let (first, mut first_far) = pair();
+    let (second, mut second_far) = pair();
+    let (third, mut third_far) = pair();
+    // Far from the numbers that other tests take.
+    // SAFETY: F_DUPFD makes a new descriptor and touches no memory.
+    let number = unsafe { libc::fcntl(first.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 960) };
+    assert!(number >= 960, "{}", std::io::Error::last_os_error());
+    let take_number = |of: &UnixStream| {
+        // SAFETY: the number is ours, and what it stood for lives on.
+        assert_eq!(unsafe { libc::dup2(of.as_raw_fd(), number) }, number);
+    };
+    let watch = reactor.watch(number, Ready::READ).unwrap();
+    take_number(&second);
+    reactor.unwatch(watch); // too late for the kernel
+    let watch = reactor.watch(number, Ready::READ).unwrap();
+    first_far.write_all(b"x").unwrap();
+    assert_eq!(poll(&mut reactor), []);
+    assert!(is_quiet(&reactor));
+    second_far.write_all(b"x").unwrap();
+    assert_eq!(poll(&mut reactor), [Event::Watch(watch, Ready::READ)]);
+
+    // While it is watched, by one that stays and one that comes.
+    take_number(&third);
+    let joins = reactor.watch(number, Ready::READ).unwrap();
+    assert_eq!(poll(&mut reactor), []);
+    assert!(is_quiet(&reactor));
+    third_far.write_all(b"x").unwrap();
+    assert_eq!(poll(&mut reactor), [Event::Watch(watch, Ready::READ), Event::Watch(joins, Ready::READ)]);
+    reactor.unwatch(watch);
+    reactor.unwatch(joins);
+    bystander_far.write_all(b"x").unwrap();
+    assert_eq!(poll(&mut reactor), [Event::Watch(beside, Ready::READ)]);
+    // SAFETY: made above.
+    assert_eq!(unsafe { libc::close(number) }, 0);
 }
 
 #[derive(Debug, Clone)]
@@ -183,6 +288,8 @@ enum Act {
     Unwatch(prop::sample::Index),
     /// Properly, or without a word to the reactor.
     Close(prop::sample::Index, bool),
+    /// Without a word to anybody until it is done, and the connection lives on under another number.
+    Lose(prop::sample::Index),
     Feed(prop::sample::Index),
 }
 
@@ -195,6 +302,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => index().prop_map(Act::Watch),
         1 => index().prop_map(Act::Unwatch),
         2 => (index(), any::<bool>()).prop_map(|(which, properly)| Act::Close(which, properly)),
+        1 => index().prop_map(Act::Lose),
         4 => index().prop_map(Act::Feed),
     ];
     prop::collection::vec(act, 0..120)
@@ -217,6 +325,7 @@ proptest! {
     fn nobody_hears_of_anothers(acts in acts()) {
         let mut reactor = Reactor::new().unwrap();
         let mut open: Vec<Connection> = Vec::new();
+        let mut elsewhere = Vec::new();
         for act in acts {
             if let Act::Open = act {
                 let (near, far) = pair();
@@ -262,6 +371,15 @@ proptest! {
                     }
                     if properly && let Some(key) = connection.source {
                         reactor.deregister(key);
+                    }
+                }
+                Act::Lose(which) => {
+                    let Connection { near, mut far, watch, .. } = open.swap_remove(which.index(open.len()));
+                    elsewhere.push(near.try_clone().unwrap());
+                    drop(near);
+                    far.write_all(b"x").unwrap();
+                    if let Some(key) = watch {
+                        reactor.unwatch(key);
                     }
                 }
                 Act::Feed(which) => {

@@ -44,7 +44,8 @@ impl Reports {
     }
 }
 
-/// Whether the kernel was found to know no timeout in nanoseconds (before Linux 5.11).
+/// Whether the kernel was found to know no timeout in nanoseconds (before Linux 5.11), or not to let us use it: filters of system
+/// calls that are older than a call refuse it, as those of container runtimes did.
 static MILLISECONDS_ONLY: AtomicBool = AtomicBool::new(false);
 
 impl Epoll {
@@ -111,7 +112,8 @@ impl Epoll {
             Some(got)
         };
         let got = match outcome {
-            Some(-1) if last_error() == Errno::NOSYS => {
+            // The call itself never says that it is not permitted.
+            Some(-1) if matches!(last_error(), Errno::NOSYS | Errno::PERM) => {
                 MILLISECONDS_ONLY.store(true, Ordering::Relaxed);
                 return self.wait(patience, reports);
             }

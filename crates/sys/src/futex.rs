@@ -69,7 +69,8 @@ pub const MOST_WORDS: usize = 128;
 /// # Errors
 ///
 /// [`Errno::AGAIN`] if a word had another value, [`Errno::TIMEDOUT`], [`Errno::INTR`], [`Errno::FAULT`] if there
-/// is no memory (any more) where a word is said to lie, [`Errno::NOSYS`] before Linux 5.16.
+/// is no memory (any more) where a word is said to lie, [`Errno::NOSYS`] before Linux 5.16 and where a filter of system
+/// calls does not let us.
 ///
 /// # Safety
 ///
@@ -90,8 +91,13 @@ pub unsafe fn wait_any(words: &[Waiter], patience: Option<Duration>) -> Result<u
     let outcome = unsafe {
         libc::syscall(libc::SYS_futex_waitv, words.as_ptr(), words.len(), 0, end, libc::CLOCK_MONOTONIC)
     };
-    usize::try_from(outcome)
-        .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+    usize::try_from(outcome).map_err(|_| {
+        match Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL) {
+            // What filters say of calls that they do not know. The kernel itself never says it here.
+            Errno::PERM => Errno::NOSYS,
+            error => error,
+        }
+    })
 }
 
 /// As [`wake`], for one sleeper at a word that may be gone by now; the kernel does not touch what lies there.

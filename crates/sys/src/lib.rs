@@ -10,5 +10,6 @@ pub mod mapping;
 #[cfg_attr(miri, path = "memory_file_miri.rs")]
 pub mod memory_file;
 pub mod memory_limit;
+pub mod pidfd;
 pub mod prefetch;
 pub mod readiness;

@@ -132,6 +132,31 @@ def test_what_nobody_asks_for_is_forgotten() -> None:
     assert pid not in os._watched_children
 
 
+FORGOTTEN_CHILD = """
+import os as stdlib, signal
+from weft.gevent import os, sleep
+from weft.gevent.event import Event
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+ended = Event()
+
+def fork_and_see_it_end():
+    pid = os.fork_gevent()
+    if not pid:
+        stdlib._exit(0)
+    while stdlib.path.exists(f"/proc/{pid}"):
+        pass
+    return pid
+
+pid = os.fork_and_watch(lambda watcher: ended.set(), ref=True, fork=fork_and_see_it_end)
+print(ended.wait(30), os.waitpid(pid, 0) == (pid, 0))
+"""
+
+
+def test_a_child_that_is_gone_at_once_because_nobody_listens_has_ended() -> None:
+    # As the standard library's subprocess has it: nothing is known, and the status is said to be 0.
+    assert prints("-c", FORGOTTEN_CHILD) == ["True True"]
+
+
 def test_what_a_child_closes_before_its_hub_runs_is_still_watched_here() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

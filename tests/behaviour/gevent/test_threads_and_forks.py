@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from weft.gevent import Timeout, get_hub, joinall, sleep, spawn
 from weft.gevent import _hub as native
 from weft.gevent.core import loop
@@ -99,6 +100,37 @@ def test_without_descriptors_it_says_so_and_serves_on() -> None:
         assert reader.get() == b"parent"
         for stream in streams:
             stream.close()
+
+
+def test_a_fork_without_descriptors_is_seen_to_once_there_are_some() -> None:
+    hub = get_hub()
+    sleep(0)
+
+    def child() -> None:
+        before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+        for _ in range(2):
+            # Until then the kernel's set is the parent's, and what is taken from it is lost there.
+            with pytest.raises(OSError, match="ulimit"):
+                hub.loop.reinit()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+        hub.loop.reinit()
+        woken = Event()
+        threading.Thread(target=lambda: hub.loop.run_callback_threadsafe(woken.set)).start()
+        assert woken.wait(30)
+
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            child()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    woken = Event()
+    threading.Thread(target=lambda: hub.loop.run_callback_threadsafe(woken.set)).start()
+    assert woken.wait(30)
 
 
 def in_child(run: Callable[[], object]) -> None:

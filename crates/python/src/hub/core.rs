@@ -247,8 +247,8 @@ impl Core {
         if self.forks == forks {
             return Ok(false);
         }
-        self.forks = forks;
         self.hub.after_fork()?;
+        self.forks = forks;
         self.note_phase(Phase::Fork);
         Ok(true)
     }
