@@ -123,11 +123,17 @@ class Hub(HubServices, greenlet):
         self.start_periodic_monitoring_thread()
         while True:
             self.loop.error_handler = self
-            _hub.run(self.loop)
+            main: Any = self.parent
+            try:
+                _hub.run(self.loop)
+            except OSError as error:
+                # The child of a fork has no descriptors for a set of its own, say. There may be some by the next wait.
+                main.throw(error)
+                continue
             loop = self.loop
             if loop is None or loop.ended:
                 return  # another thread has destroyed it, or its own has
-            main: Any = self.parent
+            main = self.parent
             main.throw(LoopExit("This operation would block forever", self, _Waiting(self)))
             # It waits again.
 

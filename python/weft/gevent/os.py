@@ -14,7 +14,6 @@ import builtins
 import errno
 import fcntl
 import os as _os
-import signal as _signal
 import time
 import warnings
 from collections.abc import Callable
@@ -163,13 +162,13 @@ def fork_and_watch(
     fork: Callable[[], int] = fork_gevent,
 ) -> int:
     """Fork, and have `callback(watcher)` called in the parent when the child has ended: its status is the
-    watcher's `rstatus`, and is kept for `waitpid` for a minute. With `ref`, the loop does not end before the child."""
-    loop = loop or get_hub().loop
-    if loop.default and _signal.getsignal(_signal.SIGCHLD) is _signal.SIG_IGN:
-        # Children would leave no status. libev's own handler, which gevent has there, has the same effect.
-        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    watcher's `rstatus`, and is kept for `waitpid` for a minute. With `ref`, the loop does not end before the child.
+
+    Where SIGCHLD is ignored, or somebody else waits for the child, its status may be unknown. It is 255 << 8 then.
+    """
     pid = fork()
     if pid:
+        loop = loop or get_hub().loop
         watcher = loop.child(pid, ref=ref)
         try:
             watcher.start(_on_end, watcher, callback)
@@ -186,7 +185,7 @@ def fork_and_watch(
 # So often it is asked whether a child has ended, in seconds, where nothing says so.
 _ASK_EVERY = 0.05
 
-# The status of a child that somebody else has waited for, as asyncio has it: exit code 255.
+# The status of a child of which no more is known than that it has ended, as asyncio has it: exit code 255.
 _UNKNOWN_STATUS = 0xFF00
 
 
