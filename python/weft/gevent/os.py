@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ._config import config
+from ._hub_services import after_fork
 from ._util import reexport
 from .event import Event
 from .hub import get_hub, get_hub_if_exists, reinit
@@ -109,6 +110,17 @@ def close(fd: int) -> None:
 # --- forks --------------------------------------------------------------------------------------------------
 
 
+def _go_on_in_the_child() -> None:
+    try:
+        reinit()
+    except OSError:
+        # There is no descriptor left for a set of its own. The child runs all the same, and where it waits for something it is
+        # tried again, and said.
+        hub = get_hub_if_exists()
+        if hub is not None:
+            after_fork(hub)
+
+
 def fork_gevent() -> int:
     """Fork; in the child, this thread's hub goes on without the threads it had."""
     with warnings.catch_warnings():
@@ -116,7 +128,7 @@ def fork_gevent() -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = _raw_fork()
     if not pid:
-        reinit()
+        _go_on_in_the_child()
     return pid
 
 
@@ -124,7 +136,7 @@ def forkpty_gevent() -> tuple[int, int]:
     """The same with a terminal for the child."""
     pid, terminal = _raw_forkpty()
     if not pid:
-        reinit()
+        _go_on_in_the_child()
     return pid, terminal
 
 

@@ -202,3 +202,26 @@ def test_a_handler_of_sigchld_may_wait(pipe: Pipe) -> None:
     finally:
         assert signal.signal(stdlib_signal.SIGCHLD, before) is handler
     assert signal.getsignal(stdlib_signal.SIGCHLD) is before
+
+
+AT_THE_LIMIT = """
+import os as stdlib, resource
+from weft.gevent import os, sleep
+from weft.gevent.event import AsyncResult
+sleep(0)
+ended = AsyncResult()
+most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (stdlib.dup(0), most[1]))
+pid = os.fork_and_watch(lambda watcher: ended.set((watcher.rpid == watcher.pid, watcher.rstatus)), ref=True)
+if not pid:
+    stdlib._exit(3)
+print(ended.get(timeout=30), os.waitpid(pid, 0) == (pid, 3 << 8))
+pid = os.fork_gevent()
+if not pid:
+    stdlib._exit(5)
+print(os.waitpid(pid, 0) == (pid, 5 << 8))
+"""
+
+
+def test_children_are_waited_for_without_a_descriptor_left() -> None:
+    assert prints("-c", AT_THE_LIMIT) == ["(True, 768) True", "True"]

@@ -7,6 +7,7 @@ import select as stdlib
 from collections.abc import Iterator
 
 import pytest
+from interpreter import prints
 from weft.gevent import select, selectors, sleep, socket, spawn
 
 Pipe = tuple[int, int]
@@ -125,3 +126,82 @@ def test_a_selector_that_is_closed_lets_go_of_who_waits(pipe: Pipe) -> None:
     sleep(0)
     selector.close()
     assert waiting.get() == []
+
+
+def test_what_was_not_asked_for_wakes_nobody_again() -> None:
+    asked = 0
+
+    def ask(*args: object) -> object:
+        nonlocal asked
+        asked += 1
+        return original(*args)
+
+    original = select._original_select
+    near, far = socket.socketpair()
+    with near:
+        far.close()
+        select._original_select = ask
+        try:
+            # The end that has hung up is nothing exceptional.
+            assert select.select([], [], [near], 0.05) == ([], [], [])
+        finally:
+            select._original_select = original
+    assert asked <= 4
+
+
+def test_urgent_data_is_exceptional() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        waiting, polling = spawn(select.select, [], [], [near]), select.poll()
+        polling.register(near, select.POLLPRI)
+        polled = spawn(polling.poll)
+        far.send(b"data that is not urgent")
+        sleep(0.01)
+        assert not waiting.ready() and not polled.ready()
+        far.send(b"!", socket.MSG_OOB)
+        assert waiting.get() == ([], [], [near])
+        [(number, flags)] = polled.get()
+        assert number == near.fileno() and flags & select.POLLPRI
+
+
+@pytest.mark.parametrize("exceptional", [False, True])
+def test_closing_ends_a_select_and_a_poll(exceptional: bool) -> None:
+    near, far = socket.socketpair()
+    with far:
+        selecting = spawn(select.select, [near], [], [near] if exceptional else [])
+        polling = select.poll()
+        polling.register(near, select.POLLIN | (select.POLLPRI if exceptional else 0))
+        polled = spawn(polling.poll)
+        number = near.fileno()
+        sleep(0)
+        near.close()
+        assert selecting.get() == ([], [], [])
+        assert polled.get() == [(number, select.POLLNVAL)]
+
+
+WITHOUT_DESCRIPTORS = """
+import os, resource
+from weft.gevent import select, selectors, sleep, socket
+
+near, far = socket.socketpair()
+sleep(0)
+selector = selectors.DefaultSelector()
+selector.register(near, selectors.EVENT_READ)
+resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+poll = select.poll()
+poll.register(near)
+poll.modify(near, select.POLLIN)
+for wait in (lambda: select.select([near], [], [], 1), poll.poll, selector.select):
+    try:
+        wait()
+    except OSError as error:
+        print("ulimit" in str(error))
+"""
+
+
+def test_without_descriptors_it_says_so() -> None:
+    assert prints("-c", WITHOUT_DESCRIPTORS) == ["True"] * 3

@@ -166,3 +166,20 @@ def test_what_is_no_address(given: object, error: type[Exception]) -> None:
 def test_what_cannot_be_served(make: Callable[[], object], error: type[Exception]) -> None:
     with pytest.raises(error):
         make()
+
+
+def test_a_pool_that_is_full_for_reasons_of_its_own() -> None:
+    class Mine(Pool):
+        busy = True
+
+        def full(self) -> bool:
+            return self.busy or super().full()
+
+    pool = Mine(5)
+    with StreamServer(HERE, echo, spawn=pool) as server:
+        server.start()
+        asking = spawn(ask, server, b"word")
+        sleep(0.01)
+        assert not asking.ready()
+        pool.busy = False
+        assert asking.get(timeout=30) == b"word"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket as stdlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from weft.gevent import Timeout, get_hub, joinall, sleep, socket, spawn
+from weft.gevent import Greenlet, Timeout, get_hub, joinall, sleep, socket, spawn
 from weft.gevent.exceptions import ConcurrentObjectUseError, LoopExit
 
 Pair = tuple[socket.socket, socket.socket]
@@ -323,3 +324,82 @@ def test_a_socket_has_nothing_that_is_not_its_own() -> None:
         with pytest.raises(AttributeError):
             made.anything = 1  # type: ignore[attr-defined]
         assert made.hub is get_hub()
+
+
+def test_nothing_is_received_and_sent_at_once(pair: Pair) -> None:
+    near, far = pair
+    with Timeout(30):
+        assert near.recv(0) == b""
+        assert near.recv_into(bytearray()) == 0
+        far.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                far.send(bytes(1 << 16))
+        far.setblocking(True)
+        # Though there is no room.
+        far.sendall(b"")
+    near.close()
+    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        near.recv(0)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_errors_in_a_queue_of_their_own_are_not_messages() -> None:
+    with stdlib.socket(stdlib.AF_INET, stdlib.SOCK_DGRAM) as gone:
+        gone.bind(("127.0.0.1", 0))
+        address = gone.getsockname()
+    with socket.socket(stdlib.AF_INET, stdlib.SOCK_DGRAM) as asking:
+        recverr = 11  # IP_RECVERR
+        asking.setsockopt(stdlib.IPPROTO_IP, recverr, 1)
+        asking.connect(address)
+        asking.send(b"x")
+        for call in (asking.recvfrom, asking.recv):
+            with pytest.raises(ConnectionRefusedError):
+                call(100)
+            asking.send(b"x")
+            sleep(0.01)
+        with pytest.raises(ConnectionRefusedError):
+            asking.recvfrom(100)
+        asking.settimeout(0.01)
+        # What lies in the queue of errors wakes nobody for ever.
+        for call in (asking.recvfrom, asking.recv):
+            with pytest.raises(TimeoutError):
+                call(100)
+
+
+def test_a_number_that_is_used_again_is_the_new_sockets() -> None:
+    near, far = socket.socketpair()
+    waiting = spawn(near.recv, 10)
+    sleep(0)
+    # Behind the socket's back.
+    number = near.detach()
+    os.close(number)
+    far.close()
+    new_near, new_far = socket.socketpair()
+    with new_near, new_far:
+        assert number in (new_near.fileno(), new_far.fileno())
+        reader, writer = (new_near, new_far) if new_near.fileno() == number else (new_far, new_near)
+        reading = spawn(reader.recv, 10)
+        sleep(0)
+        writer.sendall(b"new")
+        assert reading.get() == b"new"
+        with pytest.raises(OSError) as caught:
+            waiting.get(timeout=30)
+        assert caught.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("end", ["close", "kill", "start"])
+def test_another_thread_is_heard_at_once(end: str, pair: Pair) -> None:
+    near, _ = pair
+    reading = spawn(near.recv, 10)
+    unstarted = Greenlet(lambda: "started")
+    sleep(0)
+    deeds = {"close": near.close, "kill": lambda: reading.kill(block=False), "start": unstarted.start}
+    thread = threading.Thread(target=deeds[end])
+    get_hub().loop.run_callback(thread.start)
+    waited_for = unstarted if end == "start" else reading
+    # The main thread's hub looks by itself after 300 ms; that it is sooner is not looked at here, but that it is.
+    waited_for.join(30)
+    assert waited_for.ready()
+    thread.join()
+    reading.kill()
