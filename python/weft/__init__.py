@@ -23,7 +23,7 @@ from weft._install import InstallError, install
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from weft import coroutines, greenlet, multiprocessing
+    from weft import coroutines, gevent, greenlet, multiprocessing
     from weft._executor import Executor
     from weft._failures import PoolTerminated, RemoteError, TaskTimeout, WorkerDied
     from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
@@ -88,6 +88,7 @@ __all__ = [
     "__version__",
     "coroutines",
     "forward_logging",
+    "gevent",
     "greenlet",
     "install",
     "joinall",
@@ -105,6 +106,7 @@ __version__: str = _native.__version__
 
 # Where the names come from that are imported when they are first used; "" for a module.
 _LAZY = {
+    "gevent": ("weft.gevent", ""),
     "greenlet": ("weft.greenlet", ""),
     "multiprocessing": ("weft.multiprocessing", ""),
     "coroutines": ("weft.coroutines", ""),
