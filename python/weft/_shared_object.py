@@ -10,6 +10,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, TypeVar
 
 from weft._shared_array import SharedArray
+from weft._unpicklable import explained
 
 T = TypeVar("T")
 
@@ -57,10 +58,15 @@ def share(obj: T) -> Shared[T]:
     The object is pickled once, and unpickled once in each process that gets it; all tasks of a worker see the same one. Its large
     buffers, as those of numpy arrays, are not copied: all processes see the same memory, read-only. The memory is
     gone with the last user of it, of the handle and of the object's buffers; a worker lets go of an object whose handle is
-    gone when it gets the next one. Raises what the pickler raises, and MemoryError.
+    gone when it gets the next one. Raises `weft.UnpicklableError`, and MemoryError.
     """
     buffers: list[pickle.PickleBuffer] = []
-    data = memoryview(_dump(obj, buffers))
+    try:
+        data = memoryview(_dump(obj, buffers))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise explained(error, obj, "cannot share {}") from error
     raw = [buffer.raw() for buffer in buffers]
     begin = _ALIGNMENT
     places, end = [], begin + len(data)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import sys
 
-from weft.multiprocessing._stock import context, spawn
+from weft.multiprocessing._stock import context, process, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +19,29 @@ def dump(obj: object, file: io.BytesIO) -> None:
     own = getattr(type(obj), "_weft_dump", None)
     if own is None:
         # Whoever set another reducer on a context means this one too.
-        context.reduction.dump(obj, file)
+        try:
+            context.reduction.dump(obj, file)
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            if isinstance(obj, process.BaseProcess):
+                _say_what(error, obj)
+            raise
     else:
         own(obj, file)
+
+
+def _say_what(error: Exception, process_obj: object) -> None:
+    """Note which part of a process object cannot be pickled."""
+    from weft._unpicklable import INSTALL, culprit, is_local, kind_of, of_process
+
+    try:
+        name, part = of_process(process_obj)
+        path, part = culprit(part, name)
+        note = f"It is {path}, a {kind_of(part)}."
+    except Exception:  # of somebody's `__repr__`, say
+        return
+    if is_local(part):
+        note += f" weft.Process takes lambdas, closures and local classes if the package cloudpickle is there ({INSTALL})."
+    error.add_note(note)
 
 
 def dump_all(popen: object, process_obj: AnyProcess) -> bytes:
