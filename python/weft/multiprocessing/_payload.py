@@ -11,7 +11,14 @@ from weft.multiprocessing._stock import context, process, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import IO, Any
+
     from weft.multiprocessing._stock import AnyProcess
+
+
+def mark_worker(process_obj: AnyProcess) -> None:
+    """Note that it is a worker of a pool, which knows what its exit codes mean."""
+    setattr(process_obj, _OF_A_POOL, True)
 
 
 def dump(obj: object, file: io.BytesIO) -> None:
@@ -55,8 +62,47 @@ def dump_all(popen: object, process_obj: AnyProcess) -> bytes:
     return file.getvalue()
 
 
+class NotGuarded(RuntimeError):
+    """The main module, which a child imports as well, starts processes when it is imported."""
+
+
+# With this exit code a worker of a pool ends because of that. The pool says so, once, instead of all its workers.
+UNGUARDED = 85
+_OF_A_POOL = "weft_of_a_pool"
+
+
+def preparation_data(name: str) -> dict[str, Any]:
+    """How a child of that name becomes like this process. NotGuarded in a child that still does so itself."""
+    try:
+        data: dict[str, Any] = spawn.get_preparation_data(name)
+    except RuntimeError as error:
+        if getattr(process.current_process(), "_inheriting", False):
+            raise NotGuarded(*error.args) from None
+        raise
+    return data
+
+
+def load_all(file: IO[bytes]) -> AnyProcess | None:
+    """In a child: become like the parent, and return the process object; None for a worker that is to end with UNGUARDED."""
+    current = process.current_process()
+    current._inheriting = True
+    data: dict[str, Any] = {}
+    try:
+        data = pickle.load(file)
+        spawn.prepare(data)
+        return pickle.load(file)
+    except NotGuarded:
+        if _OF_A_POOL not in data:
+            raise
+        return None
+    finally:
+        del current._inheriting
+
+
 def _dump_all(process_obj: AnyProcess, file: io.BytesIO) -> None:
-    data = spawn.get_preparation_data(process_obj._name)
+    data = preparation_data(process_obj._name)
+    if _OF_A_POOL in vars(process_obj):
+        data[_OF_A_POOL] = True
     if hasattr(process_obj, "_weft_dump") and not main_can_be_imported():
         # What it needs of the main module travels by value.
         data.pop("init_main_from_path", None)
