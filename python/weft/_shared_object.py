@@ -55,8 +55,8 @@ class Shared(Generic[T]):
 def share(obj: T) -> Shared[T]:
     """Put `obj` into shared memory, and return a handle to be passed to tasks, alone or inside other arguments.
 
-    The object is pickled once, and unpickled once in each process that gets it; all tasks of a worker see the same one. Its large
-    buffers, as those of numpy arrays, are not copied: all processes see the same memory, read-only. The memory is
+    The object is pickled once, and unpickled once in each process that gets it; all tasks of a worker see the same one. Its
+    buffers, as those of contiguous numpy arrays, are not copied: all processes see the same memory, read-only. The memory is
     gone with the last user of it, of the handle and of the object's buffers; a worker lets go of an object whose handle is
     gone when it gets the next one. Raises `weft.UnpicklableError`, and MemoryError.
     """
@@ -88,7 +88,7 @@ def _dump(obj: object, buffers: list[pickle.PickleBuffer]) -> bytes:
             view = buffer.raw()
         except BufferError:
             return True  # in several pieces: the pickler copies it
-        if view.nbytes < _ALIGNMENT:
+        if not view.nbytes:
             return True
         buffers.append(buffer)
         return False

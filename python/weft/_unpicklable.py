@@ -13,7 +13,7 @@ DEEPEST = 20  # levels of an object that are searched for what cannot be pickled
 NAME = "obj"  # what the argument of `put` is called
 _MOST_MADE = 64  # classes of errors that are kept
 
-INSTALL = "pip install cloudpickle, or weft[cloudpickle]"
+INSTALL = "pip install cloudpickle"
 _THE_PICKLERS = (TypeError, AttributeError, RuntimeError, pickle.PicklingError)
 # What to do about code whose name leads nowhere.
 BY_NAME = (

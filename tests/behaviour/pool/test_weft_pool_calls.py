@@ -183,6 +183,13 @@ def test_what_is_called_at_the_start_and_the_end_needs_no_name(method: str) -> N
         assert pool.apply(work.remembered) == [1, 2]
 
 
+def test_arrays_of_a_shared_object_are_read_only_however_small() -> None:
+    numpy = pytest.importorskip("numpy")
+    for size in (1, 5, 9, 1000):
+        array = weft.share(numpy.arange(size)).get()
+        assert array.tolist() == list(range(size)) and not array.flags.writeable
+
+
 def test_functions_without_a_name() -> None:
     pytest.importorskip("cloudpickle")
     factor = 3

@@ -126,7 +126,7 @@ def main():
     except (AttributeError, pickle.PicklingError) as error:
         print(*error.__notes__, isinstance(error, weft.UnpicklableError))
 """
-    install = "if the package cloudpickle is there (pip install cloudpickle, or weft[cloudpickle])"
+    install = "if the package cloudpickle is there (pip install cloudpickle)"
     own, argument, compatible = prints(tmp_path, "import pickle\n" + code)
     assert own.startswith("cannot pass target, a builtins.function, to a process: ")
     assert own.endswith("lambdas, closures and local classes reach a process " + install)
