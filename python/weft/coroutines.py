@@ -313,7 +313,7 @@ def _check_spawned(objects: Iterable[Any]) -> None:
     """TypeError if one of them is nothing whose end one can wait for."""
     for kind in set(map(type, objects)):
         if not hasattr(kind, "rawlink"):
-            wrong = next(each for each in objects if type(each) is kind)
+            wrong: Any = next(each for each in objects if type(each) is kind)
             if not hasattr(wrong, "rawlink"):
                 raise TypeError(
                     f"joinall needs what spawn returned, not {wrong!r}"

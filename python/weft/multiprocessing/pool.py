@@ -54,6 +54,8 @@ if TYPE_CHECKING:
         exc: str
         value: str
 
+        def __init__(self, exc: object, value: object) -> None: ...
+
 else:
     MaybeEncodingError = _private.MaybeEncodingError
 RemoteTraceback = _private.RemoteTraceback
