@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["missing"]
+
 
 def missing(name: str, what: str) -> ModuleNotFoundError:
     """The error of importing the module `name`, which would have `what`."""
