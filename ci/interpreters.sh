@@ -32,7 +32,7 @@ candidates() {
 found=$(candidates | while read -r path; do usable "$path" || true; done | sort -t. -k2n -u -k1,1)
 if [ -z "$found" ]; then
     echo "no CPython 3.11, 3.12 or 3.13 with headers found: install one (a package such as python3-dev)," >&2
-    echo "or name it: make PYTHON=/path/to/python" >&2
+    echo "or name it: make test PYTHON=/path/to/python" >&2
     exit 1
 fi
 if [ "${1:-}" = --default ]; then

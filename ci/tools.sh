@@ -6,8 +6,12 @@ python=$1 venv=$2
 command -v cargo >/dev/null || { echo "no Rust toolchain: install Rust 1.88 or newer" >&2; exit 1; }
 command -v cc >/dev/null || { echo "no C compiler: install one (a package such as gcc)" >&2; exit 1; }
 
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    { echo "$python is too old: CPython 3.11, 3.12 or 3.13 is needed" >&2; exit 1; }
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') ||
+    { echo "$python cannot be run: PYTHON is to be the path of a CPython 3.11, 3.12 or 3.13" >&2; exit 1; }
+case $version in
+3.11 | 3.12 | 3.13) ;;
+*) echo "$python is Python $version: CPython 3.11, 3.12 or 3.13 is needed" >&2; exit 1 ;;
+esac
 
 if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"

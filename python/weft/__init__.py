@@ -1,9 +1,16 @@
 """Coroutines and processes for Python, one runtime, written in Rust.
 
-`weft.greenlet` is the greenlet package on weft's coroutines. `install` makes `import greenlet`
-mean it, in this process and its children; `python -m weft` does so for an unchanged program.
-`weft.multiprocessing` is the standard library's multiprocessing on weft's processes and queues; `install` and
-`python -m weft` make `import multiprocessing` mean it. `Process` and `Queue` are the same for new programs.
+For programs that exist: `weft.greenlet`, `weft.gevent` and `weft.multiprocessing` are those packages on weft. `install` makes
+`import greenlet` and `import multiprocessing` mean them, and gevent if it is asked to, in this process and its children; `python -m weft` does so for
+an unchanged program.
+
+For new ones:
+
+* processes: `Process`, `Pool`, `Executor`, `register_joblib`, `worker_state`;
+* what goes between them: `Queue`, `Pipe`, `Lock`, `RLock`, `Semaphore`, `BoundedSemaphore`, `Condition`, `Event`, `Barrier`,
+  `Manager`, `SharedDict`, `SharedArray`, `share`, `forward_logging`;
+* coroutines: `spawn`, `joinall`, `sleep`, `Timeout`, `offload`, and `weft.coroutines` for the rest;
+* what goes wrong: `ProcessDied`, `OwnerDied`, `ManagerDied`, `WorkerDied`, `TaskTimeout`, `UnpicklableError` and others.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ from weft._install import InstallError, install
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from weft import coroutines, greenlet, multiprocessing
+    from weft import coroutines, gevent, greenlet, multiprocessing
     from weft._executor import Executor
     from weft._failures import PoolTerminated, RemoteError, TaskTimeout, WorkerDied
     from weft._locks import Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore
@@ -88,6 +95,7 @@ __all__ = [
     "__version__",
     "coroutines",
     "forward_logging",
+    "gevent",
     "greenlet",
     "install",
     "joinall",
@@ -105,6 +113,7 @@ __version__: str = _native.__version__
 
 # Where the names come from that are imported when they are first used; "" for a module.
 _LAZY = {
+    "gevent": ("weft.gevent", ""),
     "greenlet": ("weft.greenlet", ""),
     "multiprocessing": ("weft.multiprocessing", ""),
     "coroutines": ("weft.coroutines", ""),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from queue import Empty
 from typing import Any
 
 from weft import _native
-from weft._offload import Call
+from weft._offload import Call, warn_of_no_wait
 from weft.gevent import Greenlet, _hub, get_hub
 from weft.gevent.event import AsyncResult, Event
 from weft.gevent.exceptions import InvalidThreadUseError
@@ -28,31 +28,33 @@ class _Seconds(float):
 
 
 class Until:
-    """What `until` returns: to be awaited or yielded."""
+    """What `until` returns: to be awaited or yielded. Dropped without either, it warns."""
 
-    __slots__ = ("what",)
+    __slots__ = ("waited", "what")
 
     def __init__(self, what: Any) -> None:
+        self.waited = False
         self.what = what
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return (yield self)
+
+    def __del__(self) -> None:
+        if not self.waited:
+            warn_of_no_wait(self)
 
     def __repr__(self) -> str:
-        return repr(self.what)
+        return f"until({self.what!r})"
 
 
-class Readiness:
-    """What `readable` and `writable` return in a coroutine: to be awaited or yielded."""
+class Readiness(Until):
+    """What `readable` and `writable` return in a coroutine."""
 
-    __slots__ = ("events", "what")
+    __slots__ = ("events",)
 
     def __init__(self, what: Any, events: int) -> None:
-        self.what = what
+        super().__init__(what)
         self.events = events
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return (yield self)
 
     def __repr__(self) -> str:
         return f"{'readable' if self.events == READ else 'writable'}({self.what!r})"
@@ -63,8 +65,8 @@ class All(Until):
 
     __slots__ = ()
 
-    def __init__(self, objects: Iterable[Any]) -> None:
-        super().__init__(list(objects))
+    def __repr__(self) -> str:
+        return f"joinall({self.what!r})"
 
 
 # Each of these is asked what has come, when the object is yielded and after every wake-up: it returns a tuple with the result, or
@@ -100,6 +102,7 @@ def _another_loops(coroutine: _hub.Coroutine, other: _hub.Coroutine) -> _Came:
 
 
 def _all(coroutine: _hub.Coroutine, what: All) -> _Came:
+    what.waited = True
     for each in what.what:
         if not each.ready():
             return _linked(coroutine, each)
@@ -134,12 +137,17 @@ def _descriptor_of(what: Any) -> int:
 
 
 def _readiness(coroutine: _hub.Coroutine, ready: Readiness) -> _Came:
-    number = _descriptor_of(ready.what)
+    ready.waited = True
+    return _ready(coroutine, ready.what, ready.events)
+
+
+def _ready(coroutine: _hub.Coroutine, what: Any, events: int) -> _Came:
+    number = _descriptor_of(what)
     poll = select.poll()
-    poll.register(number, select.POLLIN if ready.events == READ else select.POLLOUT)
+    poll.register(number, select.POLLIN if events == READ else select.POLLOUT)
     if poll.poll(0):
-        return (ready.what,)
-    coroutine._watch(number, ready.events)
+        return (what,)
+    coroutine._watch(number, events)
     return None
 
 
@@ -176,6 +184,7 @@ _known_ways: dict[type, Callable[[Any, Any], _Came]] = {}
 
 def _arrange(coroutine: _hub.Coroutine, what: Any) -> _Came:
     if type(what) is Until:
+        what.waited = True
         what = what.what
     kind = type(what)
     way = _known_ways.get(kind)
@@ -194,7 +203,7 @@ def _arrange(coroutine: _hub.Coroutine, what: Any) -> _Came:
 
 
 def _descriptor(coroutine: _hub.Coroutine, what: Any) -> _Came:
-    return _readiness(coroutine, Readiness(what, READ))
+    return _ready(coroutine, what, READ)
 
 
 _hub.set_arranger(_arrange)

@@ -17,6 +17,7 @@ from weft import _killer
 from weft._failures import PoolTerminated, TaskTimeout, WorkerDied, described, how_it_ended, named
 from weft._native import _pool
 from weft._worker import Duty, Post, work
+from weft.multiprocessing import _payload
 from weft.multiprocessing.connection import wait
 
 TYPE_CHECKING = False
@@ -210,6 +211,7 @@ class Crew:
         slot = self.core.open_slot()
         try:
             process = self._make_process(target=work, args=(Post(self.core, slot, self._duty),))
+            _payload.mark_worker(process)
             process.start()
         except BaseException:
             self.core.close_slot(slot)
@@ -298,7 +300,7 @@ class Crew:
             at_hand = self.core.worker_ended(member.slot)
             if exitcode:
                 self.died += 1
-            fatal = self._fatal(exitcode, at_hand is not None)
+            fatal = self._unguarded(member, exitcode) or self._fatal(exitcode, at_hand is not None)
             if self.state == TERMINATE:
                 pass  # its task fails with all others
             elif fatal is not None:
@@ -325,6 +327,16 @@ class Crew:
                 )
             elif self.state == RUN and not member.dismissed and self._duty.patience is None:
                 self.replaced += 1
+
+    def _unguarded(self, member: Member, exitcode: int | None) -> BaseException | None:
+        """What all tasks fail with because a worker could not import the main module, which starts the pool again."""
+        if exitcode != _payload.UNGUARDED or self.core.has_arrived(member.slot):
+            return None
+        why = (
+            "it imports the main module, which starts processes when it is imported; it is to do so below "
+            "`if __name__ == '__main__':` only"
+        )
+        return WorkerDied("", member.process.pid, exitcode, why, 0)
 
     def _fatal(self, exitcode: int | None, had_task: bool) -> BaseException | None:
         """What all tasks fail with because a worker ended so; None if that is no reason."""

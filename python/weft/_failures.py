@@ -13,7 +13,7 @@ import signal
 import traceback
 from concurrent.futures.process import BrokenProcessPool
 
-from weft._unpicklable import culprit, is_nameless, kind_of, refusal
+from weft._unpicklable import BY_NAME, INSTALL, culprit, explained, is_local, kind_of, refusal
 from weft.multiprocessing._stock import context, reduction
 
 TYPE_CHECKING = False
@@ -156,15 +156,29 @@ def describe(error: BaseException) -> tuple[bytes, str, str, str]:
 
 def undeliverable(failure: BaseException, value: object) -> tuple[bytes, str, str, str]:
     """What travels instead of a value that cannot be sent."""
-    from weft.multiprocessing.pool import MaybeEncodingError
+    from weft.multiprocessing.pool import UnpicklableResult
 
+    name = "exception" if isinstance(value, BaseException) else "result"
     try:
-        error = MaybeEncodingError(failure, value)
-    except Exception as worse:  # whatever its __repr__ raises
-        error = MaybeEncodingError(
-            failure, f"<{type(value).__qualname__} whose repr raises {type(worse).__qualname__}>"
-        )
+        path, part = culprit(value, name)
+        what = f"{path}, a {kind_of(part)}"
+    except Exception as worse:  # of somebody's `__repr__`, say
+        path = name
+        what = f"{name}, a {kind_of(value)} ({type(worse).__qualname__} when looking for the reason)"
+    error = UnpicklableResult(_shown(failure), _shown(value), path, what)
     return bytes(reduction.ForkingPickler.dumps(error)), type(error).__qualname__, str(error), ""
+
+
+def undelivered(failure: Exception, value: object) -> tuple[bytes, str, str, str]:
+    """The same, as executors have it: an error of the pickler's class."""
+    return describe(explained(failure, value, "cannot send back {}", "result"))
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as worse:
+        return f"<{type(value).__qualname__} whose repr raises {type(worse).__qualname__}>"
 
 
 def _said(error: BaseException) -> str:
@@ -225,6 +239,11 @@ def unreadable(failure: BaseException) -> BaseException:
     return error
 
 
+_REMEDY = f"; lambdas and closures reach a worker if the package cloudpickle is there ({INSTALL})"
+_OTHER_REMEDY = (
+    f"; weft.Pool and weft.Executor take lambdas and closures if the package cloudpickle is there ({INSTALL})"
+)
+
 # What the parts of a message are called in the calls that make it, by the number of `weft_pool::Call`.
 _ARGUMENTS = ("args", "args, kwds", "item", "items", "items")
 _WITH_MANY_ITEMS = (3, 4)
@@ -260,11 +279,9 @@ def unpicklable(
         path = _renamed(path, call, items)
         what = f"{path}, a {kind_of(part)}, cannot be sent to a worker, for {named(function)}"
         hint = ""
-        if is_nameless(part):
-            hint = (
-                "Lambdas, closures and local classes need weft.Pool or weft.Executor and the package cloudpickle: "
-                "pip install cloudpickle"
-            )
+        if is_local(part):
+            # As arguments they have to be found by name, cloudpickle or not.
+            hint = BY_NAME if path != "func" else _REMEDY if refuses else _OTHER_REMEDY
     except Exception as worse:
         path, part, hint = "task", None, ""
         what = (
@@ -272,12 +289,10 @@ def unpicklable(
         )
     failure = error
     if refuses:
-        failure = refusal(type(error), f"{what}: {_said(error)}", path, part)
+        failure = refusal(type(error), f"{what}: {_said(error)}{hint}", path, part)
         failure.__cause__ = error
     else:
-        error.add_note(what)
-    if hint:
-        failure.add_note(hint)
+        error.add_note(f"{what}{hint}")
     return failure
 
 

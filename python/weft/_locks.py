@@ -60,16 +60,25 @@ class RLock(_Recovering, synchronize.RLock):
         self._semlock.recovers = recover
 
 
+def _checked(value: int) -> int:
+    """What a semaphore begins with, if it can."""
+    if not isinstance(value, int):
+        raise TypeError(f"value must be an int, not {type(value).__name__}")
+    if not 0 <= value <= synchronize.SEM_VALUE_MAX:
+        raise ValueError(f"value must be from 0 to {synchronize.SEM_VALUE_MAX}, not {value}")
+    return value
+
+
 class Semaphore(synchronize.Semaphore):
     """A count between processes: `acquire` waits until it is above zero and lowers it, `release` raises it.
 
-    `value` (default: 1) is what it begins with. It has no owner, and what a process took that dies is not given back.
+    `value` (default: 1) is what it begins with; ValueError if it is below 0. It has no owner, and what a process took that dies is not given back.
     """
 
     __module__ = "weft"
 
     def __init__(self, value: int = 1) -> None:
-        super().__init__(value, ctx=_CONTEXT)
+        super().__init__(_checked(value), ctx=_CONTEXT)
 
 
 class BoundedSemaphore(synchronize.BoundedSemaphore):
@@ -80,7 +89,7 @@ class BoundedSemaphore(synchronize.BoundedSemaphore):
     __module__ = "weft"
 
     def __init__(self, value: int = 1) -> None:
-        super().__init__(value, ctx=_CONTEXT)
+        super().__init__(_checked(value), ctx=_CONTEXT)
 
 
 class Condition(synchronize.Condition):

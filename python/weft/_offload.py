@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextvars
 import os
 import sys
+import warnings
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable, Generator
 from importlib import import_module
@@ -47,6 +48,13 @@ def offload_threads(most: int | None = None) -> int:
             raise ValueError(f"at least one thread is needed, not {most}")
         _most = most
     return _most
+
+
+def warn_of_no_wait(what: object) -> None:
+    """Say that a coroutine dropped what it should have waited for: by itself, making it does nothing."""
+    warnings.warn(
+        f"{what!r} was never waited for: await it, or yield it", RuntimeWarning, stacklevel=3, source=what
+    )
 
 
 class Call:
@@ -141,8 +149,12 @@ class Call:
                 raise
             # Destroyed just now: nobody waits.
 
+    def __del__(self) -> None:
+        if not self._begun:
+            warn_of_no_wait(self)
+
     def __repr__(self) -> str:
-        return f"<offloaded call of {self._function!r}>" if self._function else "<offloaded call>"
+        return f"offload({self._function!r})" if self._function else "<offloaded call>"
 
 
 def _unpatched(module: str, name: str) -> Any:
@@ -237,11 +249,11 @@ def offload(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) 
     if not callable(function):
         raise TypeError(f"function must be callable, not {type(function).__name__}")
     hub = get_hub()
-    call = Call(hub.loop, function, args, kwargs)
     if _hub.current_coroutine() is not None:
-        return cast("_T", call)
+        return cast("_T", Call(hub.loop, function, args, kwargs))
     if getcurrent() is hub:
         hub.switch_out()
+    call = Call(hub.loop, function, args, kwargs)
     waiter: Waiter = Waiter(hub)
     hub.loop.ref()
     try:

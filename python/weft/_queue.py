@@ -38,4 +38,4 @@ class Queue(queues.JoinableQueue[T]):
     def _put_failed(self, error: BaseException, obj: object) -> None:
         if not isinstance(error, Exception):
             raise error
-        raise explained(error, obj, "cannot put {}, into a queue") from error
+        raise explained(error, obj, "cannot put {}, into a queue")

@@ -10,6 +10,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, TypeVar
 
 from weft._shared_array import SharedArray
+from weft._unpicklable import explained
 
 T = TypeVar("T")
 
@@ -54,13 +55,18 @@ class Shared(Generic[T]):
 def share(obj: T) -> Shared[T]:
     """Put `obj` into shared memory, and return a handle to be passed to tasks, alone or inside other arguments.
 
-    The object is pickled once, and unpickled once in each process that gets it; all tasks of a worker see the same one. Its large
-    buffers, as those of numpy arrays, are not copied: all processes see the same memory, read-only. The memory is
+    The object is pickled once, and unpickled once in each process that gets it; all tasks of a worker see the same one. Its
+    buffers, as those of contiguous numpy arrays, are not copied: all processes see the same memory, read-only. The memory is
     gone with the last user of it, of the handle and of the object's buffers; a worker lets go of an object whose handle is
-    gone when it gets the next one. Raises what the pickler raises, and MemoryError.
+    gone when it gets the next one. Raises `weft.UnpicklableError`, and MemoryError.
     """
     buffers: list[pickle.PickleBuffer] = []
-    data = memoryview(_dump(obj, buffers))
+    try:
+        data = memoryview(_dump(obj, buffers))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise explained(error, obj, "cannot share {}") from error
     raw = [buffer.raw() for buffer in buffers]
     begin = _ALIGNMENT
     places, end = [], begin + len(data)
@@ -82,7 +88,7 @@ def _dump(obj: object, buffers: list[pickle.PickleBuffer]) -> bytes:
             view = buffer.raw()
         except BufferError:
             return True  # in several pieces: the pickler copies it
-        if view.nbytes < _ALIGNMENT:
+        if not view.nbytes:
             return True
         buffers.append(buffer)
         return False

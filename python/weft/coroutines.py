@@ -9,7 +9,7 @@ What a generator yields is what it waits for; the result is sent back:
 * a queue, of greenlets or of processes: its next item;
 * a socket, a file, anything with `fileno()`: that it can be read from; `readable` and `writable` say it of a number, too.
 
-An `async def` function awaits `sleep(…)`, `until(…)` of any of these, a `Coroutine`, `offload(…)`, `readable(…)`, `writable(…)`.
+An `async def` function awaits `sleep(…)`, `until(…)` of any of these, what `spawn` returned, `offload(…)`, `readable(…)`, `writable(…)`.
 For everything else that waits there are greenlets: `yield spawn(lock.acquire)`.
 
 A coroutine runs until it yields; a call that blocks stops the thread, as in any event loop: `offload` such calls.
@@ -18,7 +18,7 @@ A coroutine runs until it yields; a call that blocks stops the thread, as in any
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from types import CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from weft import gevent as _gevent
@@ -193,15 +193,31 @@ def _leave_the_hub() -> None:
 # --- start ----------------------------------------------------------------------------------------------
 
 _MAKES_ONE = 0x20 | 0x80  # CO_GENERATOR, CO_COROUTINE
+_MAKES_ASYNC_GENERATOR = 0x200  # CO_ASYNC_GENERATOR
 
 
 def _makes_coroutines(function: Any) -> bool:
+    given = function
     while hasattr(function, "func") and not hasattr(function, "__code__"):
         function = function.func  # a functools.partial
     code = getattr(function, "__code__", None)
     if code is None:
         code = getattr(type(function).__call__, "__code__", None)
-    return code is not None and bool(code.co_flags & _MAKES_ONE)
+    if code is None:
+        return False
+    if code.co_flags & _MAKES_ASYNC_GENERATOR:
+        raise _not_to_be_run(given)
+    return bool(code.co_flags & _MAKES_ONE)
+
+
+def _not_to_be_run(what: Any) -> TypeError:
+    """The error for what `spawn` does not take."""
+    if callable(what) or isinstance(what, AsyncGeneratorType):
+        return TypeError(
+            f"cannot spawn the async generator {getattr(what, '__qualname__', what)}, which runs only as far as somebody "
+            "iterates over it: spawn an `async def` function that does so by `async for`"
+        )
+    return TypeError(f"spawn needs a function, a generator or a coroutine, not {type(what).__name__}")
 
 
 def spawn(what: Any, *args: Any, **kwargs: Any) -> Any:
@@ -213,7 +229,10 @@ def spawn(what: Any, *args: Any, **kwargs: Any) -> Any:
     kind = type(what)
     if kind is not GeneratorType and kind is not CoroutineType:
         if not callable(what):
-            _hub.check_generator(what)
+            try:
+                _hub.check_generator(what)
+            except TypeError:
+                raise _not_to_be_run(what) from None
         elif _makes_coroutines(what):
             what = what(*args, **kwargs)
             args, kwargs = (), {}
@@ -239,7 +258,7 @@ def until(what: Any) -> Any:
     """What a coroutine can yield, as something that an `async def` function can await: `item = await until(queue)`."""
     if what is None:
         return _Seconds(0)
-    if isinstance(what, (Coroutine, Until, Readiness, Call, _Seconds)):
+    if isinstance(what, (Coroutine, Until, Call, _Seconds)):
         return what
     if isinstance(what, (int, float)) and not isinstance(what, bool):
         return _Seconds(what)
@@ -279,13 +298,27 @@ def joinall(
 
     In a coroutine: what to yield or await for that, without the options.
     """
+    objects = objects if isinstance(objects, (list, tuple)) else list(objects)
+    _check_spawned(objects)
     if current() is None:
         return _gevent.joinall(objects, timeout=timeout, raise_error=raise_error, count=count)
     if timeout is not None or raise_error or count is not None:
         raise TypeError(
             "in a coroutine, joinall takes no options: use Timeout, and yield each of the objects"
         )
-    return All(objects)
+    return All(list(objects))
+
+
+def _check_spawned(objects: Iterable[Any]) -> None:
+    """TypeError if one of them is nothing whose end one can wait for."""
+    for kind in set(map(type, objects)):
+        if not hasattr(kind, "rawlink"):
+            wrong: Any = next(each for each in objects if type(each) is kind)
+            if not hasattr(wrong, "rawlink"):
+                raise TypeError(
+                    f"joinall needs what spawn returned, not {wrong!r}"
+                    + (": spawn it first" if callable(wrong) or hasattr(wrong, "send") else "")
+                )
 
 
 def killall(

@@ -18,6 +18,7 @@ use weft_wait::Parker;
 use crate::queue::arenas::{find_arena, own_arena, shm_error};
 use crate::queue::codec::{self, Spans, kind};
 use crate::queue::parker::GilParker;
+use crate::queue::pickling;
 
 /// The calling thread, which waits for a lock without the GIL.
 struct Waiter<'py>(Python<'py>);
@@ -73,6 +74,11 @@ fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> PyResult<T>) -> PyResult<T
 
 fn encode_key(key: &Bound<'_, PyAny>, bytes: &mut Vec<u8>) -> PyResult<u8> {
     codec::encode_key(key, bytes).ok_or_else(|| no_key(key))
+}
+
+fn encode_value(value: &Bound<'_, PyAny>, map: &Map, bytes: &mut Vec<u8>) -> PyResult<u8> {
+    codec::encode_whole(value, map.arena(), bytes)
+        .map_err(|error| pickling::refused(value, error, "cannot put {}, into a SharedDict", "value"))
 }
 
 /// The exception for what cannot be a key.
@@ -238,7 +244,7 @@ impl SharedDictBase {
         }
         with_scratch(|scratch| {
             let key_kind = encode_key(key, &mut scratch.key)?;
-            let kind = codec::encode_whole(value, map.arena(), &mut scratch.bytes)?;
+            let kind = encode_value(value, map, &mut scratch.bytes)?;
             map.set((key_kind, &scratch.key), (kind, &scratch.bytes), &mut Waiter(key.py()))?;
             Ok(())
         })
@@ -266,7 +272,7 @@ impl SharedDictBase {
         let map = self.map()?;
         with_scratch(|scratch| {
             let key_kind = encode_key(key, &mut scratch.key)?;
-            let kind = codec::encode_whole(value, map.arena(), &mut scratch.bytes)?;
+            let kind = encode_value(value, map, &mut scratch.bytes)?;
             let mut is_same = false;
             let change = |before: Option<(u8, &[u8], u64)>| {
                 is_same = before.map(|(_, _, stamp)| stamp) == stamp;

@@ -75,6 +75,6 @@ def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     raise AttributeError(
-        f"{__name__} has no {name!r}, or it is a module that was not imported. WSGI and subprocess are not "
+        f"{__name__} has no {name!r}, or it is a module that was not imported. WSGI, subprocess and fileobject are not "
         "there yet: programs that need them run on gevent itself, whose greenlets weft takes the place of."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from weft.greenlet import GreenletExit, greenlet
@@ -217,6 +217,10 @@ class Greenlet(_hub.GreenletBase):
         self.link(callback, SpawnedLink=SpawnedLink)
 
     # --- the rest -------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """In a coroutine of weft's: wait until it has ended; its value, or what it failed with."""
+        return (yield self)
 
     def __enter__(self) -> Self:
         return self

@@ -151,7 +151,13 @@ class Hub(HubServices, greenlet):
 
     def switch_out(self) -> None:
         """Called when a blocking function is called in the hub."""
-        raise BlockingSwitchOutError("Impossible to call blocking function in the event loop callback")
+        message = "Impossible to call blocking function in the event loop callback"
+        if _hub.current_coroutine() is not None:
+            message += (
+                "; a coroutine awaits or yields what it waits for: `yield x`, or `await until(x)` in an `async def` function"
+                " (weft.coroutines.until); other calls that block, it gives to `offload`, or to a greenlet: `spawn(function)`"
+            )
+        raise BlockingSwitchOutError(message)
 
     def wait(self, watcher: Any) -> None:
         """Park the current greenlet until the watcher, which is not started, is told of something."""

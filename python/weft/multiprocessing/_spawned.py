@@ -6,7 +6,8 @@ import os
 import sys
 
 from weft._native import _process
-from weft.multiprocessing._stock import resource_tracker, spawn
+from weft.multiprocessing import _payload
+from weft.multiprocessing._stock import resource_tracker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,4 +22,6 @@ def main(payload: int, parent: int, tracker: int, lifeline: int, go: int) -> NoR
     os.close(go)
     if not told:
         sys.exit(1)  # whoever started this process was interrupted, and knows nothing of it
-    sys.exit(spawn._main(payload, parent))
+    with open(payload, "rb") as file:
+        target = _payload.load_all(file)
+    sys.exit(_payload.UNGUARDED if target is None else target._bootstrap(parent))

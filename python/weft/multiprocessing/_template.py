@@ -164,13 +164,9 @@ def _run(job: _process.Job, on_interrupt: Any, baseline: dict[bytes, bytes]) -> 
         extra: forkserver.Extra = pickle.load(payload)
         _change_environ(extra.environ)
     server._inherited_fds = fds
-    current = process.current_process()
-    current._inheriting = True
-    try:
-        spawn.prepare(pickle.load(payload))
-        target = pickle.load(payload)
-    finally:
-        del current._inheriting
+    target = _payload.load_all(payload)
+    if target is None:
+        return _payload.UNGUARDED
     code: int = target._bootstrap(job.parent)
     return code
 

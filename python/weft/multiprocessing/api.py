@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import os
 from collections import ChainMap
+from io import BytesIO
 from multiprocessing import process
 from multiprocessing.reduction import DupFd, ForkingPickler
 from pickle import PicklingError
 
 from weft._native import _process
-from weft._sentinel import interrupt, sentinel
-from weft._unpicklable import can_be_pickled, explained
+from weft._sentinel import Signals, sentinel
+from weft._unpicklable import INSTALL, UnpicklableError, explained, of_process
 from weft.multiprocessing import _payload, context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import io
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
@@ -40,15 +40,18 @@ _METHODS: dict[str, type[context._Process]] = {
 
 _DAEMON = "weft_daemon"
 
+_REMEDY = (
+    f"; lambdas, closures and local classes reach a process if the package cloudpickle is there ({INSTALL})"
+)
 
-class Process(process.BaseProcess):
+
+class Process(Signals, process.BaseProcess):
     """An activity that runs in a process of its own; see `multiprocessing.Process`.
 
     `start_method` is "template" (the default; "forkserver" is the same), "spawn" or "fork". ValueError for another one.
     """
 
     _sentinel = sentinel
-    interrupt = interrupt
 
     if TYPE_CHECKING:
         _config: dict[str, Any]
@@ -68,6 +71,8 @@ class Process(process.BaseProcess):
     ) -> None:
         if group is not None:
             raise ValueError("there are no groups of processes; group must be None")
+        if target is not None and not callable(target):
+            raise TypeError(f"target must be a callable, not {target!r}")
         if start_method not in _METHODS:
             raise ValueError(f"cannot start by {start_method!r}; the methods are {', '.join(_METHODS)}")
         self._method = start_method
@@ -119,33 +124,31 @@ class Process(process.BaseProcess):
     def _after_fork(self) -> None:
         _METHODS[self._method]._after_fork()
 
-    def _weft_dump(self, file: io.BytesIO) -> None:
+    def _weft_dump(self, file: BytesIO) -> None:
         """Pickle this object, by cloudpickle if code in it has to be."""
-        if self._needs_cloudpickle() and _dump_by_value(self, file):
+        if self._needs_cloudpickle() and self._dumped_by_value(file):
             return
         position = file.tell()
         try:
             ForkingPickler(file, None).dump(self)
         except TypeError as error:
             # No matter of code: cloudpickle would refuse it as well, or, as an open file, make something else of it.
-            own = vars(self)
-            name, part = next(
-                (
-                    (name, own[f"_{name}"])
-                    for name in ("target", "args", "kwargs")
-                    if not can_be_pickled(own[f"_{name}"])
-                ),
-                ("this object", self),
-            )
-            raise explained(error, part, "cannot pass {}, to a process", name) from error
+            raise self._refusal(error) from error
         except (PicklingError, AttributeError) as error:
             file.seek(position)
             file.truncate()
-            if not _dump_by_value(self, file):
-                error.add_note(
-                    "Lambdas, closures and local classes need the package cloudpickle: pip install cloudpickle"
-                )
-                raise
+            if not self._dumped_by_value(file):
+                raise self._refusal(error) from error
+
+    def _dumped_by_value(self, file: BytesIO) -> bool:
+        try:
+            return _dump_by_value(self, file)
+        except (TypeError, PicklingError, AttributeError) as error:
+            raise self._refusal(error, _can_be_dumped_by_value) from error
+
+    def _refusal(self, error: Exception, takes: Callable[[object], bool] | None = None) -> UnpicklableError:
+        name, part = of_process(self, takes)
+        return explained(error, part, "cannot pass {}, to a process", name, _REMEDY, takes)
 
     def _needs_cloudpickle(self) -> bool:
         """Whether this refers to the main module by name, and children cannot import that."""
@@ -177,7 +180,14 @@ def _drop_bond() -> None:
 os.register_at_fork(after_in_child=_drop_bond)
 
 
-def _dump_by_value(obj: object, file: io.BytesIO) -> bool:
+def _can_be_dumped_by_value(obj: object) -> bool:
+    try:
+        return _dump_by_value(obj, BytesIO())
+    except Exception:
+        return False
+
+
+def _dump_by_value(obj: object, file: BytesIO) -> bool:
     """Pickle code by value; False if cloudpickle is not installed."""
     try:
         from cloudpickle import CloudPickler  # type: ignore[import-not-found, import-untyped, unused-ignore]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from multiprocessing import context as stock
 from multiprocessing import process
 
-from weft._sentinel import interrupt, sentinel
+from weft._sentinel import Signals, sentinel
 from weft.multiprocessing import _stock
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ get_spawning_popen = stock.get_spawning_popen
 set_spawning_popen = stock.set_spawning_popen
 
 
-class _Process(process.BaseProcess):
+class _Process(Signals, process.BaseProcess):
     """A process whose sentinel is opened on demand."""
 
     if TYPE_CHECKING:
@@ -46,7 +46,6 @@ class _Process(process.BaseProcess):
         def _after_fork() -> None: ...
 
     _sentinel = sentinel
-    interrupt = interrupt
 
 
 class ForkProcess(_Process):

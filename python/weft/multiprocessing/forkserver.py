@@ -22,6 +22,7 @@ import threading
 import warnings
 
 from weft._native import _process
+from weft.multiprocessing import _payload
 from weft.multiprocessing._running import this_process
 from weft.multiprocessing._stock import environ, process, resource_tracker, spawn, util
 from weft.multiprocessing.popen_spawn_posix import package_root
@@ -257,7 +258,7 @@ _FOR_A_TEMPLATE = ("sys_path", "sys_argv", "orig_dir", "dir", "init_main_from_na
 
 
 def _order(preload: list[str]) -> Order:
-    data = spawn.get_preparation_data("template")
+    data = _payload.preparation_data("template")
     return Order({name: data[name] for name in _FOR_A_TEMPLATE if name in data}, preload)
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from weft import _patches
 from weft._crew import CLOSE, RUN, TERMINATE, Crew, check_size
 from weft._native import _pool
+from weft._unpicklable import UnpicklableError
 from weft._worker import Duty
 from weft.multiprocessing import context as _context
 from weft.multiprocessing._displaced import rebind
@@ -45,9 +46,40 @@ IMapIterator = _pool.IMapIterator
 IMapUnorderedIterator = _pool.IMapIterator
 ThreadPool = _stock_pool.ThreadPool
 _private: Any = _stock_pool  # the type stubs do not have them
-MaybeEncodingError = _private.MaybeEncodingError
+if TYPE_CHECKING:
+
+    class MaybeEncodingError(Exception):
+        """What a task returned cannot be pickled."""
+
+        exc: str
+        value: str
+
+        def __init__(self, exc: object, value: object) -> None: ...
+
+else:
+    MaybeEncodingError = _private.MaybeEncodingError
 RemoteTraceback = _private.RemoteTraceback
 ExceptionWithTraceback = _private.ExceptionWithTraceback
+
+
+class UnpicklableResult(MaybeEncodingError, UnpicklableError):
+    """What a task returned, or raised, cannot be pickled. `exc` and `value` are texts, as in the standard library.
+
+    `path` says which part of the `result` it is, or that it is the `exception`.
+    """
+
+    def __init__(self, exc: str, value: str, path: str, what: str) -> None:
+        Exception.__init__(self, exc, value, path, what)
+        self.exc = exc
+        self.value = value
+        self.path = path
+        self.part = None
+
+    def __reduce__(self) -> Any:
+        return type(self), self.args
+
+    def __str__(self) -> str:
+        return f"{MaybeEncodingError.__str__(self)}; it is {self.args[3]}"
 
 
 class Pool(_pool.PoolBase):

@@ -499,6 +499,8 @@ class Barrier(BarrierBase, threading.Barrier, _Passed):
         *,
         ctx: BaseContext,
     ) -> None:
+        if not isinstance(parties, int):
+            raise TypeError(f"parties must be an int, not {type(parties).__name__}")
         if parties < 0:
             # In the standard library such a barrier never lets anybody pass.
             raise ValueError("parties must be >= 1")

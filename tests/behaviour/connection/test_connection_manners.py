@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import BufferTooShort, get_context
 from multiprocessing import connection as stock
+from pickle import PicklingError
 from typing import Any
 
 import pytest
@@ -100,8 +101,43 @@ ACTIONS: dict[str, Callable[[Any, Any], object]] = {
     "raw": raw(b"\x00\x00\x00\x03abc", lambda reader: reader.recv_bytes()),
     "raw, long form": raw(b"\xff\xff\xff\xff" + bytes(7) + b"\x03abc", lambda reader: reader.recv_bytes()),
     "no reader": lambda reader, writer: (reader.close(), writer.send(1)),
-    "cannot be pickled": lambda reader, writer: writer.send(lambda: 0),
 }
+
+
+@pytest.mark.parametrize(
+    ("message", "path", "kind", "said"),
+    [
+        (threading.Lock(), "obj", TypeError, "cannot pickle"),
+        ({"a": [0, threading.Lock()]}, "obj['a'][1]", TypeError, "cannot pickle"),
+        ([weft.Lock()], "obj[0]", RuntimeError, "through inheritance"),
+        ((lambda: 0,), "obj[0]", (AttributeError, PicklingError), "only functions and classes at the top"),
+    ],
+)
+def test_what_cannot_be_pickled_is_named(message: Any, path: str, kind: Any, said: str) -> None:
+    reader, writer = weft.Pipe(duplex=False)
+    with reader, writer:
+        with pytest.raises(weft.UnpicklableError, match=said) as caught:
+            writer.send(message)
+        assert caught.value.path == path and f"cannot send {path}, a " in str(caught.value)
+        assert isinstance(caught.value, kind) and isinstance(caught.value.__cause__, kind)
+        writer.send("goes on")
+        assert reader.recv() == "goes on"
+
+
+def test_what_a_program_raises_when_it_is_pickled_goes_on_as_it_is() -> None:
+    class Own(Exception):
+        pass
+
+    class Raises:
+        def __reduce__(self) -> Any:
+            raise error
+
+    reader, writer = weft.Pipe(duplex=False)
+    with reader, writer:
+        for error in (Own(1, 2), OSError(24, "too many"), KeyboardInterrupt(), MemoryError()):
+            with pytest.raises(type(error)) as caught:
+                writer.send([Raises()])
+            assert caught.value is error
 
 
 @pytest.mark.parametrize("name", ACTIONS)

@@ -7,10 +7,13 @@ import gc
 import os
 import re
 import socket
+import sys
 import threading
+import warnings
 import weakref
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +36,9 @@ from weft.gevent.event import AsyncResult, Event
 from weft.gevent.exceptions import BlockingSwitchOutError, InvalidThreadUseError, LoopExit
 from weft.gevent.queue import Queue
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from interpreter import prints
+
 
 def test_all_that_spawn_takes() -> None:
     def function(number: int, more: int = 0) -> int:
@@ -47,7 +53,7 @@ def test_all_that_spawn_takes() -> None:
         await sleep(0)
         return number + more
 
-    class Callable:
+    class Made:
         def method(self, number: int) -> Generator[Any, Any, int]:
             yield
             return number
@@ -63,8 +69,8 @@ def test_all_that_spawn_takes() -> None:
         spawn(coroutine(1, 1)),
         spawn(partial(generator, 1), 1),
         spawn(partial(coroutine, 1), more=1),
-        spawn(Callable().method, 2),
-        spawn(Callable(), 2),
+        spawn(Made().method, 2),
+        spawn(Made(), 2),
         weft.spawn(generator, 2),
     ]
     assert [type(each) for each in started] == [Greenlet] + [Coroutine] * 9
@@ -72,8 +78,120 @@ def test_all_that_spawn_takes() -> None:
     assert all(each.ready() and each.successful() and each.value == 2 for each in started)
     with pytest.raises(TypeError, match="no arguments"):
         spawn(generator(1), 1)
-    with pytest.raises(TypeError, match="a generator or a coroutine is needed, not int"):
-        spawn(3)
+    for nothing in (3, None, [function]):
+        with pytest.raises(TypeError, match="spawn needs a function, a generator or a coroutine, not "):
+            spawn(nothing)
+
+
+def test_spawn_refuses_async_generators() -> None:
+    async def numbers() -> AsyncGenerator[int, None]:
+        yield 1
+
+    for each in (numbers, partial(numbers), numbers()):
+        with pytest.raises(TypeError, match=r"async generator .*: spawn an `async def` function"):
+            spawn(each)
+
+
+def test_an_async_def_function_awaits_what_spawn_returned() -> None:
+    def function() -> str:
+        sleep(0)
+        return "value"
+
+    def fails() -> None:
+        raise KeyError("key")
+
+    async def coroutine() -> list[str]:
+        with pytest.raises(KeyError, match="key"):
+            await spawn(fails)
+        return [await spawn(function), await spawn(inner)]
+
+    async def inner() -> str:
+        return "inner"
+
+    assert spawn(coroutine).get() == ["value", "inner"]
+
+
+def test_joinall_says_what_was_not_spawned() -> None:
+    async def coroutine() -> None:
+        pass
+
+    def function() -> None:
+        pass
+
+    async def joins(objects: list[Any]) -> None:
+        await joinall(objects)
+
+    made = coroutine()
+    for wrong in (made, function):
+        pattern = f"joinall needs what spawn returned, not .*{wrong.__qualname__}.*: spawn it first"
+        with pytest.raises(TypeError, match=pattern):
+            joinall([spawn(function), wrong])
+        with pytest.raises(TypeError, match=pattern):
+            spawn(joins, [wrong]).get()
+    made.close()
+    with pytest.raises(TypeError, match=r"not 3$"):
+        joinall([3])
+    assert joinall([]) == []
+
+
+def test_what_a_coroutine_forgot_to_wait_for_is_warned_of() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        made: list[Callable[[], Any]] = [
+            lambda: joinall([]),
+            lambda: until(Event()),
+            lambda: readable(left),
+            lambda: writable(left),
+            lambda: weft.offload(int),
+        ]
+        names = ["joinall", "until", "readable", "writable", "offload"]
+
+        async def forgets() -> None:
+            for make in made:
+                make()
+
+        def waits() -> Generator[Any, Any, None]:
+            done = Event()
+            done.set()
+            yield joinall([])
+            yield until(done)
+            yield writable(left)
+            yield weft.offload(int)
+            yield left if right.send(b"x") else None
+
+        async def awaits() -> None:
+            await joinall([])
+            await writable(left)
+            await weft.offload(int)
+            await until(left)
+
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            spawn(forgets).get()
+            gc.collect()
+        assert [each.category for each in told] == [RuntimeWarning] * 5
+        for name, each in zip(names, told, strict=True):
+            pattern = rf"{name}\(.*\) was never waited for: await it, or yield it$"
+            assert re.match(pattern, str(each.message)) and each.filename == __file__
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            spawn(waits).get()
+            spawn(awaits).get()
+            gc.collect()
+        assert told == []
+
+
+def test_what_blocks_in_a_coroutine_says_what_to_do() -> None:
+    event, result = Event(), AsyncResult()
+    calls: list[Callable[[], Any]] = [event.wait, result.get, spawn(event.wait).get, spawn(event.wait).join]
+
+    async def coroutine(call: Callable[[], Any]) -> None:
+        call()
+
+    for call in calls:
+        with pytest.raises(BlockingSwitchOutError, match=r"a coroutine awaits or yields .*await until\(x\)"):
+            spawn(coroutine, call).get()
+    event.set()
 
 
 def test_turns_are_taken_with_greenlets() -> None:
@@ -614,3 +732,8 @@ def test_the_modules_names_are_there() -> None:
         assert getattr(coroutines, name) is not None
     for name in ("Timeout", "coroutines", "joinall", "offload", "sleep", "spawn"):
         assert getattr(weft, name) is not None
+
+
+def test_gevent_is_imported_when_it_is_used() -> None:
+    ask = "import sys, weft; print('weft.gevent' in sys.modules, weft.gevent.__name__, 'gevent' in dir(weft))"
+    assert prints("-c", ask) == ["False weft.gevent True"]

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -226,6 +227,10 @@ class Unpicklable(Exception):
 
     def __init__(self, one: int, other: int) -> None:
         super().__init__(f"{one} and {other}")
+
+
+def make_locks() -> dict[str, Any]:
+    return {"locks": [0, threading.Lock()]}
 
 
 def raise_unpicklable() -> None:

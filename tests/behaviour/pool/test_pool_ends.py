@@ -519,3 +519,34 @@ def test_a_service_that_fails_leaves_nobody_waiting() -> None:
         assert [str(error) for error in told] == ["on purpose"]
         with pytest.raises(MemoryError, match="on purpose"):
             pool.apply(work.square, (3,))
+
+
+UNGUARDED = {
+    "own": "import weft\nwith weft.Pool({size}, context={method!r}) as pool: pool.map(abs, [1])",
+    "executor": "import weft\nwith weft.Executor({size}, weft.multiprocessing.get_context({method!r})) as executor:\n"
+    "    executor.submit(abs, 1).result()",
+    "pool": "import weft.multiprocessing as mp\nwith mp.get_context({method!r}).Pool({size}) as pool: pool.map(abs, [1])",
+}
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("kind", UNGUARDED)
+def test_a_forgotten_guard_is_reported_once(tmp_path: Path, kind: str, method: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(UNGUARDED[kind].format(size=4, method=method))
+    ended = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stdout == ""
+    assert ended.stderr.count("Traceback") == 1
+    said = r"^weft.WorkerDied: worker process \d+ ended before it was ready for a task: it imports the main module, which "
+    assert re.search(said + ".* below `if __name__ == '__main__':` only$", ended.stderr, re.MULTILINE)
+
+
+def test_a_process_without_the_guard_says_so_itself(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import weft\np = weft.Process(target=print)\np.start()\np.join()\nprint(p.exitcode)\n"
+    )
+    ended = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "1\n")
+    assert ended.stderr.count("Traceback") == 1
+    assert "An attempt has been made to start a new process" in ended.stderr

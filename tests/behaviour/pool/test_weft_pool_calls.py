@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from multiprocessing.pool import MaybeEncodingError
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,44 @@ def test_what_cannot_be_sent_of_an_iterator_comes_in_its_turn() -> None:
         results = pool.imap_unordered(work.both, [*range(5), threading.Lock()], 2)
         with pytest.raises(weft.UnpicklableError, match=r"iterable\[5\], a _thread\.lock"):
             list(results)
+
+
+def test_a_result_that_cannot_be_sent_is_named() -> None:
+    with weft.Pool(1) as pool, pytest.raises(weft.UnpicklableError) as caught:
+        pool.apply(work.make_locks)
+    assert caught.value.path == "result['locks'][1]"
+    assert str(caught.value).endswith("; it is result['locks'][1], a _thread.lock")
+    assert isinstance(caught.value, MaybeEncodingError) and "cannot pickle" in caught.value.exc
+    with weft.Executor(1) as executor, pytest.raises(weft.UnpicklableError) as caught:
+        executor.submit(work.make_locks).result()
+    assert caught.value.path == "result['locks'][1]" and isinstance(caught.value, TypeError)
+
+
+def test_without_cloudpickle_the_error_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with weft.Pool(1) as pool:
+        with pytest.raises(
+            weft.UnpicklableError, match=r"^func, a builtins.function, .*pip install cloudpickle"
+        ):
+            pool.apply(lambda: 0)
+        with pytest.raises(
+            weft.UnpicklableError, match=r"^args\[0\], .*; only functions and classes at the top"
+        ):
+            pool.apply(work.square, (lambda: 0,))
+    with (
+        weft.multiprocessing.Pool(1) as pool,
+        pytest.raises((AttributeError, pickle.PicklingError)) as caught,
+    ):
+        pool.apply(lambda: 0)
+    assert "weft.Pool and weft.Executor take lambdas" in caught.value.__notes__[0]
+
+
+def test_the_refusal_can_be_sent_itself() -> None:
+    with pytest.raises(weft.UnpicklableError) as caught:
+        weft.Pipe()[0].send([weft.Lock()])
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(again, weft.UnpicklableError) and isinstance(again, RuntimeError)
+    assert (str(again), again.path, again.part) == (str(caught.value), "obj[0]", None)
 
 
 class Childless(Exception):
@@ -144,6 +183,13 @@ def test_what_is_called_at_the_start_and_the_end_needs_no_name(method: str) -> N
         assert pool.apply(work.remembered) == [1, 2]
 
 
+def test_arrays_of_a_shared_object_are_read_only_however_small() -> None:
+    numpy = pytest.importorskip("numpy")
+    for size in (1, 5, 9, 1000):
+        array = weft.share(numpy.arange(size)).get()
+        assert array.tolist() == list(range(size)) and not array.flags.writeable
+
+
 def test_functions_without_a_name() -> None:
     pytest.importorskip("cloudpickle")
     factor = 3
@@ -176,6 +222,10 @@ def test_a_shared_object() -> None:
     assert not any(writable for _, _, writable in seen)
     with pytest.raises(TypeError):
         weft.share(threading.Lock())
+    for part, kind in ((threading.Lock(), TypeError), (weft.Lock(), RuntimeError)):
+        with pytest.raises(weft.UnpicklableError, match=r"cannot share obj\['x'\]\[1\], a ") as caught:
+            weft.share({"x": [0, part]})
+        assert caught.value.part is part and isinstance(caught.value, kind)
 
 
 def test_a_worker_lets_go_of_what_is_no_longer_shared() -> None:

@@ -115,11 +115,62 @@ def test_without_cloudpickle_the_error_says_what_is_missing(tmp_path):
 def main():
     try:
         weft.Process(target=lambda: 0).start()
-    except Exception as error:
-        print(*error.__notes__)
+    except weft.UnpicklableError as error:
+        print(error)
+    try:
+        weft.Process(target=print, args=([lambda: 0],)).start()
+    except weft.UnpicklableError as error:
+        print(error, isinstance(error, (AttributeError, pickle.PicklingError)))
+    try:
+        weft.multiprocessing.get_context("spawn").Process(target=print, args=([lambda: 0],)).start()
+    except (AttributeError, pickle.PicklingError) as error:
+        print(*error.__notes__, isinstance(error, weft.UnpicklableError))
 """
-    (line,) = prints(tmp_path, code)
-    assert line.endswith("need the package cloudpickle: pip install cloudpickle")
+    install = "if the package cloudpickle is there (pip install cloudpickle)"
+    own, argument, compatible = prints(tmp_path, "import pickle\n" + code)
+    assert own.startswith("cannot pass target, a builtins.function, to a process: ")
+    assert own.endswith("lambdas, closures and local classes reach a process " + install)
+    assert argument.startswith("cannot pass args[0][0], a builtins.function, to a process: ")
+    assert argument.endswith(install + " True")
+    assert compatible.startswith("It is args[0][0], a builtins.function. weft.Process takes lambdas")
+    assert compatible.endswith(install + ". False")
+
+
+@pytest.mark.parametrize("method", ["template", "spawn"])
+def test_an_attribute_that_cannot_be_pickled_is_named(tmp_path, method):
+    code = f"""
+class Own(weft.Process):
+    def __init__(self, parts, **options):
+        super().__init__(start_method={method!r}, **options)
+        self.parts = parts
+
+def main():
+    for process in (Own({{"lock": threading.Lock()}}), Own(threading.Lock(), target=lambda: 0)):
+        try:
+            process.start()
+        except weft.UnpicklableError as error:
+            print(str(error).partition(": ")[0], isinstance(error, TypeError))
+"""
+    assert prints(tmp_path, "import threading\n" + code) == [
+        "cannot pass self.parts['lock'], a _thread.lock, to a process True",
+        "cannot pass self.parts, a _thread.lock, to a process True",
+    ]
+
+
+def test_a_target_that_cannot_be_called_is_refused():
+    with pytest.raises(TypeError, match="target must be a callable, not 'work'"):
+        weft.Process(target="work")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [weft.Process, weft.multiprocessing.Process])
+def test_what_was_not_started_cannot_be_ended(make):
+    process = make(target=print)
+    for name in ("interrupt", "terminate", "kill"):
+        with pytest.raises(AttributeError, match=f"can only {name} a started process"):
+            getattr(process, name)()
+    process.close()
+    with pytest.raises(ValueError, match="process object is closed"):
+        process.terminate()
 
 
 def test_a_wrong_method_or_group():

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import re
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -241,3 +242,21 @@ def test_it_cannot_be_sent_anywhere_else() -> None:
 
     with pytest.raises(RuntimeError, match="inheritance"):
         pickle.dumps(weft.SharedDict())
+
+
+def test_a_value_that_cannot_be_pickled_is_named() -> None:
+    d = weft.SharedDict(x=1)
+    lock = threading.Lock()
+    for store in (
+        lambda value: d.__setitem__("x", value),
+        lambda value: d.update(x=value),
+        lambda value: d.setdefault("y", value),
+    ):
+        with pytest.raises(
+            weft.UnpicklableError, match=r"cannot put value\[1\], a _thread.lock, into"
+        ) as caught:
+            store([0, lock])
+        assert caught.value.part is lock and isinstance(caught.value, TypeError)
+        with pytest.raises(weft.UnpicklableError, match="only functions and classes at the top"):
+            store(lambda: 0)
+    assert d.copy() == {"x": 1}

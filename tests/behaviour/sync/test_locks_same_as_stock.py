@@ -9,6 +9,7 @@ import os
 import pickle
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -139,6 +140,25 @@ def test_semaphores(fork: Any) -> None:
         assert caught.value.args == (errno.EINVAL, "Invalid argument")
     with pytest.raises(OverflowError):
         fork.Semaphore(1 << 40)
+
+
+@pytest.mark.parametrize("make", [weft.Semaphore, weft.BoundedSemaphore])
+def test_what_a_semaphore_cannot_begin_with(make: Callable[[Any], Any]) -> None:
+    for value in (-1, 1 << 40):
+        with pytest.raises(ValueError, match=f"value must be from 0 to .*, not {value}"):
+            make(value)
+    for wrong in ("x", None, 1.5):
+        with pytest.raises(TypeError, match="value must be an int, not "):
+            make(wrong)
+
+
+@pytest.mark.parametrize("make", [weft.Barrier, weft.multiprocessing.Barrier])
+def test_how_many_a_barrier_cannot_be_for(make: Callable[[Any], Any]) -> None:
+    with pytest.raises(ValueError, match="parties must be >= 1"):
+        make(-1)
+    for wrong in ("x", None, 1.5):
+        with pytest.raises(TypeError, match="parties must be an int, not "):
+            make(wrong)
 
 
 @pytest.mark.parametrize("arguments", [(1, 2, 3), ("a", "b", "c")])

@@ -17,6 +17,7 @@ use super::pickles::{self, keep_buffer, take_buffer};
 use super::received::{self, LONG_COPY};
 use crate::queue::arenas::{find_arena, own_arena, shm_error};
 use crate::queue::parker::{GilParker, deadline, without_gil};
+use crate::queue::pickling;
 use crate::queue::view::View;
 
 /// One end of a connection, without the manners of a particular face.
@@ -281,7 +282,8 @@ impl ConnectionBase {
     /// Send a (picklable) object.
     fn send(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let end = self.to_write()?;
-        let pickle = pickles::dump(obj, take_buffer())?;
+        let pickle = pickles::dump(obj, take_buffer())
+            .map_err(|error| pickling::refused(obj, error, "cannot send {}, through a connection", "obj"))?;
         let outcome = Self::transmit(py, &end, &[&pickle.head, pickle.payload, pickle.tail]);
         keep_buffer(pickle.head);
         outcome.map_err(|error| pipe_error(py, error))

@@ -104,11 +104,12 @@ impl Worker {
             Ok(()) => return Ok(()),
             Err(Failure::Memory(error) | Failure::Pickle(error)) => error,
         };
+        let refused = failure.is_instance_of::<PyException>(py);
         let failure = failure.into_value(py);
-        let described = if self.sends_all {
-            helper(py, "describe")?.call1((failure,))?
-        } else {
-            helper(py, "undeliverable")?.call1((failure, value))?
+        let described = match (self.sends_all, refused) {
+            (false, _) => helper(py, "undeliverable")?.call1((failure, value))?,
+            (true, true) => helper(py, "undelivered")?.call1((failure, value))?,
+            (true, false) => helper(py, "describe")?.call1((failure,))?,
         };
         self.send(py, id, Outcome::Raised, &described).map_err(|failure| match failure {
             Failure::Memory(error) | Failure::Pickle(error) => error,

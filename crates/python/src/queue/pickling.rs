@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::PyBufferError;
+use pyo3::exceptions::{PyBufferError, PyException};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -160,6 +160,23 @@ pub(crate) fn reduction(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     MODULE
         .get_or_try_init(py, || Ok(py.import("multiprocessing.reduction")?.into_any().unbind()))
         .map(|module| module.bind(py))
+}
+
+/// The exception for an object, called `name`, that was to be sent and could not be pickled: with the way to what is to blame, which
+/// stands for the {} in `sending`.
+#[cold]
+pub(crate) fn refused(object: &Bound<'_, PyAny>, error: PyErr, sending: &str, name: &str) -> PyErr {
+    static EXPLAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = object.py();
+    if !error.is_instance_of::<PyException>(py) {
+        return error;
+    }
+    let explain = EXPLAIN
+        .get_or_try_init(py, || Ok::<_, PyErr>(py.import("weft._unpicklable")?.getattr("refused")?.unbind()));
+    match explain.and_then(|explain| explain.bind(py).call1((error.value(py), object, sending, name))) {
+        Ok(explained) => PyErr::from_value(explained),
+        Err(_) => error,
+    }
 }
 
 impl Kept {
