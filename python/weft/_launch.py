@@ -173,8 +173,12 @@ def run_script(order: Order) -> None:
 
 
 def _fresh_main(**attributes: object) -> ModuleType:
-    """The `__main__` module as the interpreter has it before a program's first line."""
+    """The `__main__` module as the interpreter has it before a program's first line: the same one, if it is ours."""
     main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is None or spec.name != f"{__package__}.__main__":
+        # A profiler's, say, which runs `weft` as a module and has work to do afterwards.
+        main = sys.modules["__main__"] = type(sys)("__main__")
     namespace = vars(main)
     namespace.clear()
     namespace.update(

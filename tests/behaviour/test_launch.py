@@ -331,3 +331,12 @@ class TestMultiprocessing:
                 archive.writestr("__main__.py", main)
                 archive.writestr("work.py", module)
         assert prints("-m", "weft", place, "a", cwd=tmp_path) == self.EXPECTED
+
+
+@pytest.mark.parametrize("profiler", ["cProfile", "profile"])
+def test_a_profiler_that_runs_it_keeps_its_own_module(profiler: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("def counted(): pass\nfor _ in range(5): counted()\nprint(__name__, 'here')\n")
+    lines = prints("-m", profiler, "-m", "weft", program)
+    assert lines[0] == "__main__ here"
+    assert any("(counted)" in line and line.split()[0] == "5" for line in lines)
