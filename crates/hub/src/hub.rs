@@ -17,12 +17,15 @@ use std::time::Duration;
 use weft_reactor::{
     Event, FileKey, FileState, Reactor, ReactorError, Ready, Sleep, SourceKey, TimerKey, Timers, WatchKey,
 };
-use weft_sys::clock::monotonic;
+use weft_sys::clock::{monotonic, ticks};
 
 use crate::{Remote, Sentry, WaiterKey, Waiters};
 
 /// How long a turn may last before descriptors and timers are looked at again, in nanoseconds.
 const TURN: u64 = 500_000;
+
+/// The clock is not read for its end before so many [`ticks`] have passed: at most a 25th of it.
+const HARDLY_ANY: u64 = 20_000;
 
 /// What happened that concerns the driver and no waiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +82,8 @@ pub struct Hub<T> {
     known_forks: u32,
     now: u64,
     turn_ends: u64,
+    /// The [`ticks`] when the clock was read last for the end of the turn; it had not come.
+    looked_at: u64,
 }
 
 impl<T> Hub<T> {
@@ -104,6 +109,7 @@ impl<T> Hub<T> {
             known_forks: weft_reactor::forks(),
             now,
             turn_ends: now + TURN,
+            looked_at: ticks(),
         })
     }
 
@@ -307,13 +313,26 @@ impl<T> Hub<T> {
 
     /// Whether a coroutine that parks may hand over to the next one: the turn is not over.
     #[inline]
-    pub fn may_hand_over(&self) -> bool {
-        monotonic() < self.turn_ends
+    pub fn may_hand_over(&mut self) -> bool {
+        let now = ticks();
+        if now.wrapping_sub(self.looked_at) < HARDLY_ANY {
+            return true;
+        }
+        let may = monotonic() < self.turn_ends;
+        if may {
+            self.looked_at = now;
+        }
+        may
     }
 
     /// Begins to count the turn anew: what the driver was told has taken its time.
     pub fn begin_turn(&mut self) {
-        self.turn_ends = monotonic() + TURN;
+        self.set_turn(monotonic());
+    }
+
+    fn set_turn(&mut self, now: u64) {
+        self.turn_ends = now + TURN;
+        self.looked_at = ticks();
     }
 
     /// How long to sleep at the next poll: not at all if somebody is ready, else until the next timer is due.
@@ -385,7 +404,7 @@ impl<T> Hub<T> {
             }
         });
         let now = self.update_now();
-        self.turn_ends = now + TURN;
+        self.set_turn(now);
         while let Some(whom) = self.timers.pop_due(now) {
             match whom {
                 Whom::Waiter(key) => {

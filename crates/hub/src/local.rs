@@ -68,7 +68,7 @@ impl LocalHub {
                     tasks[index] = None;
                     left -= 1;
                 }
-                if left == 0 || self.hub.borrow().may_hand_over() {
+                if left == 0 || self.hub.borrow_mut().may_hand_over() {
                     continue;
                 }
             }

@@ -33,7 +33,7 @@ use super::core::Core;
 use super::here::{self, Here, here_if_exists};
 use super::links::Links;
 use crate::gil::GilCell;
-use crate::greenlet::object::{clear, owned};
+use crate::greenlet::object::{Life, PyGreenlet, body, clear, owned};
 
 pub(super) use functions::call_link;
 pub(super) use methods::{init_hub, make_by_call, ready};
@@ -169,6 +169,12 @@ pub(super) fn base() -> *mut PyTypeObject {
 pub(super) unsafe fn home(this: *mut Linkable, create: bool) -> Option<Home> {
     // SAFETY: nothing is borrowed while Python code may run, which making a hub does.
     unsafe {
+        if let Some(here) = here_if_exists()
+            && here.hub == (*this).hub
+            && (*body(here.hub.cast::<PyGreenlet>())).life != Life::Dead
+        {
+            return Some(Home::Here(here));
+        }
         if !(*this).hub.is_null() && here::has_ended((*this).hub) {
             // What was posted there is not done any more.
             (*this).phase = Phase::Quiet;

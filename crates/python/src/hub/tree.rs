@@ -36,6 +36,20 @@ pub(super) unsafe extern "C" fn track_tree(_module: *mut PyObject, truth: *mut P
     }
 }
 
+/// The reference that was made last, owned: an object has one that all share, as long as somebody keeps it, and who spawns
+/// spawns again.
+static LAST: GilCell<*mut PyObject> = GilCell::new(ptr::null_mut());
+
+unsafe fn keep(reference: *mut PyObject) {
+    // SAFETY: with the GIL; the old one is dropped when it is out of reach.
+    unsafe {
+        if *LAST.get() != reference {
+            let old = std::mem::replace(&mut *LAST.get(), owned(reference));
+            ffi::Py_XDECREF(old);
+        }
+    }
+}
+
 /// Notes that the current greenlet makes this one. `None` with an exception set.
 ///
 /// # Safety
@@ -55,6 +69,7 @@ pub(super) unsafe fn note_spawner(this: *mut Raw) -> Option<()> {
         if reference.is_null() {
             return None;
         }
+        keep(reference);
         let Some(locals) = inherit(spawner) else {
             ffi::Py_DECREF(reference);
             return None;

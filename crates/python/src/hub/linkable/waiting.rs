@@ -38,7 +38,8 @@ pub(in super::super) unsafe fn wait(
             if !takes {
                 // A `ready()` of somebody's own may take the hub from the thread.
                 let holder = owned(here.holder);
-                let fine = check_and_notify(object) && !eventloop::core_of(holder).is_null();
+                let fine = check_and_notify(object)
+                    && (!eventloop::core_of_loop(holder).is_null() || !eventloop::core_of(holder).is_null());
                 if !fine {
                     park::withdraw(here.core, key);
                     unlink_wait(this, holder, key);
