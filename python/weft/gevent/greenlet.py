@@ -267,9 +267,8 @@ class Greenlet(_hub.GreenletBase):
 _hub.set_face("greenlet", Greenlet)
 
 
-class TrackedRawGreenlet(_hub.TrackedRawGreenlet):
-    """What `spawn_raw` gives: a plain greenlet that knows who made it."""
-
+# What `spawn_raw` gives: a plain greenlet that knows who made it.
+TrackedRawGreenlet = _hub.TrackedRawGreenlet
 
 _hub.set_face("raw_greenlet", TrackedRawGreenlet)
 

@@ -9,6 +9,7 @@ use super::super::eventloop::core_of_loop;
 use super::super::names;
 use super::super::ready::{self, Step};
 use crate::ffi::current_thread_state;
+use crate::gil::GilCell;
 use crate::greenlet::object::{Life, PyGreenlet, body, owned};
 use crate::greenlet::parcel::Parcel;
 use crate::greenlet::switch;
@@ -79,6 +80,29 @@ pub(in super::super) unsafe fn type_lookup(
     unsafe { _PyType_Lookup(kind, name) }
 }
 
+/// The type that was found last to have no `switch_out`, as its version says: a type that is changed has another one, or none.
+static HAS_NONE: GilCell<(*mut ffi::PyTypeObject, u32)> = GilCell::new((ptr::null_mut(), 0));
+
+/// Whether the type has a `switch_out`: most greenlets are of one type that has none.
+#[inline]
+unsafe fn has_switch_out(kind: *mut ffi::PyTypeObject, name: *mut PyObject) -> bool {
+    // SAFETY: with the GIL; a live type. No two types have the same version, so a new one at the place of one that is gone is
+    // not taken for it.
+    unsafe {
+        if *HAS_NONE.get() == (kind, (*kind).tp_version_tag) {
+            return false;
+        }
+        if !type_lookup(kind, name).is_null() {
+            return true;
+        }
+        let version = (*kind).tp_version_tag;
+        if version != 0 {
+            *HAS_NONE.get() = (kind, version);
+        }
+        false
+    }
+}
+
 /// Whether the loop still has what it keeps, and its hub. False with an exception set.
 unsafe fn is_still_there(holder: *mut PyObject, core: *mut Core, hub: *mut PyGreenlet) -> bool {
     // SAFETY: the GIL is held; the loop is alive, and with it the memory of its core.
@@ -102,7 +126,7 @@ pub(super) unsafe fn tell_switched_out(
     unsafe {
         let name = names().switch_out;
         let hub = (*core).greenlet;
-        if type_lookup(ffi::Py_TYPE(greenlet.cast()), name).is_null() {
+        if !has_switch_out(ffi::Py_TYPE(greenlet.cast()), name) {
             let dict = (*greenlet).dict;
             if dict.is_null() {
                 return true;

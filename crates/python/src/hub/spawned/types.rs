@@ -77,7 +77,7 @@ pub(in super::super) unsafe fn ready(module: *mut PyObject) -> bool {
     // SAFETY: as the caller says.
     unsafe {
         let raw = class::blank(&Spec {
-            name: c"weft._native._hub.TrackedRawGreenlet",
+            name: c"weft.gevent.greenlet.TrackedRawGreenlet",
             doc: c"TrackedRawGreenlet(run=None, parent=None)\n\nA plain greenlet that knows who made it.",
             base: greenlet_type(),
             methods: &[],
