@@ -32,6 +32,7 @@ use super::tree;
 use crate::gil::GilCell;
 use crate::greenlet::attributes;
 use crate::greenlet::object::PyGreenlet;
+use crate::greenlet::types::greenlet_type;
 
 pub(super) use raw::spawn_raw;
 pub(super) use run::{orphaned, step};
@@ -114,8 +115,10 @@ pub(super) unsafe fn is_spawned(object: *mut PyObject) -> bool {
 ///
 /// The GIL is held; a live object.
 pub(super) unsafe fn is_raw(object: *mut PyObject) -> bool {
-    // SAFETY: the caller's promise; the types are made at import.
-    unsafe { ffi::PyObject_TypeCheck(object, (*TYPES.get()).raw) != 0 }
+    // SAFETY: the caller's promise; the types are made at import. A main greenlet is the most frequent one that is not.
+    unsafe {
+        ffi::Py_TYPE(object) != greenlet_type() && ffi::PyObject_TypeCheck(object, (*TYPES.get()).raw) != 0
+    }
 }
 
 const unsafe fn of(object: *mut PyObject) -> *mut Spawned {

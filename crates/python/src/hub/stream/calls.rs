@@ -253,26 +253,42 @@ pub(super) unsafe fn sent(
     // SAFETY: the view is given back, or stays alone on a stack that never goes on.
     unsafe {
         let at = unless_asked_not_to(at, flags);
-        let mut view = view(data, false)?;
-        if all && view.len == 0 {
-            ffi::PyBuffer_Release(&raw mut view);
-            return super::place(stream).map(|_| 0);
+        if ffi::PyBytes_CheckExact(data) != 0 {
+            let start = ffi::PyBytes_AsString(data).cast_const().cast();
+            return sent_from(stream, start, ffi::PyBytes_Size(data) as usize, flags, at, all);
         }
-        let (start, size) = (view.buf.cast_const().cast::<u8>(), view.len as usize);
-        let mut sent = 0;
-        let outcome = loop {
-            let outcome = attempt(stream, Ready::WRITE, at, |place| {
-                let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-                libc::send(place.descriptor, start.add(sent).cast(), size - sent, flags)
-            });
-            let Some((now, _)) = outcome else { break None };
-            sent += now as usize;
-            if !all || sent >= size {
-                break Some(sent as isize);
-            }
-        };
+        let mut view = view(data, false)?;
+        let outcome = sent_from(stream, view.buf.cast_const().cast(), view.len as usize, flags, at, all);
         ffi::PyBuffer_Release(&raw mut view);
         outcome
+    }
+}
+
+/// The same for bytes that stay where they are.
+unsafe fn sent_from(
+    stream: *mut PyObject,
+    start: *const u8,
+    size: usize,
+    flags: i32,
+    at: Option<u64>,
+    all: bool,
+) -> Option<isize> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if all && size == 0 {
+            return super::place(stream).map(|_| 0);
+        }
+        let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let mut sent = 0;
+        loop {
+            let (now, _) = attempt(stream, Ready::WRITE, at, |place| {
+                libc::send(place.descriptor, start.add(sent).cast(), size - sent, flags)
+            })?;
+            sent += now as usize;
+            if !all || sent >= size {
+                return Some(sent as isize);
+            }
+        }
     }
 }
 
