@@ -263,25 +263,33 @@ def test_a_key_in_a_greenlets_dictionary_that_raises() -> None:
     """) == ["'of the key'", "[0, 1]"]
 
 
-def test_a_ready_of_somebodys_own_takes_the_hub_away() -> None:
-    assert (
-        run("""
-        class Odd(Event.__mro__[-2]):
-            def ready(self):
-                hubs.set_hub(None)
-                hub.loop.destroy()
-                gc.collect()
-                return True
+@pytest.mark.parametrize("answer", [False, True])
+def test_a_ready_of_somebodys_own_takes_the_hub_away(answer: bool) -> None:
+    assert run(f"""
+        from weft.gevent.exceptions import InvalidThreadUseError
+        from weft.gevent.lock import Semaphore
 
+        class Odd(Semaphore):
+            asked = 0
+
+            def __init__(self): pass
+
+            def ready(self):
+                self.asked += 1
+                if self.asked == 1:
+                    hub.destroy(destroy_loop=True)
+                    gc.collect()
+                return {answer}
+
+        odd = Odd()
         try:
-            Odd()._wait(0.1) if hasattr(Odd(), "_wait") else Odd().wait(0.1)
-        except (ValueError, AttributeError, TypeError) as error:
-            print(type(error).__name__)
+            odd.wait()
+        except (ValueError, InvalidThreadUseError) as error:
+            print(error)
+        print(odd.asked > 0)
         gevent.sleep(0.001)
         print("another hub works")
-    """)[-1]
-        == "another hub works"
-    )
+    """) == ["the hub that this belongs to is gone" if answer else DESTROYED, "True", "another hub works"]
 
 
 def test_an_end_after_the_hub_is_told_to_those_that_wait_elsewhere() -> None:
